@@ -1,0 +1,5 @@
+"""The console command `retrieval`."""
+
+
+def main() -> None:
+    """Runs the command line."""

@@ -1,0 +1,53 @@
+"""Errors that a user can mend outside the code.
+
+    RetrievalError              exit code 1, one line on the screen
+    ├── ConfigError             exit code 2, one line per mistake
+    ├── DatasetError            a folder, list or image: names the path
+    ├── CheckpointError         a run folder or its files
+    └── IndexFormatError        an index bundle or its files
+
+A wrong argument to a function is a plain `ValueError` with the value and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class RetrievalError(Exception):
+    """Something a user can mend; the message says what, where and how."""
+
+    exit_code = 1
+
+
+class ConfigError(RetrievalError):
+    """All mistakes of a configuration at once.
+
+    Args:
+        mistakes: one line each.
+    """
+
+    exit_code = 2
+
+    def __init__(self, mistakes: Iterable[str]) -> None:
+        self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class DatasetError(RetrievalError):
+    """A data folder, list or image that cannot be used."""
+
+
+class CheckpointError(RetrievalError):
+    """A run folder or checkpoint that cannot be used."""
+
+
+class IndexFormatError(RetrievalError):
+    """An index bundle that is incomplete, altered or of another kind."""
+
+
+def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
+    """A hint of the known words nearest to `word`, ready to append: "" where none is near."""
+    near = get_close_matches(word, list(known), n=count, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

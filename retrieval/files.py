@@ -1,0 +1,108 @@
+"""Writing files so that a kill or a full disk never costs what was there before."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import RetrievalError
+
+
+def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
+    """Replaces the content of `path` by `data`, whole or not at all.
+
+    Args:
+        path: the file; its folder must exist.
+        data: serialise first, then write: only then can a full disk never be taken for another error.
+
+    Raises:
+        RetrievalError: the disk is full or not writable; `path` keeps its old content.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        raise RetrievalError(f"{path}: cannot be written ({error}); what was there before is unchanged") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a UTF-8 text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes strict JSON atomically; a NaN is a `ValueError`, since no other program could read it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder that appears under its name only when the block ends without an error.
+
+    Args:
+        path: the final folder.
+        overwrite: replace a folder that is there already.
+
+    Raises:
+        RetrievalError: `path` exists and `overwrite` is off, or it cannot be written.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise RetrievalError(f"{path}: exists already; choose another folder or pass --overwrite")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    except OSError as error:
+        raise RetrievalError(f"{path}: cannot be created ({error})") from error
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            _sync(file)
+        temporary.chmod(0o755)
+        _replace_folder(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise RetrievalError(f"{path}: cannot be written ({error}); what was there before is unchanged") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    if not path.exists():
+        new.rename(path)
+        return
+    # A folder cannot be replaced in one step: the old one steps aside and comes back if the new one cannot take its place.
+    aside = new.with_suffix(".old")
+    path.rename(aside)
+    try:
+        new.rename(path)
+    except OSError:
+        aside.rename(path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
