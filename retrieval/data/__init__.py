@@ -1,1 +1,24 @@
+"""Images on disk, and batches of them. One reader a file, all with the same interface."""
 
+from retrieval.data.image_set import ImageSet, require_pairs, split_classes
+from retrieval.data.images import load_image
+from retrieval.data.loaders import evaluation_loader, training_loader
+from retrieval.data.registry import DATASETS, read_dataset
+from retrieval.data.samplers import MPerClassSampler
+from retrieval.data.transforms import AUGMENTATIONS, Preprocessing, make_augmentation, prepare
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASETS",
+    "ImageSet",
+    "MPerClassSampler",
+    "Preprocessing",
+    "evaluation_loader",
+    "load_image",
+    "make_augmentation",
+    "prepare",
+    "read_dataset",
+    "require_pairs",
+    "split_classes",
+    "training_loader",
+]

@@ -1,0 +1,5 @@
+"""`python -m retrieval.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,177 @@
+"""The images of one split: where they lie and which class each belongs to.
+
+Every reader of this package returns `ImageSet`s; samplers and loaders know nothing of data sets beyond them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.errors import DatasetError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their classes, in a fixed order; an image's position is its id.
+
+    Args:
+        root: the folder that `paths` start from.
+        paths: one per image, relative to `root`, "/" between the parts, none twice.
+        labels: (len(paths),) whole numbers 0 .. num_classes - 1, every class present; kept as a read-only int64 copy.
+        class_names: one per class, none twice; `class_names[label]` is the name of a label.
+
+    Raises:
+        ValueError: the parts do not fit together, there is no image, or a path does not stay below `root`.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        labels = np.array(self.labels)
+        if not self.paths:
+            raise ValueError("an image set without images; give at least one path")
+        if labels.shape != (len(self.paths),) or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"labels are {labels.dtype} {labels.shape}; give one whole number per path ({len(self.paths)},)"
+            )
+        if not np.array_equal(np.unique(labels), np.arange(len(self.class_names))):
+            raise ValueError(f"labels must be 0 .. {len(self.class_names) - 1}, every one present (one per class name)")
+        for name, values in (("paths", self.paths), ("class_names", self.class_names)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} holds {first_repeated(values)!r} twice; give each once")
+        for path in self.paths:
+            if not stays_below_root(path):
+                raise ValueError(
+                    f"path {path!r} does not stay below the root; give it relative, with '/', without '..'"
+                )
+        labels = labels.astype(np.int64)
+        labels.setflags(write=False)
+        for name, value in (
+            ("root", Path(self.root)),
+            ("paths", tuple(self.paths)),
+            ("labels", labels),
+            ("class_names", tuple(self.class_names)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_pairs(cls, root: str | Path, pairs: Iterable[tuple[str, str]]) -> ImageSet:
+        """The set of (path, class name) pairs: images in the order given, classes in natural order of their names.
+
+        Natural order counts "character9" before "character10", so that labels do not depend on the order of a listing.
+        """
+        pairs = list(pairs)
+        class_names = sorted({name for _, name in pairs}, key=natural_key)
+        label_of = {name: label for label, name in enumerate(class_names)}
+        labels = np.array([label_of[name] for _, name in pairs], dtype=np.int64)
+        return cls(Path(root), tuple(path for path, _ in pairs), labels, tuple(class_names))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; each has at least one image."""
+        return len(self.class_names)
+
+    def class_sizes(self) -> np.ndarray:
+        """The number of images of each class: (num_classes,) int64."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
+        """The images at these positions, in this order; classes left without an image are dropped.
+
+        The classes that stay keep their order and are numbered anew from 0.
+
+        Args:
+            indices: positions 0 .. len - 1, none twice, at least one.
+        """
+        indices = np.asarray(indices)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
+            raise ValueError(f"indices are {indices.dtype} {indices.shape}; give a list of at least one whole number")
+        if indices.min() < 0 or indices.max() >= len(self):
+            raise ValueError(
+                f"indices reach from {indices.min()} to {indices.max()}; keep them in 0 .. {len(self) - 1}"
+            )
+        kept, labels = np.unique(self.labels[indices], return_inverse=True)
+        return ImageSet(
+            self.root,
+            tuple(self.paths[index] for index in indices),
+            labels,
+            tuple(self.class_names[label] for label in kept),
+        )
+
+    def fingerprint(self) -> str:
+        """A sha256 (64 hex digits) of paths, labels and class names: equal for the same list under any root."""
+        content = json.dumps([self.paths, self.labels.tolist(), self.class_names])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def split_classes(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Divides the classes, never a class, at random into (kept, held out).
+
+    Args:
+        images: what to divide; both parts keep its order of images and of classes.
+        share: the part of the classes to hold out, strictly between 0 and 1; rounded to a whole number of classes.
+        seed: the same seed gives the same division.
+
+    Raises:
+        ValueError: `share` is not between 0 and 1, or leaves fewer than two classes on a side.
+    """
+    if not (isinstance(share, float) and 0 < share < 1):
+        raise ValueError(f"share is {share}; give a number between 0 and 1")
+    held_out = round(share * images.num_classes)
+    if min(held_out, images.num_classes - held_out) < 2:
+        raise ValueError(
+            f"a share of {share} of {images.num_classes} classes holds out {held_out}; "
+            "retrieval needs two classes on each side: change the share or add classes"
+        )
+    is_held_out = np.zeros(images.num_classes, dtype=bool)
+    is_held_out[np.random.default_rng(seed).permutation(images.num_classes)[:held_out]] = True
+    mask = is_held_out[images.labels]
+    return images.select(np.flatnonzero(~mask)), images.select(np.flatnonzero(mask))
+
+
+def require_pairs(images: ImageSet, split_name: str) -> None:
+    """Checks that every class has the two images without which it cannot form a pair.
+
+    Raises:
+        DatasetError: names the first lone class, its folder and how many more there are.
+    """
+    lone = np.flatnonzero(images.class_sizes() < 2)
+    if len(lone):
+        path = images.paths[int(np.flatnonzero(images.labels == lone[0])[0])]
+        more = f" (and {len(lone) - 1} more classes)" if len(lone) > 1 else ""
+        raise DatasetError(
+            f"{(images.root / path).parent}: class {images.class_names[lone[0]]!r}{more} of the {split_name} set has a "
+            "single image; training compares images of one class, so add a second image or remove the class"
+        )
+
+
+def stays_below_root(path: str) -> bool:
+    """Whether a relative path with "/" cannot leave the folder it is joined to, on any platform."""
+    if not path or path.startswith("/") or "\\" in path or "\0" in path or re.match("[A-Za-z]:", path):
+        return False
+    return ".." not in path.split("/")
+
+
+def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    """A sort key under which the numbers inside names count as numbers."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+
+
+def first_repeated(values: Iterable[str]) -> str | None:
+    """The first value that has occurred before; None where all differ."""
+    seen: set[str] = set()
+    return next((value for value in values if value in seen or seen.add(value)), None)  # type: ignore[func-returns-value]
