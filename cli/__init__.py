@@ -66,9 +66,15 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person sees one line, not a traceback
         if debug:
             traceback.print_exc()
-        first = (str(error).strip().splitlines() or [""])[0]
-        click.echo(
-            f"error: {type(error).__name__}: {first} (a fault of the program; --debug before the command shows where)",
-            err=True,
-        )
+        click.echo(f"error: {_explain(error)}", err=True)
         return 1
+
+
+def _explain(error: Exception) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    if "torchvision" in first:
+        return (
+            f"torch and torchvision do not fit together ({first}); "
+            "mend it with: python -m pip install --force-reinstall torch torchvision"
+        )
+    return f"{type(error).__name__}: {first} (a fault of the program; `retrieval --debug ...` shows where)"

@@ -131,7 +131,7 @@ def embed_images(config: Config, model: Embedder, preprocessing: Preprocessing, 
         workers=config.data.workers,
         timeout=config.data.timeout,
     )
-    with progress(len(loader), "embedding") as bar:
+    with ProgressBar(len(loader), "embedding") as bar:
         return embed(model, bar.each(loader))
 
 
@@ -157,7 +157,7 @@ def load_embedder(bundle: Bundle) -> tuple[Embedder, Preprocessing]:
     return model, preprocessing
 
 
-class progress(tqdm):  # noqa: N801 - used like the function it extends
+class ProgressBar(tqdm):
     """A progress bar on stderr that shows on a terminal only and vanishes when done."""
 
     def __init__(self, total: int, what: str, *, initial: int = 0) -> None:

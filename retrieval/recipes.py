@@ -13,6 +13,7 @@ from safetensors.torch import save as save_tensors
 
 from retrieval import evaluation
 from retrieval.building import (
+    ProgressBar,
     build_model,
     build_preprocessing,
     build_sampler,
@@ -21,7 +22,6 @@ from retrieval.building import (
     embed_images,
     load_embedder,
     pick_device,
-    progress,
     read_splits,
 )
 from retrieval.config import Config, load, to_yaml
@@ -75,7 +75,7 @@ def train(
 
     num_steps = config.training.epochs * sampler.steps_per_epoch
     loader = build_training_loader(config, splits["train"], preprocessing, sampler, trainer.step)
-    with progress(num_steps, "training", initial=trainer.step) as bar:
+    with ProgressBar(num_steps, "training", initial=trainer.step) as bar:
         for epoch, loss in trainer.epochs(loader, sampler.steps_per_epoch, after_step=lambda loss: bar.update()):
             row = {"epoch": epoch, "step": trainer.step, "loss": loss}
             if "validation" in splits and (epoch % config.evaluation.every == 0 or trainer.step == num_steps):

@@ -154,7 +154,7 @@ class RecallLoss(BaseMetricLossFunction):
 def relevance_masks(
     embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The relevant and the irrelevant pairs, two boolean masks (num_queries, num_references), from pytorch-metric-learning's inputs."""
+    """Two boolean masks (num_queries, num_references), of the relevant and of the irrelevant pairs, from what a loss is given."""
     if indices_tuple is None:
         assert labels is not None
         assert ref_labels is not None

@@ -77,7 +77,7 @@ def _create_backbone(name: str, pretrained: bool | str | Path, image_size: int) 
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(pretrained, bool):
             raise RetrievalError(
-                f"weights of {name} cannot be fetched ({reason}); give a local file with model.pretrained=PATH or use model.pretrained=false"
+                f"weights of {name} cannot be fetched ({reason}); set model.pretrained to the path of a local file, or to false"
             ) from error
         raise CheckpointError(f"{pretrained}: these weights do not fit {name} ({reason})") from error
 

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file each, without pickle.
 
 The state of a run is a tree of dicts and lists with tensors and plain values at its leaves. The tensors become the tensors of the
-file, named by their place in the tree; everything else becomes JSON in the file's header, together with a digest of the tensors,
+file, named by their place in the tree; everything else becomes JSON in the file's header, together with a digest of both,
 since the format itself does not notice altered bytes.
 """
 
@@ -33,7 +33,8 @@ def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _take_tensors(state, "", tensors)
-    header = {"format": FORMAT, "state": json.dumps(skeleton, allow_nan=False), "sha256": _digest(tensors)}
+    text = json.dumps(skeleton, allow_nan=False)
+    header = {"format": FORMAT, "state": text, "sha256": _digest(text, tensors)}
     write_bytes(path, save(tensors, metadata=header))
 
 
@@ -58,7 +59,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: not a checkpoint of a training run (format {header.get('format')!r}, expected {FORMAT!r})"
         )
-    if _digest(tensors) != header["sha256"]:
+    if _digest(header.get("state", ""), tensors) != header.get("sha256"):
         raise CheckpointError(
             f"{path}: its content was altered after it was written; use another checkpoint of the run"
         )
@@ -95,10 +96,10 @@ def _put_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
     return [_put_tensors(value, tensors) for value in content]
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(text: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""Any images: one folder per class.
+
+    root/<class>/**/*.jpg                      the classes are divided at random into train and test
+    root/train/<class>/**, root/test/<class>/**   used as they are
+
+A class is a folder directly below the root (or below `train` and `test`); images at any depth inside it belong to it,
+as torchvision's `ImageFolder` has it. Hidden files and folders (`._*` too) and folders without images are passed over,
+and so are files beside the class folders. A class folder may be a symbolic link; links inside it are not followed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from retrieval.data.image_set import ImageSet, natural_key, split_classes, stays_below_root
+from retrieval.errors import DatasetError
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def read(root: str | Path, *, test_share: float = 0.5, seed: int = 0) -> dict[str, ImageSet]:
+    """The "train" and "test" images of a folder; no class is in both.
+
+    Args:
+        root: the folder of class folders, or of `train` and `test`.
+        test_share: the part of the classes that is held out as test; unused where `train` and `test` exist.
+        seed: of that division; unused where `train` and `test` exist.
+
+    Raises:
+        DatasetError: there are too few classes, only one of `train` and `test`, or a class is in both.
+    """
+    root = Path(root)
+    given = [name for name in ("train", "test") if (root / name).is_dir()]
+    if len(given) == 2:
+        train, test = (_read_classes(root, f"{name}/") for name in given)
+        both = sorted(set(train.class_names) & set(test.class_names), key=natural_key)
+        if both:
+            raise DatasetError(
+                f"{root}: {len(both)} classes are in train/ and in test/, the first is {both[0]!r}; retrieval is "
+                "tested on classes never trained on: rename or move them, or put all class folders directly below root"
+            )
+        return {"train": train, "test": test}
+    if given:
+        raise DatasetError(
+            f"{root}: has {given[0]}/ alone; add the other of train/ and test/, or put the class folders directly "
+            "below root to have the classes divided"
+        )
+    images = _read_classes(root, "")
+    if images.num_classes < 4:
+        raise DatasetError(
+            f"{root}: has {images.num_classes} class folders with images ({', '.join(images.class_names)}); "
+            "train and test need two or more each: add classes, or choose the folder that holds them all"
+        )
+    train, test = split_classes(images, test_share, seed=seed)
+    return {"train": train, "test": test}
+
+
+def _read_classes(root: Path, below: str) -> ImageSet:
+    """The classes in the folder `below` ("" or "name/") of `root`; paths start from `root`."""
+    folder = root / below
+    try:
+        names = sorted((entry.name for entry in os.scandir(folder) if _is_class(entry)), key=natural_key)
+        pairs = [(f"{below}{name}/{path}", name) for name in names for path in sorted(_image_paths(folder / name))]
+    except OSError as error:
+        raise DatasetError(
+            f"{folder}: cannot be read ({error.strerror}); expected one folder of images per class"
+        ) from error
+    if not pairs:
+        raise DatasetError(
+            f"{folder}: no images in class folders; expected <class>/<image>{{{','.join(sorted(SUFFIXES))}}}"
+        )
+    strange = next((path for path, _ in pairs if not stays_below_root(path)), None)
+    if strange is not None:
+        raise DatasetError(f"{root / strange}: a name with '\\' does not work on every system; rename the file")
+    return ImageSet.from_pairs(root, pairs)
+
+
+def _is_class(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.is_dir()
+
+
+def _image_paths(folder: Path) -> Iterator[str]:
+    """The images at any depth below `folder`, relative to it."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for current, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES:
+                yield (Path(current) / name).relative_to(folder).as_posix()

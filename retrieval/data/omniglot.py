@@ -1,0 +1,40 @@
+"""Omniglot: 1,623 handwritten characters of 50 alphabets, 20 drawings each (Lake et al., Science 2015).
+
+    root/images_background/<alphabet>/<character>/*.png    train: 964 classes, 19,280 images
+    root/images_evaluation/<alphabet>/<character>/*.png    test: 659 classes, 13,180 images
+
+The two archives are the authors' own division by alphabet.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from retrieval.data.image_set import ImageSet
+from retrieval.errors import DatasetError
+
+
+def read(root: str | Path) -> dict[str, ImageSet]:
+    """The "train" and "test" images in the official folders; a class is named "<alphabet>/<character>".
+
+    Args:
+        root: the folder in which `images_background.zip` and `images_evaluation.zip` were unpacked.
+
+    Raises:
+        DatasetError: one of the folders is missing or has no images.
+    """
+    root = Path(root)
+    return {"train": _read_part(root, "images_background"), "test": _read_part(root, "images_evaluation")}
+
+
+def _read_part(root: Path, part: str) -> ImageSet:
+    pairs = []
+    for path in sorted((root / part).glob("*/*/*.png")):
+        alphabet, character, name = path.parts[-3:]
+        if not any(word.startswith(".") for word in (alphabet, character, name)):
+            pairs.append((f"{part}/{alphabet}/{character}/{name}", f"{alphabet}/{character}"))
+    if not pairs:
+        raise DatasetError(
+            f"{root / part}: no images; expected {part}/<alphabet>/<character>/*.png: unpack {part}.zip in {root}"
+        )
+    return ImageSet.from_pairs(root, pairs)

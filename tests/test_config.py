@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.config import Config, config_names, load, to_yaml
+from retrieval.errors import ConfigError
+
+
+def mistakes(tmp_path, text: str, *overrides: str) -> list[str]:
+    file = tmp_path / "my.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(file, overrides)
+    assert str(caught.value).splitlines() == caught.value.mistakes
+    return [line.replace(f"{file}: ", "") for line in caught.value.mistakes]
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_configuration_is_right_and_says_how_to_run_it(name):
+    assert load(name).seed == 0
+    assert config_names()[name].startswith(f"retrieval train --config {name}")
+
+
+def test_a_configuration_survives_being_written_and_read(tmp_path):
+    config = load("glyphs", ["loss.noise=1e-3", "model.embedding_dim=null", "image.mean=[0.1, 0.2, 0.3]", "data.options={a: no}"])
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert load(tmp_path / "c.yaml") == config
+
+
+def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
+    (tmp_path / "c.yaml").write_text("training: {epochs: 3, learning_rate: 1e-4}")
+    config = load(tmp_path / "c.yaml", ["training.epochs=5"])
+    assert config.training.epochs == 5
+    assert config.training.learning_rate == 1e-4
+    assert config.training.weight_decay == Config().training.weight_decay
+
+
+def test_numbers_and_words_are_read_as_people_mean_them(tmp_path):
+    (tmp_path / "c.yaml").write_text("loss: {noise: 1e-4}\nmodel: {backbone: no, pretrained: off.safetensors}\ndata: {root: 2024-01-01}")
+    config = load(tmp_path / "c.yaml")
+    assert config.loss.noise == 1e-4
+    assert config.model.backbone == "no"
+    assert config.data.root == "2024-01-01"
+
+
+def test_all_mistakes_come_at_once(tmp_path):
+    found = mistakes(
+        tmp_path,
+        "sede: 1\ntraining: {epochs: many, learning_rate: -1}\nloss: {projection: sdt}\nimage: 3\n",
+        "batch.szie=64",
+        "nonsense",
+        "seed.x=1",
+    )
+    text = "\n".join(found)
+    assert len(found) == 7 + (len(found) - 7 if "seed: " in text else 0)
+    assert "unknown key 'sede'; did you mean seed?" in text
+    assert "training.epochs: input should be a valid integer, found 'many'" in text
+    assert "training.learning_rate: input should be greater than 0, found -1" in text
+    assert "loss.projection: input should be 'none', 'mean', 'norm' or 'std', found 'sdt'" in text
+    assert "image: expected a section of resize, size" in text
+    assert "command line: unknown key 'batch.szie'; did you mean size?" in text
+    assert "'nonsense': expected key=value" in text
+
+
+def test_a_key_that_stands_twice_is_a_mistake_with_its_line(tmp_path):
+    assert mistakes(tmp_path, "seed: 1\ntraining:\n  epochs: 2\n  epochs: 3\n") == ["line 4: key 'epochs' stands twice"]
+
+
+def test_true_is_no_number_and_a_number_no_switch(tmp_path):
+    found = mistakes(tmp_path, "seed: true\nmodel: {freeze_batchnorm: 1}")
+    assert "seed: input should be a valid integer, found True" in found
+    assert "model.freeze_batchnorm: input should be a valid boolean, found 1" in found
+
+
+def test_a_value_of_two_possible_types_is_one_mistake(tmp_path):
+    assert mistakes(tmp_path, "model: {pretrained: 3}") == [
+        "model.pretrained: input should be a valid boolean, found 3; or input should be a valid string"
+    ]
+
+
+@pytest.mark.parametrize("text", ["a: [1, 2", "- 1\n- 2", "just words", "\t- :", "a: &x [*x]"])
+def test_what_is_no_configuration_is_one_error_with_the_file(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load(tmp_path / "c.yaml")
+
+
+def test_missing_files_and_unknown_names_are_told_apart(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
+        load(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="did you mean glyphs"):
+        load("glyhps")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load(tmp_path / "binary.yaml")
+
+
+def test_a_byte_order_mark_is_no_mistake(tmp_path):
+    (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfseed: 4\n")
+    assert load(tmp_path / "c.yaml").seed == 4
+
+
+@given(st.text(max_size=60))
+def test_any_override_is_taken_or_refused_as_a_mistake(text):
+    try:
+        load("glyphs", [text])
+    except ConfigError as error:
+        assert error.mistakes
+
+
+@given(st.dictionaries(st.sampled_from(["seed", "data", "loss", "x"]), st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists)))
+def test_any_content_is_taken_or_refused_as_a_mistake(tmp_path_factory, content):
+    file = tmp_path_factory.mktemp("config") / "c.yaml"
+    file.write_text(yaml.safe_dump(content))
+    try:
+        load(file)
+    except ConfigError as error:
+        assert error.mistakes
+
+
+def test_the_words_of_the_configuration_are_those_of_the_code():
+    from typing import get_args
+
+    from retrieval.config import ImageConfig, LossConfig
+    from retrieval.data import AUGMENTATIONS
+    from retrieval.losses.recall import PROJECTIONS, WEIGHTINGS
+
+    assert set(get_args(LossConfig.model_fields["projection"].annotation)) == set(PROJECTIONS)
+    assert set(get_args(LossConfig.model_fields["weighting"].annotation)) == set(WEIGHTINGS)
+    assert set(get_args(ImageConfig.model_fields["augmentation"].annotation)) == set(AUGMENTATIONS)
