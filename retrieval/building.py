@@ -180,11 +180,12 @@ def _mistakes_in(section: str) -> Iterator[None]:
 
 
 def _batches(sampler: MPerClassSampler, start_step: int, epochs: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(epoch, indices) of every step from `start_step` on."""
+    """(step, indices) of every step from `start_step` on; the step seeds the augmentation."""
     for epoch in range(start_step // sampler.steps_per_epoch, epochs):
-        first = max(start_step - epoch * sampler.steps_per_epoch, 0)
-        for indices in sampler.epoch(epoch)[first:]:
-            yield epoch, indices
+        first = epoch * sampler.steps_per_epoch
+        for step, indices in enumerate(sampler.epoch(epoch), start=first):
+            if step >= start_step:
+                yield step, indices
 
 
 def _rgb(values: Iterable[float]) -> tuple[float, float, float]:

@@ -74,10 +74,12 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
         raise RetrievalError(f"{path}: cannot be created ({error})") from error
     try:
         yield temporary
-        for file in temporary.rglob("*"):
-            _sync(file)
+        _sync_all(temporary)
         temporary.chmod(0o755)
-        _replace_folder(temporary, path)
+        if overwrite and path.exists():
+            _replace_folder(temporary, path)
+        else:
+            temporary.rename(path)  # fails where another process was faster
         _sync(path.parent)
     except OSError as error:
         raise RetrievalError(f"{path}: cannot be written ({error}); what was there before is unchanged") from error
@@ -86,9 +88,6 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    if not path.exists():
-        new.rename(path)
-        return
     # A folder cannot be replaced in one step: the old one steps aside and comes back if the new one cannot take its place.
     aside = new.with_suffix(".old")
     path.rename(aside)
@@ -98,6 +97,15 @@ def _replace_folder(new: Path, path: Path) -> None:
         aside.rename(path)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync_all(folder: Path) -> None:
+    files = list(folder.rglob("*"))
+    if len(files) > 100:
+        os.sync()  # one by one, thousands of small files take minutes
+        return
+    for file in files:
+        _sync(file)
 
 
 def _sync(path: Path) -> None:

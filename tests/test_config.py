@@ -25,7 +25,9 @@ def test_every_shipped_configuration_is_right_and_says_how_to_run_it(name):
 
 
 def test_a_configuration_survives_being_written_and_read(tmp_path):
-    config = load("glyphs", ["loss.noise=1e-3", "model.embedding_dim=null", "image.mean=[0.1, 0.2, 0.3]", "data.options={a: no}"])
+    config = load(
+        "glyphs", ["loss.noise=1e-3", "model.embedding_dim=null", "image.mean=[0.1, 0.2, 0.3]", "data.options={a: no}"]
+    )
     (tmp_path / "c.yaml").write_text(to_yaml(config))
     assert load(tmp_path / "c.yaml") == config
 
@@ -39,7 +41,9 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
 
 
 def test_numbers_and_words_are_read_as_people_mean_them(tmp_path):
-    (tmp_path / "c.yaml").write_text("loss: {noise: 1e-4}\nmodel: {backbone: no, pretrained: off.safetensors}\ndata: {root: 2024-01-01}")
+    (tmp_path / "c.yaml").write_text(
+        "loss: {noise: 1e-4}\nmodel: {backbone: no, pretrained: off.safetensors}\ndata: {root: 2024-01-01}"
+    )
     config = load(tmp_path / "c.yaml")
     assert config.loss.noise == 1e-4
     assert config.model.backbone == "no"
@@ -111,7 +115,12 @@ def test_any_override_is_taken_or_refused_as_a_mistake(text):
         assert error.mistakes
 
 
-@given(st.dictionaries(st.sampled_from(["seed", "data", "loss", "x"]), st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists)))
+@given(
+    st.dictionaries(
+        st.sampled_from(["seed", "data", "loss", "x"]),
+        st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists),
+    )
+)
 def test_any_content_is_taken_or_refused_as_a_mistake(tmp_path_factory, content):
     file = tmp_path_factory.mktemp("config") / "c.yaml"
     file.write_text(yaml.safe_dump(content))

@@ -1,7 +1,7 @@
 """Any images: one folder per class.
 
-    root/<class>/**/*.jpg                      the classes are divided at random into train and test
-    root/train/<class>/**, root/test/<class>/**   used as they are
+    root/<class>/**/*.jpg                                      the classes are divided at random into train and test
+    root/train/<class>/**/*.jpg, root/test/<class>/**/*.jpg    used as they are
 
 A class is a folder directly below the root (or below `train` and `test`); images at any depth inside it belong to it,
 as torchvision's `ImageFolder` has it. Hidden files and folders (`._*` too) and folders without images are passed over,
@@ -17,7 +17,7 @@ from pathlib import Path
 from retrieval.data.image_set import ImageSet, natural_key, split_classes, stays_below_root
 from retrieval.errors import DatasetError
 
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 def read(root: str | Path, *, test_share: float = 0.5, seed: int = 0) -> dict[str, ImageSet]:

@@ -9,14 +9,17 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retrieval.errors import DatasetError
 
 # Pillow knows more formats, but some of them start other programs (EPS) and none of those holds photographs.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # What Pillow's decoders let out on damaged files, next to OSError.
-_DAMAGE = (SyntaxError, ValueError, LookupError, TypeError, EOFError, OverflowError, MemoryError, struct.error, zlib.error)
+_DAMAGE = (
+    *(SyntaxError, ValueError, LookupError, TypeError, EOFError, RuntimeError, OverflowError, MemoryError),
+    *(struct.error, zlib.error),
+)
 _ORIENTATION = 0x0112  # EXIF tag
 
 
@@ -88,6 +91,6 @@ def _from_integers(image: Image.Image) -> Image.Image:
 def _reason(path: str | Path, error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "it is empty" if Path(path).stat().st_size == 0 else "it is no image of a known format"
     return " ".join(str(error).split()) or type(error).__name__

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retrieval.data.image_set import ImageSet
 from retrieval.data.images import load_image
-from retrieval.data.transforms import Augmentation, Preprocessing, prepare
+from retrieval.data.transforms import Preprocessing, prepare
 from retrieval.errors import DatasetError, RetrievalError
+
+View = Callable[[Image.Image, Sequence[int]], np.ndarray]
 
 
 def training_loader(
     images: ImageSet,
     batches: Iterable[tuple[int, np.ndarray]],
-    augment: Augmentation,
+    augment: View,
     *,
     seed: int,
     workers: int,
@@ -35,7 +38,7 @@ def training_loader(
         images: where the indices point to.
         batches: of every batch a number, e.g. that of its step, and the indices of its images. An image that comes again under
             the same number is augmented the same way again.
-        augment: of `make_augmentation`.
+        augment: the view (3, size, size) of an image that belongs to a seed; see `make_augmentation`.
         seed: not negative.
         workers: processes that read; with 0 this process reads.
         timeout: seconds to wait for a batch of the workers; 0 waits for ever.
@@ -75,7 +78,7 @@ def evaluation_loader(
 @dataclass(frozen=True)
 class _TrainingBatches(Dataset[tuple[Tensor, Tensor] | DatasetError]):
     images: ImageSet
-    augment: Augmentation
+    augment: View
     seed: int
 
     def __getitem__(self, batch: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor] | DatasetError:
@@ -126,13 +129,16 @@ class _Loader(DataLoader[Any]):
             except StopIteration:
                 return
             except RuntimeError as error:
-                raise _explained(error, self.timeout) from error
+                explanation = _explain_lost_worker(error, self.timeout)
+                if explanation is None:
+                    raise
+                raise RetrievalError(explanation) from error
             if isinstance(batch, DatasetError):
                 raise batch
             yield batch
 
 
-def _load(images: ImageSet, index: int) -> Any:
+def _load(images: ImageSet, index: int) -> Image.Image:
     return load_image(images.root / images.paths[index])
 
 
@@ -141,19 +147,17 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _use_one_thread(worker: int) -> None:
-    """OpenCV in every worker would start a thread a core; torch already limits itself there."""
+    """Keeps OpenCV from starting a thread a core in every worker; torch already limits itself there."""
     import cv2
 
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(0)  # 1 would first end the threads of the process forked from, and wait for them for ever
 
 
-def _explained(error: RuntimeError, timeout: float) -> Exception:
-    """The error of a lost worker in a line; any other as it is."""
+def _explain_lost_worker(error: RuntimeError, timeout: float) -> str | None:
+    """One line for a worker that hangs or was killed; None for any other error."""
     reason = " ".join(str(error).split())
     if reason.startswith("DataLoader timed out"):
-        return RetrievalError(
-            f"no batch came from the data workers within {timeout:g} s; look at the disk, or raise data.timeout"
-        )
+        return f"no batch came from the data workers within {timeout:g} s; look at the disk, or raise data.timeout"
     if reason.startswith("DataLoader worker (pid"):
-        return RetrievalError(f"a data worker was lost ({reason}); if memory ran out, lower data.workers or batch.size")
-    return error
+        return f"a data worker was lost ({reason}); if memory ran out, lower data.workers or batch.size"
+    return None

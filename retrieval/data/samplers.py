@@ -11,11 +11,13 @@ import numpy as np
 class MPerClassSampler:
     """Batches of a few images from each of many classes.
 
-    Classes come in rounds, each round in a new order: every class once before any comes again, so that an epoch shows all classes
-    equally often, whatever their sizes. A class gives `samples_per_class` images, or all it has if those are fewer; it goes
-    through its images in a new order every epoch, and none returns within the epoch before the others have been shown. No batch has a
-    class, and so an image, twice. The last class of a batch may have to give fewer; it gives one image only where no other class
-    of the batch can do with one fewer instead. Classes of a single image have no pair to learn from and are left out.
+    Classes come in rounds, each round in a new order: every class once before any comes again, so that an epoch shows all
+    classes equally often, whatever their sizes. A class gives `samples_per_class` images, or all it has if those are fewer.
+    It goes through its images in a new order every epoch, and none returns within the epoch before the others were shown.
+
+    No batch has a class, and so an image, twice. The last class of a batch may have to give fewer; it gives one image only
+    where no other class of the batch can do with one fewer instead. Classes of a single image have no pair to learn from
+    and are left out.
 
     Args:
         labels: (num_images,) whole numbers, one per image.

@@ -59,9 +59,10 @@ def recall_loss(
 
     Returns:
         The loss in the dtype of the scores, at least float32. An irrelevant item that ties with a relevant one is not above it.
+        NaN among the candidates' scores gives NaN.
 
     Raises:
-        ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, scores with NaN.
+        ValueError: shapes that differ, masks that are not boolean or overlap, unknown words.
     """
     _require("projection", projection, PROJECTIONS)
     _require("weighting", weighting, WEIGHTINGS)
@@ -78,9 +79,9 @@ def recall_loss(
     projected = PROJECTIONS[projection](scores, candidates)
     if noise:
         projected = projected + two_point(projected, noise, generator=generator)
-    rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), rank)
-    rank_among_relevant = rank(projected.detach().masked_fill(~relevant, -torch.inf))
-    intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0).to(scores.dtype)
+    rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), _rank_as_scores)
+    rank_among_relevant = _rank_as_scores(projected.detach().masked_fill(~relevant, -torch.inf))
+    intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
 
     num_relevant = relevant.sum(dim=1)
     losses = WEIGHTINGS[weighting](intruders).masked_fill(~relevant, 0).sum(dim=1) / num_relevant.clamp(min=1)
@@ -170,6 +171,11 @@ def relevance_masks(
     masks[0, indices_tuple[0], indices_tuple[1]] = True
     masks[1, indices_tuple[2], indices_tuple[3]] = True
     return masks[0], masks[1]
+
+
+def _rank_as_scores(scores: Tensor) -> Tensor:
+    """Ranks in the dtype of the scores, so that float64 scores get a float64 gradient."""
+    return rank(scores).to(scores.dtype)
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

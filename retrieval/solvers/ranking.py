@@ -17,13 +17,10 @@ def rank(scores: Tensor) -> Tensor:
         scores: any shape (..., n) of floats; -inf is allowed and ranks last.
 
     Returns:
-        Ranks of the same shape, float32 whatever the dtype of the scores: half precision cannot count past 2,048.
-
-    Raises:
-        ValueError: a score is NaN, which has no place in an order.
+        Ranks of the same shape, float32 whatever the dtype of the scores: half precision cannot count past 2,048. Scores with
+        a NaN among them have no order: their ranks are NaN too, so that a diverged network shows in the loss.
     """
-    if scores.isnan().any():
-        raise ValueError("scores contain NaN, which cannot be ranked; look for a diverged network or a zero vector")
     ordered = scores.sort(dim=-1).values
     not_above = torch.searchsorted(ordered.contiguous(), scores.contiguous(), right=True)
-    return (scores.shape[-1] + 1 - not_above).to(torch.float32)
+    ranks = (scores.shape[-1] + 1 - not_above).to(torch.float32)
+    return ranks.masked_fill(scores.isnan().any(dim=-1, keepdim=True), torch.nan)

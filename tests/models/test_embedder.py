@@ -58,7 +58,9 @@ def test_a_hub_out_of_reach_is_one_line(monkeypatch):
         raise OSError("cannot reach the hub\nlong explanation")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(RetrievalError, match=r"weights of test_resnet cannot be fetched \(cannot reach the hub\); set") as caught:
+    with pytest.raises(
+        RetrievalError, match=r"weights of test_resnet cannot be fetched \(cannot reach the hub\); set"
+    ) as caught:
         create_embedder("test_resnet", pretrained=True)
     assert "\n" not in str(caught.value)
 

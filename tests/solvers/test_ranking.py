@@ -51,6 +51,7 @@ def test_minus_infinity_ranks_last():
     assert rank(torch.tensor([-torch.inf, 0.0, 1.0])).tolist() == [3, 2, 1]
 
 
-def test_nan_is_refused():
-    with pytest.raises(ValueError, match="NaN"):
-        rank(torch.tensor([0.0, torch.nan]))
+def test_scores_with_a_nan_have_no_ranks():
+    ranks = rank(torch.tensor([[0.0, torch.nan], [0.0, 1.0]]))
+    assert ranks[0].isnan().all()
+    assert ranks[1].tolist() == [2, 1]

@@ -15,7 +15,10 @@ def state() -> dict:
     weight = torch.randn(3, 4, generator=generator)
     return {
         "model": {"a.weight": weight, "tied": weight, "steps": torch.tensor(7), "half": weight.half()},
-        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}, 1: {}}, "groups": [{"lr": 1e-3, "betas": [0.9, 0.99], "name": None}]},
+        "optimizer": {
+            "state": {0: {"step": torch.tensor(3.0)}, 1: {}},
+            "groups": [{"lr": 1e-3, "betas": [0.9, 0.99], "name": None}],
+        },
         "rows": [{"epoch": 1, "loss": 0.25}],
         "done": False,
         "random": torch.get_rng_state(),

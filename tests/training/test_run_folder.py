@@ -47,5 +47,7 @@ def test_an_empty_folder_can_be_used_and_a_file_cannot(tmp_path):
 
 
 def test_metrics_with_different_figures_share_one_table(tmp_path):
-    write_metrics(tmp_path / "m.csv", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "validation recall@1": 0.75}])
+    write_metrics(
+        tmp_path / "m.csv", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "validation recall@1": 0.75}]
+    )
     assert (tmp_path / "m.csv").read_text() == "epoch,loss,validation recall@1\n1,0.5,\n2,0.25,0.75\n"

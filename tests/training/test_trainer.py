@@ -11,7 +11,9 @@ from retrieval.training import Trainer
 
 def make_trainer(**options) -> Trainer:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.1))
+    model = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.1)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler, _ = create_scheduler_v2(optimizer, num_epochs=4, step_on_epochs=False, updates_per_epoch=3)
     scheduler.step_update(0)
@@ -20,7 +22,9 @@ def make_trainer(**options) -> Trainer:
 
 def batches(first: int, last: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     labels = torch.arange(8) // 2
-    return [(torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(step)), labels) for step in range(first, last)]
+    return [
+        (torch.randn(8, 3, 2, 2, generator=torch.Generator().manual_seed(step)), labels) for step in range(first, last)
+    ]
 
 
 def test_epochs_are_counted_and_the_model_trains_again_after_an_evaluation():

@@ -1,0 +1,219 @@
+"""Queries and their nearest neighbours, in one picture."""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image, ImageOps
+
+from retrieval.files import write_bytes
+
+# Lengths are hundredths of an inch.
+_TILE, _SPACE, _GAP, _MARGIN = 96, 12, 34, 16
+_HEADER, _CAPTION = 26, 40
+_DPI = 150
+_MOST_ROWS = 100  # a picture has at most 2^16 pixels a side
+
+_FAMILY = "DejaVu Sans"  # comes with matplotlib: the same picture on every machine
+# Okabe and Ito's colours, told apart by colour-blind readers; marks and dashes say the same without colour.
+_FRAMES = {True: ("#009E73", "solid", "✓ "), False: ("#D55E00", (0, (2.5, 1.2)), "✗ "), None: ("#8A8A8A", "solid", "")}
+
+# What Pillow raises on missing and damaged files.
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, RuntimeError),
+    *(OverflowError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """An image that was found, how close it is, and whether it is of the query's class (None: not known)."""
+
+    path: Path
+    label: str
+    score: float
+    correct: bool | None
+
+
+@dataclass(frozen=True)
+class GalleryRow:
+    """A query image and what was found for it, best first."""
+
+    query: Path
+    query_label: str
+    neighbours: tuple[Neighbour, ...]
+
+
+def plot_gallery(rows: Sequence[GalleryRow], path: str | Path, *, title: str = "", columns: int = 10) -> None:
+    """Draws each query, and to the right of it its neighbours with their scores, as a PNG.
+
+    Neighbours of the query's class have a green frame and a tick, others a dashed red one and a cross; where it is not known the
+    frame is grey. An image that cannot be read is a grey tile with the word "missing". Labels are shortened to fit, and
+    characters that the font lacks become "\N{REPLACEMENT CHARACTER}".
+
+    Args:
+        rows: one per query; after the first 100 the picture ends, and says so.
+        path: the file.
+        title: a line above the picture.
+        columns: neighbours drawn of each row, at most.
+
+    Raises:
+        ValueError: there is no row, or `columns` is below 1.
+        RetrievalError: the file cannot be written.
+    """
+    if not rows:
+        raise ValueError("no rows to draw; give at least one query")
+    if columns < 1:
+        raise ValueError(f"columns is {columns}; give at least 1")
+    shown = rows[:_MOST_ROWS]
+    columns = max(1, min(columns, max(len(row.neighbours) for row in shown)))
+    footer = _footer(len(rows), {neighbour.correct for row in shown for neighbour in row.neighbours[:columns]})
+    title_height = 30 if title else 0
+    width = 2 * _MARGIN + _left_of(columns) - _SPACE
+    height = 2 * _MARGIN + title_height + _HEADER + len(shown) * (_TILE + _CAPTION) + (14 if footer else 0)
+    figure, axes = _canvas(width, height)
+    if title:
+        _write(axes, _MARGIN, _MARGIN, title, size=11, limit=width - 2 * _MARGIN, weight="bold")
+    top = _MARGIN + title_height
+    for column, heading in enumerate(["query", *map(str, range(1, columns + 1))], start=-1):
+        left = _MARGIN + (_left_of(column) if column >= 0 else 0)
+        _write(axes, left + _TILE / 2, top + 2, heading, size=8, limit=_TILE, ha="center", color="0.35")
+    top += _HEADER
+    for row in shown:
+        _draw_row(axes, top, row, columns)
+        top += _TILE + _CAPTION
+    _write(axes, _MARGIN, top, footer, size=7.5, limit=width - 2 * _MARGIN, color="0.35")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_bytes(path, buffer.getvalue())
+
+
+def _footer(num_rows: int, verdicts: set[bool | None]) -> str:
+    parts = ["✓ of the query's class, ✗ of another"] if verdicts - {None} else []
+    if num_rows > _MOST_ROWS:
+        parts.append(f"the first {_MOST_ROWS} of {num_rows} queries")
+    return "; ".join(parts)
+
+
+def _canvas(width: int, height: int) -> tuple[Figure, Axes]:
+    """A figure and axes that fill it, with the origin at its upper left and hundredths of an inch as unit."""
+    figure = Figure(figsize=(width / 100, height / 100), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def _left_of(column: int) -> int:
+    """Where the tile of a neighbour begins, from the left of the query."""
+    return _TILE + _GAP + column * (_TILE + _SPACE)
+
+
+def _draw_row(axes: Axes, top: int, row: GalleryRow, columns: int) -> None:
+    _draw_tile(axes, _MARGIN, top, row.query)
+    axes.add_patch(Rectangle((_MARGIN, top), _TILE, _TILE, fill=False, edgecolor="0.75", linewidth=0.8))
+    _write(
+        axes, _MARGIN + _TILE / 2, top + _TILE + 8, row.query_label, size=6.5, limit=_TILE, ha="center", weight="bold"
+    )
+    for column, neighbour in enumerate(row.neighbours[:columns]):
+        left = _MARGIN + _left_of(column)
+        color, line, mark = _FRAMES[neighbour.correct]
+        _draw_tile(axes, left, top, neighbour.path)
+        axes.add_patch(Rectangle((left, top), _TILE, _TILE, fill=False, edgecolor=color, linestyle=line, linewidth=2.6))
+        score = f"{mark}{neighbour.score:.3f}"
+        _write(
+            axes,
+            left + _TILE / 2,
+            top + _TILE + 7,
+            score,
+            size=7.5,
+            limit=_TILE,
+            ha="center",
+            color=color,
+            weight="bold",
+        )
+        _write(
+            axes, left + _TILE / 2, top + _TILE + 19, neighbour.label, size=6.5, limit=_TILE, ha="center", color="0.25"
+        )
+
+
+def _draw_tile(axes: Axes, left: int, top: int, path: Path) -> None:
+    extent = (left, left + _TILE, top + _TILE, top)
+    thumbnail = _read_thumbnail(path)
+    if thumbnail is None:
+        axes.add_patch(Rectangle((left, top), _TILE, _TILE, facecolor="0.85", linewidth=0))
+        _write(axes, left + _TILE / 2, top + _TILE / 2 - 6, "missing", size=8, limit=_TILE, ha="center", color="0.35")
+        return
+    axes.imshow(np.asarray(thumbnail), extent=extent, aspect="auto", interpolation="none")
+
+
+def _read_thumbnail(path: Path) -> Image.Image | None:
+    """The image in the middle of a white tile; None where it cannot be read. A preview, not the network's input."""
+    side = _TILE * _DPI // 100
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as file:
+                file.draft("RGB", (side, side))
+                image = _to_8_bits(ImageOps.exif_transpose(file))
+    except _UNREADABLE:
+        return None
+    image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
+    tile = Image.new("RGBA", (side, side), "white")
+    tile.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return tile.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((255 * values / max(values.max(), 1)).clip(0, 255).astype(np.uint8))
+    return image.convert("RGBA")
+
+
+def _write(
+    axes: Axes,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    size: float,
+    limit: float,
+    color: str = "black",
+    ha: str = "left",
+    weight: str = "normal",
+) -> None:
+    font = font_manager.FontProperties(family=_FAMILY, size=size, weight=weight)
+    axes.text(x, y, _fit(text, font, limit), color=color, ha=ha, va="top", fontproperties=font, parse_math=False)
+
+
+def _fit(text: str, font: font_manager.FontProperties, limit: float) -> str:
+    """The text on one line and no wider than `limit`, its middle left out if need be, in characters that the font has."""
+    face = font_manager.get_font(font_manager.findfont(font))
+    face.set_size(font.get_size_in_points(), 100)
+
+    def width(text: str) -> float:
+        face.set_text(text)
+        return face.get_width_height()[0] / 64
+
+    text = "".join(
+        character if face.get_char_index(ord(character)) else "\N{REPLACEMENT CHARACTER}"
+        for character in " ".join(text.split())
+    )
+    whole, kept = text, len(text)
+    while kept > 2 and width(text) > limit:
+        kept -= 1
+        text = f"{whole[: (kept + 1) // 2].rstrip()}…{whole[len(whole) - kept // 2 :].lstrip()}"
+    return text

@@ -1,0 +1,86 @@
+"""Unpacks the shared test data into the layout in which the data sets are published.
+
+    python scripts/unpack_test_data.py SHARED_DATA OUT [omniglot|cub200]
+
+SHARED_DATA holds `omniglot/omniglot_bits105.npz`, or `cub200/` with its lists and images. OUT gets a folder per data set,
+`omniglot` and `cub200`, each of which appears only when it is complete; one that is there already is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from retrieval.errors import RetrievalError
+from retrieval.files import folder_in_one_piece
+
+SIDE = 105  # pixels, of an Omniglot drawing
+
+
+def unpack_omniglot(shared: Path, folder: Path) -> None:
+    """Writes the 32,460 drawings as 1-bit PNG files, ink black: <folder>/images_{background,evaluation}/<alphabet>/<character>/.
+
+    Args:
+        shared: the folder with `omniglot/omniglot_bits105.npz`: bits (images, bytes), label (images,), names (classes,).
+        folder: must exist.
+    """
+    with np.load(shared / "omniglot" / "omniglot_bits105.npz") as arrays:
+        bits, labels, names = arrays["bits"], arrays["label"], arrays["names"]
+    drawers: Counter[int] = Counter()
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    for row, label in zip(bits, labels.tolist(), strict=True):
+        drawers[label] += 1
+        ink = np.unpackbits(row)[: SIDE * SIDE].reshape(SIDE, SIDE)
+        Image.fromarray(ink == 0).save(folder / names[label] / f"{label + 1:04}_{drawers[label]:02}.png")
+
+
+def unpack_cub200(shared: Path, folder: Path) -> None:
+    """Writes the lists and the images of the classes 1-50: <folder>/CUB_200_2011/{*.txt,images/}.
+
+    Args:
+        shared: the folder with `cub200/*.txt` and `cub200/images_classes_1_to_50.tar`.
+        folder: must exist.
+    """
+    with tarfile.open(shared / "cub200" / "images_classes_1_to_50.tar") as archive:
+        archive.extractall(folder, filter="data")
+    for path in sorted((shared / "cub200").glob("*.txt")):
+        shutil.copyfile(path, folder / "CUB_200_2011" / path.name)
+
+
+UNPACK: dict[str, Callable[[Path, Path], None]] = {"cub200": unpack_cub200, "omniglot": unpack_omniglot}
+
+
+def unpack(name: str, shared: Path, out: Path) -> Path:
+    """The folder `out`/`name` with a data set in it, unpacked if it is not there yet."""
+    folder = out / name
+    if folder.is_dir():
+        return folder
+    try:
+        with folder_in_one_piece(folder) as temporary:
+            UNPACK[name](shared, temporary)
+    except RetrievalError:
+        if not folder.is_dir():  # or else another process was faster
+            raise
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shared_data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("name", nargs="?", choices=sorted(UNPACK), help="one data set; both by default")
+    arguments = parser.parse_args()
+    for name in [arguments.name] if arguments.name else sorted(UNPACK):
+        print(unpack(name, arguments.shared_data, arguments.out))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import io
+import random
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval.data import load_image
+from retrieval.errors import DatasetError
+
+
+def noise(height: int = 24, width: int = 37) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def saved(folder, image, name, **options):
+    image.save(folder / name, **options)
+    return folder / name
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr"])
+def test_every_mode_becomes_rgb(tmp_path, mode):
+    image = noise().convert(mode)
+    suffix = "jpg" if mode in ("CMYK", "YCbCr") else "png"
+    loaded = load_image(saved(tmp_path, image, f"image.{suffix}"))
+    assert (loaded.mode, loaded.size) == ("RGB", (37, 24))
+    if suffix == "png" and mode not in ("LA", "RGBA"):
+        np.testing.assert_array_equal(np.asarray(loaded), np.asarray(image.convert("RGB")))
+
+
+def test_opaque_transparent_and_half_transparent_pixels_lie_on_white(tmp_path):
+    pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [10, 20, 30, 128]]], dtype=np.uint8)
+    loaded = np.asarray(load_image(saved(tmp_path, Image.fromarray(pixels), "image.png"))).astype(int)
+    np.testing.assert_array_equal(loaded[0, :2], [[10, 20, 30], [255, 255, 255]])
+    assert np.abs(loaded[0, 2] - [132, 137, 142]).max() <= 1
+
+
+def test_a_transparent_colour_of_greyscale_rgb_and_palette_lies_on_white(tmp_path):
+    grey = Image.fromarray(np.array([[7, 90]], dtype=np.uint8))
+    colour = Image.merge("RGB", (grey, grey, grey))
+    palette = grey.copy()
+    palette.putpalette([value for index in range(256) for value in (index, index, index)])
+    for image, transparent in ((grey, 7), (colour, (7, 7, 7)), (palette, 7)):
+        loaded = load_image(saved(tmp_path, image, "image.png", transparency=transparent))
+        np.testing.assert_array_equal(np.asarray(loaded)[0], [[255] * 3, [90] * 3], err_msg=image.mode)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path, suffix):
+    values = np.array([[0, 128, 129, 257, 32768, 65535]], dtype=np.uint16)
+    loaded = load_image(saved(tmp_path, Image.fromarray(values), f"image.{suffix}"))
+    np.testing.assert_array_equal(np.asarray(loaded)[0, :, 0], [0, 0, 1, 1, 128, 255])
+
+
+def test_numbers_of_unknown_range_are_refused(tmp_path):
+    for values in (np.array([[0.5, 2.0]], dtype=np.float32), np.array([[0, 70000]], dtype=np.int32)):
+        path = saved(tmp_path, Image.fromarray(values), "image.tif")
+        with pytest.raises(DatasetError, match=r"image\.tif: .*convert it to 8 or 16 bits"):
+            load_image(path)
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image = noise()
+    loaded = load_image(saved(tmp_path, image, "image.png", exif=exif))
+    np.testing.assert_array_equal(np.asarray(loaded), np.rot90(np.asarray(image), -1))
+
+
+def test_damaged_metadata_does_not_cost_the_image(tmp_path):
+    path = saved(tmp_path, noise(), "image.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert load_image(path).size == (37, 24)
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path):
+    frames = [Image.new("RGB", (5, 4), color) for color in ("red", "blue")]
+    path = saved(tmp_path, frames[0], "image.gif", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(np.asarray(load_image(path))[0, 0], [255, 0, 0])
+
+
+def refusal(path) -> str:
+    with pytest.raises(DatasetError) as caught:
+        load_image(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+def test_what_is_no_image_is_named_with_the_reason_in_one_line(tmp_path):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "foreign.jpg").write_text("<html>not found</html>\n")
+    (tmp_path / "postscript.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    whole = saved(tmp_path, noise(), "whole.jpg").read_bytes()
+    (tmp_path / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    assert "No such file" in refusal(tmp_path / "missing.png")
+    assert "directory" in refusal(tmp_path)
+    assert "it is empty" in refusal(tmp_path / "empty.png")
+    assert "no image of a known format" in refusal(tmp_path / "foreign.jpg")
+    assert "no image of a known format" in refusal(tmp_path / "postscript.jpg")
+    assert "truncated" in refusal(tmp_path / "truncated.jpg")
+
+
+@pytest.mark.parametrize("limit", [1000, 400])
+def test_decompression_bombs_are_refused_where_pillow_warns_and_where_it_raises(tmp_path, monkeypatch, limit):
+    path = saved(tmp_path, Image.new("RGB", (40, 30)), "image.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    assert f"more than {limit:,} pixels" in refusal(path)
+
+
+def test_damage_anywhere_is_a_dataset_error_or_an_image(tmp_path):
+    generator = random.Random(0)
+    contents = []
+    for format_, options in (("PNG", {}), ("JPEG", {}), ("GIF", {}), ("BMP", {}), ("WEBP", {}), ("TIFF", {})):
+        buffer = io.BytesIO()
+        noise().save(buffer, format_, **options)
+        contents.append(buffer.getvalue())
+    refused = 0
+    for _ in range(600):
+        damaged = bytearray(generator.choice(contents))
+        for _ in range(generator.choice([1, 3, 20])):
+            damaged[generator.randrange(min(len(damaged), generator.choice([60, 400, 10**6])))] = generator.randrange(
+                256
+            )
+        (tmp_path / "image").write_bytes(damaged)
+        try:
+            assert load_image(tmp_path / "image").mode == "RGB"
+        except DatasetError as error:
+            refused += 1
+            assert "\n" not in str(error)  # noqa: PT017 - both outcomes are right
+    assert 0 < refused < 600

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from retrieval.data import (
+    ImageSet,
+    Preprocessing,
+    evaluation_loader,
+    load_image,
+    make_augmentation,
+    prepare,
+    training_loader,
+)
+from retrieval.errors import DatasetError, RetrievalError
+
+PREPROCESSING = Preprocessing(12, 12, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+BATCHES = [(0, np.array([3, 1])), (1, np.array([0, 1, 4])), (2, np.array([3, 1])), (3, np.array([2, 5, 0]))]
+
+
+@pytest.fixture
+def images(tmp_path) -> ImageSet:
+    generator = np.random.default_rng(0)
+    for number in range(6):
+        pixels = generator.integers(0, 256, (40 + number, 300, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    paths = tuple(f"{number}.png" for number in range(6))
+    return ImageSet(tmp_path, paths, np.array([0, 0, 1, 1, 2, 2]), ("a", "b", "c"))
+
+
+def read(images, batches=BATCHES, *, name="photo", seed=0, workers=0):
+    augment = make_augmentation(name, PREPROCESSING)
+    return list(training_loader(images, batches, augment, seed=seed, workers=workers, timeout=60))
+
+
+def assert_same(batches, others):
+    for (pixels, labels), (other_pixels, other_labels) in zip(batches, others, strict=True):
+        assert torch.equal(pixels, other_pixels)
+        assert torch.equal(labels, other_labels)
+
+
+@pytest.mark.parametrize("name", ["character", "photo"])
+def test_the_batches_are_the_same_for_any_number_of_workers(images, name):
+    # The first pass lets OpenCV start threads here; a worker that is forked then must not wait for them.
+    expected = read(images, name=name)
+    for workers in (1, 2, 4):
+        assert_same(read(images, name=name, workers=workers), expected)
+
+
+def test_a_batch_is_the_augmented_images_and_their_labels(images):
+    augment = make_augmentation("photo", PREPROCESSING)
+    pixels, labels = read(images, seed=9)[1]
+    assert (pixels.shape, pixels.dtype, labels.dtype) == ((3, 3, 12, 12), torch.float32, torch.int64)
+    assert labels.tolist() == [0, 0, 2]
+    for row, index in zip(pixels, [0, 1, 4], strict=True):
+        view = augment(load_image(images.root / images.paths[index]), (9, 1, index))
+        np.testing.assert_array_equal(row.numpy(), view)
+
+
+def test_a_run_that_begins_later_goes_on_exactly(images):
+    assert_same(read(images, BATCHES[2:], workers=1), read(images)[2:])
+
+
+def test_the_same_images_look_different_in_another_batch_and_under_another_seed(images):
+    batches = read(images)
+    assert not torch.equal(batches[0][0], batches[2][0])
+    assert not torch.equal(batches[0][0], read(images, seed=1)[0][0])
+
+
+def test_batches_may_come_from_a_generator(images):
+    assert_same(read(images, (batch for batch in BATCHES), workers=2), read(images))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_reads_all_images_in_order(images, workers):
+    loader = evaluation_loader(images, PREPROCESSING, batch_size=4, workers=workers, timeout=60)
+    batches = list(loader)
+    assert len(loader) == 2
+    assert [len(batch) for batch in batches] == [4, 2]
+    expected = [prepare(load_image(images.root / path), PREPROCESSING) for path in images.paths]
+    np.testing.assert_array_equal(torch.cat(batches).numpy(), np.stack(expected))
+    assert len(list(loader)) == 2  # and again
+
+
+def test_a_batch_size_below_one_is_refused(images):
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        evaluation_loader(images, PREPROCESSING, batch_size=0, workers=0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_leaves_the_random_state_of_torch_alone(images, workers):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    read(images, workers=workers)
+    list(evaluation_loader(images, PREPROCESSING, batch_size=4, workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_unreadable_image_is_named_in_one_line_whoever_reads_it(images, workers):
+    broken = images.root / images.paths[4]
+    broken.write_bytes(b"")
+    loader = evaluation_loader(images, PREPROCESSING, batch_size=2, workers=workers, timeout=60)
+    for batches in (loader, training_loader(images, BATCHES, PREPARE, seed=0, workers=workers, timeout=60)):
+        with pytest.raises(DatasetError) as caught:
+            list(batches)
+        assert (
+            str(caught.value)
+            == f"{broken}: cannot be read as an image (it is empty); mend the file or take it out of the data set"
+        )
+
+
+PREPARE = make_augmentation("none", PREPROCESSING)
+
+
+def hang(image, seed):
+    time.sleep(2.5)
+    return PREPARE(image, seed)
+
+
+def die(image, seed):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stumble(image, seed):
+    raise RuntimeError("a mistake in the program")
+
+
+def test_a_worker_that_hangs_ends_the_run(images):
+    with pytest.raises(RetrievalError, match=r"within 1 s; .*data\.timeout"):
+        list(training_loader(images, BATCHES[:1], hang, seed=0, workers=1, timeout=1))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_a_worker_that_is_killed_ends_the_run_in_one_line(images):
+    with pytest.raises(RetrievalError, match="a data worker was lost") as caught:
+        list(training_loader(images, BATCHES[:1], die, seed=0, workers=1, timeout=60))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_in_the_program_keeps_its_own_error(images, workers):
+    with pytest.raises(RuntimeError, match="a mistake in the program"):
+        list(training_loader(images, BATCHES[:1], stumble, seed=0, workers=workers, timeout=60))
