@@ -15,8 +15,8 @@ def list_configs() -> None:
     """The configurations that ship with the project."""
     from retrieval.config import config_names
 
-    for name, first_line in config_names().items():
-        click.echo(f"{name:14} {first_line}")
+    for name, what in config_names().items():
+        click.echo(f"{name:12} {what}")
 
 
 @group.command("show", epilog="Example: retrieval config show glyphs loss.projection=norm")

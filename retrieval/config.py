@@ -109,11 +109,10 @@ class Config(Section):
 
 
 def config_names() -> dict[str, str]:
-    """The configurations that ship with the project: name to first comment line."""
+    """The configurations that ship with the project: name to what it is, the second line of its comment."""
     files = (file for file in resources.files("retrieval.configs").iterdir() if file.name.endswith(".yaml"))
-    return {
-        file.name[:-5]: file.read_text().splitlines()[0].lstrip("# ") for file in sorted(files, key=lambda f: f.name)
-    }
+    lines = {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8").splitlines() for file in files}
+    return {name: lines[name][1].lstrip("# ") for name in sorted(lines)}
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 
 def plain_recall_loss(scores, relevant, irrelevant, weighting: str) -> float:
     """The recall loss of a matrix of scores, by counting intruders with loops."""
@@ -18,3 +20,38 @@ def plain_recall_loss(scores, relevant, irrelevant, weighting: str) -> float:
         if values:
             per_query.append(sum(values) / len(values))
     return sum(per_query) / len(per_query) if per_query else 0.0
+
+
+def plain_neighbours(queries, gallery, k: int, query_ids=None, gallery_ids=None):
+    """Ids and scores of the k nearest of each query, by sorting all of (-score, id); padded with -1 and -inf."""
+    gallery_ids = range(len(gallery)) if gallery_ids is None else gallery_ids
+    all_ids, all_scores = [], []
+    for row, query in enumerate(queries):
+        # float64 products summed in one order for all: copies tie exactly
+        scores = (query.astype(np.float64) * gallery.astype(np.float64)).sum(axis=1).astype(np.float32)
+        own = None if query_ids is None else query_ids[row]
+        ranking = sorted((-float(s), int(i)) for s, i in zip(scores, gallery_ids, strict=True) if i != own)[:k]
+        ranking += [(math.inf, -1)] * (k - len(ranking))
+        all_ids.append([i for _, i in ranking])
+        all_scores.append([-s for s, _ in ranking])
+    return np.array(all_ids).reshape(-1, k), np.array(all_scores, dtype=np.float32).reshape(-1, k)
+
+
+def plain_evaluation(embeddings, labels, ks, ids=None) -> dict[str, float]:
+    """Recall@k, MAP@R and R-precision of every item against all others, query by query and neighbour by neighbour."""
+    ids = list(range(len(labels))) if ids is None else [int(i) for i in ids]
+    label_of = dict(zip(ids, (int(label) for label in labels), strict=True))
+    rankings, _ = plain_neighbours(embeddings, embeddings, len(ids) - 1, ids, ids)
+    values = {name: [] for name in (*(f"recall@{k}" for k in ks), "map@r", "r_precision")}
+    for query, ranking in zip(ids, rankings.tolist(), strict=True):
+        right = [label_of[other] == label_of[query] for other in ranking]
+        r = sum(right)
+        if r == 0:
+            continue
+        for k in ks:
+            values[f"recall@{k}"].append(float(any(right[:k])))
+        values["map@r"].append(sum(sum(right[: i + 1]) / (i + 1) for i in range(r) if right[i]) / r)
+        values["r_precision"].append(sum(right[:r]) / r)
+    queries = len(values["map@r"])
+    figures = {name: sum(column) / queries for name, column in values.items()}
+    return figures | {"queries": queries, "left_out": len(ids) - queries}

@@ -134,6 +134,7 @@ class _Loader(DataLoader[Any]):
                     raise
                 raise RetrievalError(explanation) from error
             if isinstance(batch, DatasetError):
+                del batches  # ends the workers now, not when the frames that the error holds are collected
                 raise batch
             yield batch
 

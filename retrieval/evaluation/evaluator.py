@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
 from retrieval.evaluation.metrics import map_at_r, r_precision, recall_at_k
-from retrieval.evaluation.search import check_ids, check_unit_vectors, check_whole_numbers, search_in_blocks
+from retrieval.evaluation.search import search_in_blocks
 
 
 def evaluate(

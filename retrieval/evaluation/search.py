@@ -13,18 +13,18 @@ from functools import cached_property
 
 import numpy as np
 
+from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
+
 # Twice the largest error of a float32 inner product of unit vectors (8e-7 measured up to 2,048 dimensions), and a margin.
 NEAR_TIE = 4e-6
 # Candidates beyond the k-th: chance near ties at the boundary end within these.
 SLACK = 8
 # faiss leaves BLAS, and becomes ten times slower, where queries x dimension of a call is below this.
 BLAS_THRESHOLD = 128_000
-# Query-candidate pairs held at a time: bounds the working memory, to some 40 bytes a pair.
+# Query-candidate pairs held at a time: bounds the working memory, at some 60 bytes a pair.
 MAX_PAIRS = 2**21
 # The same for the float64 products of near ties, in numbers: small enough for the processor's cache.
 RESCORED_NUMBERS = 2**18
-
-UNIT_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,54 +95,6 @@ def search_in_blocks(
     if query_ids is not None:
         own_ids = check_whole_numbers("query_ids", query_ids, len(queries))
     return _blocks(queries, _Gallery(gallery, ids), k, own_ids)
-
-
-def check_unit_vectors(name: str, vectors: np.ndarray) -> np.ndarray:
-    """The vectors, contiguous, if they are a (num, dim) float32 array of finite rows of length 1 (to 1e-3).
-
-    Raises:
-        ValueError: they are not; names the first row at fault.
-    """
-    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32 or vectors.ndim != 2 or not vectors.shape[1]:
-        found = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
-        raise ValueError(f"{name}: {found}, expected a float32 NumPy array (number, dimension)")
-    with np.errstate(over="ignore", invalid="ignore"):
-        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_TOLERANCE))  # written so that NaN is wrong, too
-    if len(wrong):
-        raise ValueError(
-            f"{name}: row {wrong[0]} has length {lengths[wrong[0]]:.6g} ({len(wrong)} of {len(vectors)} rows are at fault), "
-            "expected finite unit vectors; normalise them"
-        )
-    return np.ascontiguousarray(vectors)
-
-
-def check_whole_numbers(name: str, values: np.ndarray, count: int) -> np.ndarray:
-    """The values as int64, if they are `count` whole numbers that int64 can hold.
-
-    Raises:
-        ValueError: they are not.
-    """
-    values = np.asarray(values)
-    if values.shape != (count,) or not np.issubdtype(values.dtype, np.integer) or values.dtype == np.uint64:
-        raise ValueError(f"{name}: {values.dtype} {values.shape}, expected whole numbers (int64) of shape ({count},)")
-    return values.astype(np.int64)
-
-
-def check_ids(name: str, ids: np.ndarray, count: int) -> np.ndarray:
-    """The ids as int64, if they are `count` whole numbers from 0, none twice.
-
-    Raises:
-        ValueError: they are not.
-    """
-    ids = check_whole_numbers(name, ids, count)
-    if count and ids.min() < 0:
-        raise ValueError(f"{name}: {ids.min()} is negative, expected numbers from 0 (-1 stands for no neighbour)")
-    in_order = np.sort(ids)
-    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
-    if len(repeated):
-        raise ValueError(f"{name}: {repeated[0]} occurs twice, expected every id once")
-    return ids
 
 
 def _blocks(queries: np.ndarray, gallery: _Gallery, k: int, own_ids: np.ndarray | None) -> Iterator[Neighbours]:

@@ -11,22 +11,20 @@ It holds everything that a search needs except the images, so it can be moved an
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import retrieval
 from retrieval.errors import IndexFormatError
-from retrieval.evaluation.search import check_ids, check_unit_vectors, check_whole_numbers
+from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
 from retrieval.files import folder_in_one_piece
+from retrieval.index.items import check_names, items_csv, read_items
 from retrieval.index.manifest import (
     FILES,
     ITEMS,
@@ -39,11 +37,7 @@ from retrieval.index.manifest import (
     read_manifest,
     write_manifest,
 )
-
-COLUMNS = ["id", "label", "class", "path"]
-METRIC = "inner_product"
-# What marks a faiss file as an IndexFlatIP; other types are not even handed to faiss's reader.
-FLAT_INNER_PRODUCT = b"IxFI"
+from retrieval.index.vectors import METRIC, read_vectors, vectors_faiss
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,11 +132,11 @@ def write_bundle(
     if (model is None) != (weights is None):
         raise ValueError("model and weights belong together: give both or neither")
     names = [class_names[label] for label in labels]
-    _check_names(folder, names, paths)
+    check_names(folder, names, paths)
     _check_replaceable(folder, overwrite)
-    contents = {VECTORS: _serialise(vectors), ITEMS: _items_csv(ids, labels, names, paths)}
+    contents = {VECTORS: vectors_faiss(vectors), ITEMS: items_csv(ids, labels, names, paths)}
     if model is not None and weights is not None:
-        contents |= {MODEL: json.dumps(model, indent=2, ensure_ascii=False, allow_nan=False).encode(), WEIGHTS: weights}
+        contents |= {MODEL: json.dumps(model, indent=2, allow_nan=False).encode(), WEIGHTS: weights}
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
@@ -172,71 +166,10 @@ def read_bundle(folder: str | Path) -> Bundle:
     for key, expected in (("metric", METRIC), ("normalised", True)):
         if manifest[key] != expected:
             raise IndexFormatError(f"{folder / MANIFEST}: {key} is {manifest[key]!r}, expected {expected!r}; {REMEDY}")
-    vectors = _read_vectors(folder / VECTORS, (manifest["count"], manifest["dimension"]))
-    ids, labels, names, paths = _read_items(folder / ITEMS, manifest["count"], manifest["num_classes"])
-    _check_names(folder / ITEMS, names, paths)
+    vectors = read_vectors(folder / VECTORS, (manifest["count"], manifest["dimension"]))
+    ids, labels, names, paths = read_items(folder / ITEMS, manifest["count"], manifest["num_classes"])
     model = _read_model(folder / MODEL) if MODEL in manifest["files"] else None
     return Bundle(folder, vectors, ids, labels, names, paths, model, manifest)
-
-
-def _serialise(vectors: np.ndarray) -> bytes:
-    import faiss
-
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    # To memory, not to a file: faiss reports a full disk as a RuntimeError.
-    return faiss.serialize_index(index).tobytes()
-
-
-def _read_vectors(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    import faiss
-
-    content = path.read_bytes()
-    if content[:4] != FLAT_INNER_PRODUCT:
-        raise IndexFormatError(
-            f"{path}: index type is {content[:4]!r}, expected {FLAT_INNER_PRODUCT!r} (IndexFlatIP); {REMEDY}"
-        )
-    try:
-        index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
-    except RuntimeError as error:
-        raise IndexFormatError(f"{path}: faiss cannot read it ({str(error).splitlines()[0]}); {REMEDY}") from error
-    if index.metric_type != faiss.METRIC_INNER_PRODUCT or (index.ntotal, index.d) != shape:
-        raise IndexFormatError(
-            f"{path}: holds {index.ntotal} x {index.d} values under metric {index.metric_type}, expected "
-            f"{shape[0]} x {shape[1]} and {faiss.METRIC_INNER_PRODUCT} ({METRIC}); {REMEDY}"
-        )
-    vectors = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d).reshape(shape).copy()
-    try:
-        return check_unit_vectors("vectors", vectors)
-    except ValueError as error:
-        raise IndexFormatError(f"{path}: {error}; {REMEDY}") from error
-
-
-def _items_csv(ids: np.ndarray, labels: np.ndarray, names: Sequence[str], paths: Sequence[str]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(zip(ids.tolist(), labels.tolist(), names, paths, strict=True))
-    return text.getvalue().encode()
-
-
-def _read_items(
-    path: Path, count: int, num_classes: int
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
-    try:
-        header, *rows = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
-        if header != COLUMNS:
-            raise ValueError(f"its columns are {','.join(header)}, expected {','.join(COLUMNS)}")
-        columns = tuple(zip(*rows, strict=True))
-        if len(rows) != count or len(columns) != len(COLUMNS):
-            raise ValueError(f"{len(rows)} rows of {len(columns)} columns, expected {count} of {len(COLUMNS)}")
-        ids = check_ids("id", np.array([int(word) for word in columns[0]]), count)
-        labels = check_whole_numbers("label", np.array([int(word) for word in columns[1]]), count)
-        if len(np.unique(labels)) != num_classes:
-            raise ValueError(f"{len(np.unique(labels))} different labels, expected {num_classes}")
-    except (ValueError, csv.Error) as error:
-        raise IndexFormatError(f"{path}: {error}; {REMEDY}") from error
-    return ids, labels, columns[2], columns[3]
 
 
 def _read_model(path: Path) -> dict[str, Any]:
@@ -249,18 +182,6 @@ def _read_model(path: Path) -> dict[str, Any]:
     return model
 
 
-def _check_names(where: Path, names: Sequence[str], paths: Sequence[str]) -> None:
-    for name in (*names, *paths):
-        if re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
-            raise IndexFormatError(
-                f"{where}: {name!r} holds a control character or bytes that are not UTF-8; rename it and {REMEDY}"
-            )
-    for path in paths:
-        # Windows' rules see every absolute path and every "..", of whichever system.
-        if not path or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
-            raise IndexFormatError(f"{where}: path {path!r} does not stay below the images' root; {REMEDY}")
-
-
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
     if not overwrite or not folder.exists():
         return
@@ -269,7 +190,8 @@ def _check_replaceable(folder: Path, overwrite: bool) -> None:
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in (*FILES, MANIFEST))
     if foreign:
         raise IndexFormatError(
-            f"{folder}: holds {foreign[0]!r}, which is no part of an index and would be lost; move it away, or choose another folder"
+            f"{folder}: holds {foreign[0]!r}, which is no part of an index and would be lost; "
+            "move it away, or choose another folder"
         )
 
 

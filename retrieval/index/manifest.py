@@ -46,7 +46,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """
     files = {name: _describe(folder / name) for name in FILES if (folder / name).exists()}
     manifest = {"format": FORMAT, "version": VERSION, **facts, "files": files}
-    text = json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=2, allow_nan=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 

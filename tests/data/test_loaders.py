@@ -21,6 +21,8 @@ from retrieval.data import (
 from retrieval.errors import DatasetError, RetrievalError
 
 PREPROCESSING = Preprocessing(12, 12, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+PREPARE = make_augmentation("none", PREPROCESSING)
+ONE_IMAGE = [(0, np.array([2]))]
 BATCHES = [(0, np.array([3, 1])), (1, np.array([0, 1, 4])), (2, np.array([3, 1])), (3, np.array([2, 5, 0]))]
 
 
@@ -45,6 +47,7 @@ def assert_same(batches, others):
         assert torch.equal(labels, other_labels)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize("name", ["character", "photo"])
 def test_the_batches_are_the_same_for_any_number_of_workers(images, name):
     # The first pass lets OpenCV start threads here; a worker that is forked then must not wait for them.
@@ -116,11 +119,8 @@ def test_an_unreadable_image_is_named_in_one_line_whoever_reads_it(images, worke
         )
 
 
-PREPARE = make_augmentation("none", PREPROCESSING)
-
-
 def hang(image, seed):
-    time.sleep(2.5)
+    time.sleep(1.5)
     return PREPARE(image, seed)
 
 
@@ -134,17 +134,19 @@ def stumble(image, seed):
 
 def test_a_worker_that_hangs_ends_the_run(images):
     with pytest.raises(RetrievalError, match=r"within 1 s; .*data\.timeout"):
-        list(training_loader(images, BATCHES[:1], hang, seed=0, workers=1, timeout=1))
+        list(training_loader(images, ONE_IMAGE, hang, seed=0, workers=1, timeout=1))
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_a_worker_that_is_killed_ends_the_run_in_one_line(images):
     with pytest.raises(RetrievalError, match="a data worker was lost") as caught:
-        list(training_loader(images, BATCHES[:1], die, seed=0, workers=1, timeout=60))
+        list(training_loader(images, ONE_IMAGE, die, seed=0, workers=1, timeout=60))
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(1, marks=pytest.mark.slow)]
+)  # torch takes seconds to give up the worker
 def test_a_mistake_in_the_program_keeps_its_own_error(images, workers):
     with pytest.raises(RuntimeError, match="a mistake in the program"):
-        list(training_loader(images, BATCHES[:1], stumble, seed=0, workers=workers, timeout=60))
+        list(training_loader(images, ONE_IMAGE, stumble, seed=0, workers=workers, timeout=60))

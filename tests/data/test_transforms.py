@@ -50,10 +50,16 @@ def test_preparing_equals_torchvision_bit_for_bit(interpolation):
 
 
 @pytest.mark.parametrize("size", [(1, 200_000), (200_000, 1)])
-def test_of_an_image_like_a_thread_only_the_middle_is_resized(size):
+def test_of_an_image_like_a_thread_only_the_middle_is_resized(monkeypatch, size):
+    asked_for = []
+    resize = Image.Image.resize
+    monkeypatch.setattr(
+        Image.Image, "resize", lambda image, size, *args: asked_for.append(max(size)) or resize(image, size, *args)
+    )
     image = Image.new("RGB", size, "white")
     image.paste("black", (0, 0, max(size[0] // 3, 1), max(size[1] // 3, 1)))
     np.testing.assert_array_equal(prepare(image, PLAIN), np.ones((3, 24, 24)))
+    assert asked_for == [16 * 32]
 
 
 def test_an_image_that_is_not_rgb_is_refused():

@@ -1,0 +1,363 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from retrieval import cli
+from retrieval.index import read_bundle
+
+SMALL = [
+    "data.name=folder",
+    "image.size=32",
+    "image.resize=32",
+    "image.augmentation=character",
+    "model.backbone=test_resnet",
+    "model.pretrained=false",
+    "model.embedding_dim=16",
+    "data.validation_share=0.25",
+    "data.workers=0",
+    "batch.size=8",
+    "batch.samples_per_class=2",
+    "training.epochs=2",
+    "device=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Eight training and four test classes of seven noisy drawings each."""
+    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, classes in (("train", range(8)), ("test", range(8, 12))):
+        for class_ in classes:
+            folder = root / split / f"class {class_:02d}"
+            folder.mkdir(parents=True)
+            corners = generator.integers(4, 36, (3, 2))
+            for i in range(7):
+                image = Image.new("RGB", (40, 40), "white")
+                ImageDraw.Draw(image).polygon(
+                    [tuple(map(int, c)) for c in corners + generator.integers(-2, 3, (3, 2))], "black"
+                )
+                image.save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(images, tmp_path_factory) -> Path:
+    """A trained run with an index of its test split."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert cli.run(["train", "--config", "glyphs", "--out", str(folder), f"data.root={images}", *SMALL]) == 0
+    assert cli.run(["index", str(folder)]) == 0
+    return folder
+
+
+def call(capsys, *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = cli.run(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_a_run_leaves_everything_that_was_promised(run):
+    names = {file.name for file in run.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "environment.json",
+        "metrics.csv",
+        "results.json",
+        "last.safetensors",
+        "best.safetensors",
+    }
+    assert names >= {"curves.png", "gallery.png", "index-test"}
+    assert not [name for name in names if name.startswith(".")]
+    assert (run / "metrics.csv").read_text().splitlines()[0].startswith("epoch,step,loss,validation recall@1")
+    for picture in ("curves.png", "gallery.png"):
+        with Image.open(run / picture) as image:
+            assert min(image.size) > 300
+
+
+def test_recall_on_the_saved_index_equals_the_last_epochs_figures_to_the_digit(run, capsys):
+    code, out, err = call(capsys, "recall", str(run / "index-test"), "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == json.loads((run / "results.json").read_text())["last"]
+
+
+def test_the_table_shows_the_same_figures_in_percent(run, capsys):
+    figures = json.loads((run / "results.json").read_text())["last"]
+    code, out, _ = call(capsys, "recall", str(run / "index-test"), "--k", "1,3")
+    assert code == 0
+    assert f"{100 * figures['recall@1']:.2f}" in out
+    assert f"{100 * figures['map@r']:.2f}" in out
+    assert "recall@3" in out
+    assert "over 28 queries" in out
+
+
+def test_searching_with_a_gallery_image_finds_it_first_then_its_neighbours(run, images, capsys, tmp_path):
+    query = images / "test" / "class 09" / "3.png"
+    picture = tmp_path / "found.png"
+    code, out, _ = call(
+        capsys, "search", str(run / "index-test"), str(query), "--k", "5", "--json", "--picture", str(picture)
+    )
+    assert code == 0
+    (result,) = json.loads(out)
+    assert [neighbour["rank"] for neighbour in result["neighbours"]] == [1, 2, 3, 4, 5]
+    assert result["neighbours"][0]["path"] == "test/class 09/3.png"
+    assert result["neighbours"][0]["score"] == pytest.approx(1, abs=1e-5)
+    scores = [neighbour["score"] for neighbour in result["neighbours"]]
+    assert scores == sorted(scores, reverse=True)
+    with Image.open(picture) as image:
+        assert image.width > 300
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
+def test_an_image_of_any_mode_can_be_searched(run, images, capsys, tmp_path, mode):
+    with Image.open(images / "test" / "class 09" / "3.png") as image:
+        if mode == "I;16":
+            converted = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+        else:
+            converted = image.convert("L").convert(mode) if mode == "LA" else image.convert(mode)
+    file = tmp_path / ("query.tif" if mode == "CMYK" else "query.png")
+    converted.save(file)
+    code, out, _ = call(capsys, "search", str(run / "index-test"), str(file), "--k", "1", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["neighbours"][0]["path"] == "test/class 09/3.png"
+
+
+def test_the_index_works_where_it_is_moved_without_run_and_images(run, capsys, tmp_path):
+    shutil.copytree(run / "index-test", tmp_path / "moved")
+    assert (
+        call(capsys, "recall", str(tmp_path / "moved"), "--json")[1]
+        == call(capsys, "recall", str(run / "index-test"), "--json")[1]
+    )
+
+
+def test_the_best_checkpoint_and_other_splits_can_be_indexed(run, capsys, tmp_path):
+    code, out, _ = call(
+        capsys, "index", str(run), "--split", "validation", "--checkpoint", "best", "--out", str(tmp_path / "v")
+    )
+    assert code == 0
+    assert str(tmp_path / "v") in out
+    bundle = read_bundle(tmp_path / "v")
+    assert len(bundle.ids) == 14
+    assert bundle.manifest["source"]["checkpoint"] == "best"
+
+
+def test_a_stopped_run_is_resumed_to_the_same_weights_as_one_that_was_not(images, tmp_path, monkeypatch, capsys):
+    from retrieval import recipes
+    from retrieval.training import load_checkpoint
+
+    arguments = ["train", "--config", "glyphs", f"data.root={images}", *SMALL, "training.epochs=4", "loss.noise=0.01"]
+    assert cli.run([*arguments, "--out", str(tmp_path / "whole")]) == 0
+
+    write = recipes.write_metrics
+
+    def stop_in_the_third_epoch(path, rows):
+        if len(rows) == 3:
+            raise KeyboardInterrupt
+        write(path, rows)
+
+    monkeypatch.setattr(recipes, "write_metrics", stop_in_the_third_epoch)
+    assert cli.run([*arguments, "--out", str(tmp_path / "stopped")]) == 130
+    assert capsys.readouterr().err.endswith("interrupted\n")
+    monkeypatch.undo()
+    assert cli.run([*arguments, "--out", str(tmp_path / "stopped"), "--resume"]) == 0
+
+    whole, stopped = (load_checkpoint(tmp_path / name / "last.safetensors") for name in ("whole", "stopped"))
+    assert all((whole["model"][name] == stopped["model"][name]).all() for name in whole["model"])
+    assert whole["rows"] == stopped["rows"]
+    for file in ("metrics.csv", "results.json"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()
+
+
+def test_workers_do_not_change_a_run(images, run, tmp_path):
+    arguments = [
+        "train",
+        "--config",
+        "glyphs",
+        "--out",
+        str(tmp_path / "run"),
+        f"data.root={images}",
+        *SMALL,
+        "data.workers=2",
+    ]
+    assert cli.run(arguments) == 0
+    assert (tmp_path / "run" / "results.json").read_bytes() == (run / "results.json").read_bytes()
+
+
+class TestBadInput:
+    """Each is one line on stderr, nothing on stdout, and the right exit code."""
+
+    def expect(self, capsys, code: int, words: str, *arguments: str) -> None:
+        found, out, err = call(capsys, *arguments)
+        assert found == code, err
+        assert out == ""
+        assert words in err
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+
+    def train(self, root, out, *overrides: str) -> list[str]:
+        return ["train", "--config", "glyphs", "--out", str(out), f"data.root={root}", *SMALL, *overrides]
+
+    def test_a_missing_or_empty_data_folder(self, capsys, tmp_path):
+        self.expect(capsys, 1, str(tmp_path / "none"), *self.train(tmp_path / "none", tmp_path / "run"))
+        (tmp_path / "empty").mkdir()
+        self.expect(capsys, 1, str(tmp_path / "empty"), *self.train(tmp_path / "empty", tmp_path / "run"))
+        assert not (tmp_path / "run").exists()
+
+    def test_a_training_class_with_one_image(self, capsys, images, tmp_path):
+        shutil.copytree(images, tmp_path / "images")
+        for i in range(1, 7):
+            (tmp_path / "images" / "train" / "class 03" / f"{i}.png").unlink()
+        self.expect(
+            capsys, 1, "class 03", *self.train(tmp_path / "images", tmp_path / "run", "data.validation_share=0")
+        )
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_an_unreadable_image_in_training_and_in_evaluation(self, capsys, images, tmp_path, workers):
+        for split in ("train", "test"):
+            root = tmp_path / split
+            shutil.copytree(images, root)
+            for file in (root / split).rglob("2.png"):
+                file.write_bytes(file.read_bytes()[:60])
+            overrides = (f"data.workers={workers}", "data.validation_share=0", "training.epochs=1")
+            # The log says how the untrained model did before training meets the first broken image.
+            found, out, err = call(capsys, "--quiet", *self.train(root, tmp_path / f"run-{split}", *overrides))
+            assert (found, out) == (1, "")
+            assert f"{root}/{split}/class" in err
+            assert "2.png" in err
+            assert err.count("\n") == 1
+
+    def test_mistakes_of_the_configuration_come_all_at_once(self, capsys, tmp_path):
+        (tmp_path / "c.yaml").write_text("seed: 1\nseed: 2\nmodle: {}\ntraining: {epochs: soon}\n")
+        code, out, err = call(capsys, "train", "--config", str(tmp_path / "c.yaml"), "loss.projection=sdt")
+        assert (code, out) == (2, "")
+        for words in (
+            "'seed' stands twice",
+            "did you mean model?",
+            "training.epochs",
+            "'none', 'mean', 'norm' or 'std'",
+        ):
+            assert words in err
+        assert err.count("error: ") == err.count("\n") == 4
+
+    def test_an_unknown_backbone_data_set_optimizer_or_device(self, capsys, images, tmp_path):
+        out = tmp_path / "run"
+        self.expect(capsys, 2, "did you mean resnet50", *self.train(images, out, "model.backbone=resnet5O"))
+        self.expect(capsys, 2, "did you mean folder", *self.train(images, out, "data.name=fodler"))
+        self.expect(capsys, 2, "did you mean", *self.train(images, out, "training.optimizer=adamx"))
+        self.expect(capsys, 2, "device", *self.train(images, out, "device=tpu9"))
+        self.expect(capsys, 2, "did you mean test_share", *self.train(images, out, "data.options={test_shar: 0.5}"))
+        assert not out.exists()
+
+    def test_a_batch_that_the_classes_cannot_fill(self, capsys, images, tmp_path):
+        self.expect(capsys, 2, "batch", *self.train(images, tmp_path / "run", "batch.size=128"))
+
+    def test_a_run_folder_in_use(self, capsys, images, run):
+        before = (run / "results.json").read_bytes()
+        self.expect(capsys, 1, "--resume, --overwrite, or another --out", *self.train(images, run))
+        self.expect(capsys, 1, "another configuration", *self.train(images, run, "seed=5"), "--resume")
+        assert (run / "results.json").read_bytes() == before
+
+    def test_resuming_where_there_is_no_run(self, capsys, images, tmp_path):
+        self.expect(capsys, 1, "not the folder of a training run", *self.train(images, tmp_path / "none"), "--resume")
+
+    def test_a_missing_or_altered_file_of_an_index(self, capsys, run, tmp_path):
+        for name in ("vectors.faiss", "items.csv", "model.json", "model.safetensors", "manifest.json"):
+            for how in ("missing", "altered"):
+                index = tmp_path / f"{how}-{name}"
+                shutil.copytree(run / "index-test", index)
+                file = index / name
+                content = bytearray(file.read_bytes())
+                content[len(content) // 2] ^= 1
+                file.unlink() if how == "missing" else file.write_bytes(content)
+                self.expect(capsys, 1, str(index), "recall", str(index))
+
+    def test_an_index_that_is_there_is_kept(self, capsys, run):
+        self.expect(capsys, 1, "exists already", "index", str(run))
+
+    def test_a_query_that_is_no_image(self, capsys, run, tmp_path):
+        (tmp_path / "text.png").write_text("no image")
+        self.expect(capsys, 1, "text.png", "search", str(run / "index-test"), str(tmp_path / "text.png"))
+        self.expect(capsys, 1, "nowhere.png", "search", str(run / "index-test"), str(tmp_path / "nowhere.png"))
+
+    def test_a_k_beyond_the_gallery(self, capsys, run):
+        self.expect(capsys, 2, "largest usable k is 27", "recall", str(run / "index-test"), "--k", "28")
+
+    def test_wrong_usage(self, capsys):
+        for arguments in (
+            ["trian"],
+            ["recall"],
+            ["recall", "x", "--k", "0"],
+            ["recall", "x", "--k", "one"],
+            ["train", "--resume", "--overwrite"],
+        ):
+            code, out, err = call(capsys, *arguments)
+            assert (code, out) == (2, "")
+            assert "Error: " in err
+
+    def test_a_fault_of_the_program_is_one_line_and_a_traceback_only_on_request(self, capsys, monkeypatch):
+        from retrieval import recipes
+
+        def fail(*args, **kwargs):
+            raise ZeroDivisionError("by accident")
+
+        monkeypatch.setattr(recipes, "evaluate", fail)
+        self.expect(capsys, 1, "ZeroDivisionError: by accident", "recall", "x")
+        code, _, err = call(capsys, "--debug", "recall", "x")
+        assert code == 1
+        assert "Traceback" in err
+
+    def test_torch_and_torchvision_that_do_not_fit_are_named_with_the_mend(self, capsys, monkeypatch):
+        from retrieval import recipes
+
+        def fail(*args, **kwargs):
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+        monkeypatch.setattr(recipes, "evaluate", fail)
+        self.expect(capsys, 1, "pip install --force-reinstall torch torchvision", "recall", "x")
+
+
+class TestConfigCommands:
+    def test_list_shows_every_configuration_in_80_columns(self, capsys):
+        code, out, _ = call(capsys, "config", "list")
+        assert code == 0
+        assert "glyphs" in out
+        assert max(map(len, out.splitlines())) <= 80
+
+    def test_show_prints_what_train_reads_back(self, capsys, tmp_path):
+        code, out, _ = call(capsys, "config", "show", "glyphs", "seed=3")
+        assert code == 0
+        (tmp_path / "c.yaml").write_text(out)
+        assert call(capsys, "config", "show", str(tmp_path / "c.yaml"))[1] == out
+
+    def test_check_says_so_where_there_is_no_mistake(self, capsys):
+        assert call(capsys, "config", "check", "glyphs", "training.epochs=1") == (0, "glyphs: no mistakes\n", "")
+        assert call(capsys, "config", "check", "glyphs", "training.epohcs=1")[0] == 2
+
+
+def test_help_imports_neither_torch_nor_any_other_heavy_package():
+    code = (
+        "import sys; from retrieval import cli; cli.run(['--help']); cli.run(['train', '--help']); cli.run(['recall', '-h'])\n"
+        "heavy = {'torch', 'timm', 'numpy', 'faiss', 'albumentations', 'pytorch_metric_learning', 'matplotlib', 'pydantic'}\n"
+        "sys.exit(','.join(sorted(heavy & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Examples" in done.stdout
+
+
+def test_the_console_command_and_the_module_are_the_same(tmp_path):
+    script = Path(sys.executable).parent / "retrieval"
+    for command in ([str(script)], [sys.executable, "-m", "retrieval.cli"]):
+        done = subprocess.run(
+            [*command, "recall", "none"], capture_output=True, text=True, check=False, cwd=tmp_path, env=os.environ
+        )
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: none: ")

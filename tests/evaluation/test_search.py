@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_array_equal
+from reference import plain_neighbours
+
+from retrieval.evaluation import search
+from retrieval.evaluation.search import NEAR_TIE, search_in_blocks
+
+# The package's `search` is the function; its settings are the module's.
+MODULE = importlib.import_module("retrieval.evaluation.search")
+
+
+def unit(vectors):
+    vectors = np.asarray(vectors, dtype=np.float64)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def random_vectors(count, dimension, seed=0):
+    return unit(np.random.default_rng(seed).standard_normal((count, dimension)))
+
+
+def assert_as_plain(queries, gallery, k, query_ids=None, gallery_ids=None):
+    found = search(queries, gallery, k, query_ids=query_ids, gallery_ids=gallery_ids)
+    ids, scores = plain_neighbours(queries, gallery, k, query_ids, gallery_ids)
+    assert found.ids.dtype == np.int64
+    assert found.scores.dtype == np.float32
+    assert_array_equal(found.ids, ids)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 7, 64, 300])
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_neighbours_are_those_of_sorting_everything(dimension, k):
+    assert_as_plain(random_vectors(30, dimension, 1), random_vectors(200, dimension, 2), k)
+
+
+def test_copies_come_in_the_order_of_their_ids_whatever_their_positions():
+    rng = np.random.default_rng(0)
+    gallery = random_vectors(40, 96)[rng.integers(0, 40, 300)]
+    ids = rng.permutation(10_000)[:300]
+    for k in (1, 3, 9, 50, 299, 300):
+        assert_as_plain(gallery[:60], gallery, k, query_ids=ids[:60], gallery_ids=ids)
+
+
+def test_the_query_is_left_out_by_its_id_and_not_by_its_position():
+    gallery = np.repeat(random_vectors(1, 8), 4, axis=0)
+    found = search(gallery[[2]], gallery, 3, query_ids=np.array([12]), gallery_ids=np.array([13, 11, 12, 10]))
+    assert_array_equal(found.ids, [[10, 11, 13]])
+
+
+def test_nothing_is_left_out_without_query_ids_or_for_an_id_that_the_gallery_lacks():
+    gallery = random_vectors(20, 8)
+    assert search(gallery[[3]], gallery, 1).ids[0, 0] == 3
+    assert search(gallery[[3]], gallery, 1, query_ids=np.array([99])).ids[0, 0] == 3
+
+
+def test_what_the_gallery_lacks_is_padded():
+    gallery = random_vectors(3, 8)
+    found = search(gallery, gallery, 5, query_ids=np.arange(3))
+    assert_array_equal(found.ids[:, 2:], -1)
+    assert_array_equal(found.scores[:, 2:], -np.inf)
+    assert_as_plain(gallery, gallery, 5, query_ids=np.arange(3))
+    assert_as_plain(gallery, gallery, 5)
+
+
+def test_a_gallery_of_one_and_a_search_without_queries_work():
+    one = random_vectors(1, 8)
+    assert_array_equal(search(one, one, 2, query_ids=np.array([0])).ids, [[-1, -1]])
+    assert search(one[:0], one, 3).ids.shape == (0, 3)
+    assert search(one[:0], one, 3).scores.shape == (0, 3)
+
+
+def test_thousands_of_identical_vectors_come_in_the_order_of_their_ids():
+    gallery = np.repeat(random_vectors(1, 100), 5_000, axis=0)
+    ids = np.random.default_rng(0).permutation(5_000)
+    found = search(gallery, gallery, 4, query_ids=ids, gallery_ids=ids)
+    expected = np.tile(np.arange(4), (5_000, 1))
+    for own in range(4):
+        expected[ids == own] = np.delete(np.arange(5), own)
+    assert_array_equal(found.ids, expected)
+    assert (found.scores == found.scores[0, 0]).all()
+
+
+def test_ties_between_different_vectors_that_run_past_k_come_in_the_order_of_their_ids():
+    axes = np.eye(400, dtype=np.float32)
+    ids = np.random.default_rng(0).permutation(400)
+    assert_as_plain(axes[:50], axes, 6, query_ids=ids[:50], gallery_ids=ids)
+    signed = np.concatenate([axes, -axes])  # products of 0.0 and of -0.0
+    assert_as_plain(signed[350:450], signed, 30)
+
+
+@pytest.mark.parametrize("spread", [1e-8, 1e-7, 1e-6, 1e-5])
+def test_a_collapsed_gallery_is_ranked_by_its_exact_scores(spread):
+    noise = np.random.default_rng(0).standard_normal((400, 64))
+    gallery = unit(random_vectors(1, 64) + spread * noise)
+    assert_as_plain(gallery[:40], gallery, 10, query_ids=np.arange(40))
+
+
+def test_the_order_does_not_depend_on_k_or_on_the_other_queries():
+    rng = np.random.default_rng(0)
+    gallery = random_vectors(700, 128)[rng.integers(0, 700, 1_500)]
+    whole = search(gallery, gallery, 60, query_ids=np.arange(1_500))
+    for k in (1, 2, 17):
+        found = search(gallery, gallery, k, query_ids=np.arange(1_500))
+        assert_array_equal(found.ids, whole.ids[:, :k])
+    for rows in (slice(0, 1), slice(7, 30), slice(700, 1_500)):
+        found = search(gallery[rows], gallery, 60, query_ids=np.arange(1_500)[rows])
+        assert_array_equal(found.ids, whole.ids[rows])
+
+
+def test_blocks_together_are_the_whole_search(monkeypatch):
+    monkeypatch.setattr(MODULE, "BLAS_THRESHOLD", 1)
+    monkeypatch.setattr(MODULE, "MAX_PAIRS", 500)
+    monkeypatch.setattr(MODULE, "RESCORED_NUMBERS", 100)
+    gallery = np.concatenate([random_vectors(90, 16), np.repeat(random_vectors(1, 16, 5), 60, axis=0)])
+    blocks = list(search_in_blocks(gallery, gallery, 7, query_ids=np.arange(150)))
+    assert len(blocks) > 3
+    ids, _ = plain_neighbours(gallery, gallery, 7, np.arange(150))
+    assert_array_equal(np.concatenate([block.ids for block in blocks]), ids)
+
+
+def test_blocks_stay_above_the_size_below_which_faiss_leaves_blas(monkeypatch):
+    sizes = []
+    gallery = random_vectors(3_000, 512)
+    for block in search_in_blocks(gallery, gallery, 2_500):
+        sizes.append(len(block.ids))
+    assert sum(sizes) == 3_000
+    assert min(sizes) * 512 >= 128_000
+
+
+@st.composite
+def few_directions(draw):
+    """Unit vectors of few different directions, so that all kinds of ties occur, and ids in any order."""
+    grid = draw(hnp.arrays(np.int8, st.tuples(st.integers(1, 25), st.integers(1, 4)), elements=st.integers(-2, 2)))
+    grid[~grid.any(axis=1), 0] = 1
+    ids = draw(st.permutations(range(0, 3 * len(grid), 3)))
+    return unit(grid), np.array(ids)
+
+
+@settings(deadline=None, max_examples=150)
+@given(few_directions(), st.integers(1, 30), st.booleans())
+def test_any_gallery_is_ranked_by_score_then_id(drawn, k, leave_out):
+    gallery, ids = drawn
+    assert_as_plain(gallery, gallery, k, query_ids=ids if leave_out else None, gallery_ids=ids)
+
+
+@settings(deadline=None, max_examples=25)
+@given(few_directions(), st.integers(1, 12))
+def test_any_gallery_of_many_copies_is_ranked_by_score_then_id(drawn, k):
+    directions, _ = drawn
+    rng = np.random.default_rng(0)
+    gallery = directions[rng.integers(0, len(directions), 120)]
+    assert_as_plain(gallery[:20], gallery, k, query_ids=np.arange(20))
+
+
+def test_scores_that_faiss_gets_wrong_by_less_than_a_near_tie_do_not_change_the_order(monkeypatch):
+    import faiss
+
+    class Inexact(faiss.IndexFlatIP):
+        def search(self, queries, k):
+            scores, positions = super().search(queries, self.ntotal)
+            noise = np.random.default_rng(0).uniform(-NEAR_TIE, NEAR_TIE, scores.shape) * 0.45
+            scores = scores + noise.astype(np.float32)
+            order = np.argsort(-scores, axis=1)[:, :k]
+            return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+    monkeypatch.setattr(faiss, "IndexFlatIP", Inexact)
+    rng = np.random.default_rng(1)
+    gallery = unit(random_vectors(30, 24)[rng.integers(0, 30, 500)] + 1e-6 * rng.standard_normal((500, 24)))
+    ids, _ = plain_neighbours(gallery[:50], gallery, 20, np.arange(50))
+    assert_array_equal(search(gallery[:50], gallery, 20, query_ids=np.arange(50)).ids, ids)
+
+
+GALLERY = random_vectors(10, 4)
+NOT_FINITE = GALLERY.copy()
+NOT_FINITE[6, 2] = np.nan
+HUGE = GALLERY.copy()
+HUGE[2, 0] = 3e38
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"queries": GALLERY.astype(np.float64)}, r"queries: float64 \(10, 4\), expected a float32 NumPy array"),
+        ({"queries": GALLERY.tolist()}, "queries: list, expected a float32"),
+        ({"queries": GALLERY[0]}, r"queries: float32 \(4,\)"),
+        ({"gallery": GALLERY[:, :0]}, r"gallery: float32 \(10, 0\)"),
+        ({"gallery": GALLERY[:, :3] * 0 + np.float32(3**-0.5)}, "queries have 4 dimensions and the gallery 3"),
+        ({"gallery": GALLERY[:0]}, "gallery has no vectors"),
+        ({"gallery": 2 * GALLERY}, r"gallery: row 0 has length 2 \(10 of 10 rows are at fault\).* normalise them"),
+        ({"queries": 0 * GALLERY}, "queries: row 0 has length 0"),
+        ({"queries": NOT_FINITE}, r"queries: row 6 has length nan \(1 of 10"),
+        ({"gallery": HUGE}, r"gallery: row 2 has length inf"),
+        ({"k": 0}, "k is 0, expected at least 1"),
+        ({"query_ids": np.arange(9)}, r"query_ids: int64 \(9,\), expected whole numbers"),
+        ({"gallery_ids": np.arange(10.0)}, "gallery_ids: float64"),
+        ({"gallery_ids": np.arange(10, dtype=np.uint64)}, "gallery_ids: uint64"),
+        ({"gallery_ids": np.array([*range(9), 3])}, "gallery_ids: 3 occurs twice"),
+        ({"gallery_ids": np.arange(10) - 1}, "gallery_ids: -1 is negative"),
+    ],
+)
+def test_a_wrong_argument_is_named_with_its_value(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        search(**{"queries": GALLERY, "gallery": GALLERY, "k": 2} | arguments)
+
+
+def test_wrong_arguments_are_found_before_the_first_block_is_asked_for():
+    with pytest.raises(ValueError, match="k is 0"):
+        search_in_blocks(GALLERY, GALLERY, 0)
+
+
+def test_the_arrays_given_are_left_as_they_are():
+    gallery = np.repeat(random_vectors(20, 8), 5, axis=0)
+    copy = gallery.copy()
+    gallery.setflags(write=False)
+    search(gallery, gallery, 3, query_ids=np.arange(100))
+    assert_array_equal(gallery, copy)
+
+
+def test_arrays_that_are_not_contiguous_are_searched_alike():
+    wide = random_vectors(50, 16)
+    gallery = np.asfortranarray(wide)
+    assert_array_equal(search(gallery[::2], gallery, 5).ids, search(wide[::2], wide, 5).ids)
+
+
+def test_wrong_arguments_are_refused_without_assertions():
+    program = """
+import numpy as np
+from retrieval.evaluation import search
+queries, gallery = np.eye(5, dtype=np.float32), np.eye(4, dtype=np.float32)
+for queries in (queries, queries[:, :4].astype(np.float64), np.full((2, 4), np.nan, dtype=np.float32)):
+    try:
+        search(queries, gallery, 2)
+    except ValueError as error:
+        print("refused")
+"""
+    run = subprocess.run([sys.executable, "-O", "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert run.stdout.split() == ["refused"] * 3
+
+
+def test_importing_evaluation_and_index_does_not_load_faiss():
+    program = "import sys, retrieval.evaluation, retrieval.index; print('faiss' in sys.modules, 'torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
+    assert run.stdout.split() == ["False", "False"]

@@ -1,0 +1,487 @@
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from retrieval.errors import IndexFormatError, RetrievalError
+from retrieval.evaluation import search
+from retrieval.index import Bundle, read_bundle, write_bundle
+from retrieval.index.manifest import write_manifest
+
+FILES = ("vectors.faiss", "items.csv", "model.json", "model.safetensors", "manifest.json")
+PATHS = [
+    'a,b/"quoted".png',
+    "wörter/日本語 😀.png",
+    "a\u2028b/ padded .png",
+    "it's;a\\b.jpg",
+    "e/f/g.png",
+    "h.png",
+    "ε.png",
+]
+NAMES = ["Black-footed, Albatross", 'the "other"', "größer 鳥", " blank "]
+
+
+def gallery(seed=0, count=7, dimension=6):
+    vectors = np.random.default_rng(seed).standard_normal((count, dimension))
+    return {
+        "vectors": (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32),
+        "ids": np.random.default_rng(seed).permutation(100)[:count],
+        "labels": np.arange(count) % 4,
+        "class_names": NAMES,
+        "paths": PATHS[:count],
+        "model": {"backbone": "resnet18", "embedding_dim": dimension, "preprocessing": {"mean": [0.5, 0.5, 0.5]}},
+        "weights": bytes(range(256)) + bytes([seed]),
+        "images_root": "somewhere/images",
+        "split": "test",
+        "source": {"dataset": "glyphs", "step": 12, "seed": seed},
+    }
+
+
+def assert_same(bundle: Bundle, given):
+    assert_array_equal(bundle.vectors, given["vectors"])
+    assert_array_equal(bundle.ids, given["ids"])
+    assert_array_equal(bundle.labels, given["labels"])
+    assert bundle.vectors.dtype == np.float32
+    assert bundle.ids.dtype == bundle.labels.dtype == np.int64
+    assert bundle.class_names == tuple(given["class_names"][label] for label in given["labels"])
+    assert bundle.paths == tuple(given["paths"])
+    assert bundle.model == given["model"]
+    if given["weights"] is not None:
+        assert bundle.weights() == given["weights"]
+    for key in ("images_root", "split", "source"):
+        assert bundle.manifest[key] == given[key]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    write_bundle(tmp_path / "index", **gallery())
+    return tmp_path / "index"
+
+
+def refused(folder) -> str:
+    """The one line with which a bundle is refused."""
+    with pytest.raises(IndexFormatError) as caught:
+        read_bundle(folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "retrieval index" in message
+    return message
+
+
+def test_a_bundle_comes_back_as_it_was_written(folder):
+    bundle = read_bundle(folder)
+    assert_same(bundle, gallery())
+    assert bundle.describe(1) == {"label": 1, "class": 'the "other"', "path": "wörter/日本語 😀.png"}
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == "retrieval index"
+    assert manifest["metric"] == "inner_product"
+    assert manifest["normalised"] is True
+    assert (manifest["count"], manifest["dimension"], manifest["num_classes"]) == (7, 6, 4)
+    assert manifest["versions"].keys() == {"retrieval", "faiss", "numpy"}
+    assert manifest["created"].endswith("+00:00")
+
+
+def test_a_bundle_without_a_model_comes_back_and_has_no_weights(tmp_path):
+    given = gallery() | {"model": None, "weights": None}
+    write_bundle(tmp_path / "index", **given)
+    bundle = read_bundle(tmp_path / "index")
+    assert_same(bundle, given)
+    with pytest.raises(IndexFormatError, match="holds vectors without a model"):
+        bundle.weights()
+
+
+def test_a_moved_bundle_works(folder, tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    moved = shutil.move(folder, tmp_path / "deep" / "er" / "moved")
+    bundle = read_bundle(str(moved))
+    assert_same(bundle, gallery())
+    found = search(bundle.vectors[[2]], bundle.vectors, 1, gallery_ids=bundle.ids)
+    assert found.ids[0, 0] == bundle.ids[2]
+
+
+def test_files_beside_those_of_the_bundle_do_not_matter_to_reading(folder):
+    (folder / "found.png").write_bytes(b"x")
+    assert_same(read_bundle(folder), gallery())
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    assert "does not exist" in refused(tmp_path / "nowhere")
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    assert "has no manifest.json" in refused(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"format": "web"}', "\ufeff{}", "[" * 100_000, '{"a": NaN}'])
+def test_a_manifest_of_another_kind_is_refused(folder, text):
+    (folder / "manifest.json").write_text(text)
+    assert "manifest.json: " in refused(folder)
+
+
+def test_a_bundle_of_another_version_is_refused_with_both_versions(folder):
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    assert "version is 2, expected 1" in refused(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    assert name in refused(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_in_the_place_of_a_file_is_named(folder, name):
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    assert f"{name}: cannot be read" in refused(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_named(folder, name):
+    path = folder / name
+    content = path.read_bytes()
+    for length in (0, 1, len(content) // 2, len(content) - 2):
+        path.write_bytes(content[:length])
+        assert name in refused(folder)
+
+
+@pytest.mark.parametrize("name", [*FILES[:-1]])
+def test_a_longer_file_is_named_with_both_sizes(folder, name):
+    path = folder / name
+    content = path.read_bytes()
+    path.write_bytes(content + b"\n")
+    assert f"{name}: size is {len(content) + 1}, expected {len(content)} by manifest.json" in refused(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_anywhere_is_found_or_changes_nothing(folder, name):
+    path = folder / name
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        position, bit = rng.integers(len(content)), rng.integers(8)
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << bit
+        path.write_bytes(flipped)
+        try:
+            bundle = read_bundle(folder)
+        except IndexFormatError as error:
+            assert name in str(error)
+            assert "\n" not in str(error)
+        else:
+            # Only in the manifest, whose layout (a blank for a tab) means nothing.
+            assert name == "manifest.json"
+            assert json.loads(bytes(flipped)) == json.loads(content)
+            assert_same(bundle, gallery())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_bundle_is_refused(folder, tmp_path, name):
+    write_bundle(tmp_path / "other", **(gallery(1) | {"labels": np.arange(7)[::-1] % 4, "model": {"another": 1}}))
+    shutil.copy(tmp_path / "other" / name, folder / name)
+    assert str(folder) in refused(folder)
+
+
+def test_weights_that_change_after_reading_are_not_handed_out(folder):
+    bundle = read_bundle(folder)
+    (folder / "model.safetensors").write_bytes(bytes(257))
+    with pytest.raises(IndexFormatError, match=r"model\.safetensors: sha256 is"):
+        bundle.weights()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(IndexFormatError, match=r"model\.safetensors: missing"):
+        bundle.weights()
+
+
+# From here on the manifest is made to fit: what is wrong is not damage, but another program's doing.
+
+
+def rewrite(folder, **changes):
+    """Changes the manifest's facts, with a checksum that fits."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for key in ("format", "version", "checksum", "files"):
+        del manifest[key]
+    write_manifest(folder, manifest | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"count": 8}, "vectors.faiss: holds 7 x 6 values under metric 0, expected 8 x 6 and 0"),
+        ({"count": "7"}, "manifest.json: count is '7', expected a value of type int"),
+        ({"count": True}, "manifest.json: count is True"),
+        ({"dimension": 3}, "vectors.faiss: holds 7 x 6 values under metric 0, expected 7 x 3"),
+        ({"num_classes": 3}, "items.csv: 4 different labels, expected 3"),
+        ({"metric": "l2"}, "manifest.json: metric is 'l2', expected 'inner_product'"),
+        ({"normalised": False}, "manifest.json: normalised is False, expected True"),
+        ({"images_root": None}, "manifest.json: images_root is None"),
+        ({"source": []}, "manifest.json: source is []"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_its_files_is_refused(folder, changes, message):
+    rewrite(folder, **changes)
+    assert message in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"../x": {"size": 1, "sha256": ""}}, "lists '../x'"),
+        ({"/etc/passwd": {"size": 1, "sha256": ""}}, "lists '/etc/passwd'"),
+        ({"vectors.faiss": "abc"}, "lists 'vectors.faiss' as 'abc'"),
+        ({"vectors.faiss": {"size": 1}}, "lists 'vectors.faiss' as {'size': 1}"),
+        ({}, "lists no files, expected vectors.faiss and items.csv"),
+        ({"vectors.faiss": {"size": 1, "sha256": ""}}, "lists vectors.faiss, expected vectors.faiss and items.csv"),
+        (
+            {name: {"size": 1, "sha256": ""} for name in FILES[:3]},
+            "lists vectors.faiss, items.csv, model.json, expected .* model.json with model.safetensors or neither",
+        ),
+    ],
+)
+def test_a_manifest_that_lists_the_wrong_files_is_refused(folder, monkeypatch, files, message):
+    def without_checksum(folder, facts):
+        text = json.dumps({"format": "retrieval index", "version": 1, **facts})
+        (folder / "manifest.json").write_text(text)
+
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"files": files}
+    monkeypatch.setattr("retrieval.index.manifest._checksum", lambda manifest: "any")
+    without_checksum(folder, manifest | {"checksum": "any"})
+    with pytest.raises(IndexFormatError, match=message):
+        read_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ("", "items.csv: "),
+        ("id,label,path\n1,2,3\n", "expected rows of the columns id,label,class,path"),
+        ("id,label,class,path\n", "0 items, expected 7"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,p\n" for i in range(6)), "6 items, expected 7"),
+        ("id,label,class,path\n" + "1,1,c,p\n" * 7, "id: 1 occurs twice"),
+        ("id,label,class,path\n" + "one,1,c,p\n" * 7, "invalid literal for int() with base 10: 'one'"),
+        ("id,label,class,path\n" + "".join(f"{2**70 + i},1,c,p\n" for i in range(7)), "expected whole numbers (int64)"),
+        ("id,label,class,path\n" + "".join(f"{i - 1},1,c,p\n" for i in range(7)), "-1 is negative"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,p,q\n" for i in range(7)), "expected rows of the columns"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,../p\n" for i in range(7)), "does not stay below"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,/p\n" for i in range(7)), "does not stay below"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,C:\\p\n" for i in range(7)), "does not stay below"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,\n" for i in range(7)), "does not stay below"),
+        ("id,label,class,path\n" + "".join(f'{i},{i % 4},"c\n",p\n' for i in range(7)), "holds a control character"),
+        ('id,label,class,path\n0,0,"c,p\n', "unexpected end of data"),
+        (b"\xff\xfe", "'utf-8' codec can't decode"),
+    ],
+)
+def test_a_table_of_items_that_does_not_fit_is_refused(folder, items, message):
+    (folder / "items.csv").write_bytes(items if isinstance(items, bytes) else items.encode())
+    rewrite(folder)
+    line = refused(folder)
+    assert message in line
+    assert "items.csv" in line
+
+
+def other_index(kind):
+    import faiss
+
+    vectors = gallery()["vectors"]
+    if kind == "not of unit length":
+        vectors = 2 * vectors
+    if kind == "not finite":
+        vectors = vectors.copy()
+        vectors[3, 1] = np.nan
+    index = {
+        "squared distance": lambda: faiss.IndexFlatL2(6),
+        "hash": lambda: faiss.IndexLSH(6, 8),
+        "graph": lambda: faiss.IndexHNSWFlat(6, 4),
+        "with ids": lambda: faiss.IndexIDMap2(faiss.IndexFlatIP(6)),
+    }.get(kind, lambda: faiss.IndexFlatIP(6))()
+    if kind == "with ids":
+        index.add_with_ids(vectors, np.arange(7))
+    else:
+        index.add(vectors)
+    return faiss.serialize_index(index).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("squared distance", "index type is b'IxF2', expected b'IxFI' (IndexFlatIP)"),
+        ("hash", "index type is b'IxHe'"),
+        ("graph", "index type is b'IHNf'"),
+        ("with ids", "index type is b'IxM2'"),
+        ("not of unit length", "row 0 has length 2 (7 of 7 rows are at fault)"),
+        ("not finite", "row 3 has length nan"),
+    ],
+)
+def test_only_a_flat_index_of_unit_vectors_is_read(folder, kind, message):
+    (folder / "vectors.faiss").write_bytes(other_index(kind))
+    rewrite(folder)
+    assert f"vectors.faiss: {message}" in refused(folder)
+
+
+def test_a_flat_index_with_any_changed_header_is_read_alike_or_refused(folder):
+    path = folder / "vectors.faiss"
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    header = len(content) - 7 * 6 * 4
+    for position in range(header - 8):  # the last eight are a length that faiss believes, and reserves memory for
+        changed = bytearray(content)
+        changed[position] ^= int(rng.integers(1, 256))
+        path.write_bytes(changed)
+        rewrite(folder)
+        try:
+            bundle = read_bundle(folder)
+        except IndexFormatError as error:
+            assert "vectors.faiss: " in str(error)
+        else:
+            assert_array_equal(bundle.vectors, gallery()["vectors"])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3", "\udcff"])
+def test_a_model_that_is_no_json_object_is_refused(folder, text):
+    (folder / "model.json").write_bytes(text.encode(errors="surrogateescape"))
+    rewrite(folder)
+    assert "model.json: " in refused(folder)
+
+
+# Writing
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vectors": gallery()["vectors"].astype(np.float64)}, "vectors: float64"),
+        ({"vectors": 2 * gallery()["vectors"]}, "vectors: row 0 has length 2"),
+        ({"ids": np.zeros(7, dtype=np.int64)}, "ids: 0 occurs twice"),
+        ({"ids": np.arange(6)}, r"ids: int64 \(6,\)"),
+        ({"labels": np.arange(7)}, "a class name for every label"),
+        ({"labels": np.arange(7) - 4}, "a class name for every label"),
+        ({"labels": np.arange(7.0)}, "labels: float64"),
+        ({"paths": PATHS[:6]}, "7 vectors, 6 paths, 4 class names"),
+        ({"weights": None}, "model and weights belong together"),
+        ({"model": None}, "model and weights belong together"),
+        ({"model": {"a": float("nan")}}, "not JSON compliant"),
+        ({"source": {"a": float("nan")}}, "not JSON compliant"),
+        (
+            {"vectors": np.zeros((0, 6), dtype=np.float32), "ids": np.arange(0), "labels": np.arange(0), "paths": []},
+            "expected at least one vector",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named_and_leave_nothing_behind(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        write_bundle(tmp_path / "index", **gallery() | changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "a\rb.png", "a\0b.png", "a\x85b.png", "a\tb.png", "a\udcffb.png"])
+def test_names_that_a_table_cannot_hold_are_refused(tmp_path, name):
+    for changes in ({"paths": [*PATHS[:6], name]}, {"class_names": [*NAMES[:3], name]}):
+        with pytest.raises(IndexFormatError, match="holds a control character or bytes that are not UTF-8; rename it"):
+            write_bundle(tmp_path / "index", **gallery() | changes)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "../a.png", "a/../../b.png", "a\\..\\b.png", "C:a.png", "\\\\a\\b\\c", ""]
+)
+def test_paths_that_leave_the_root_are_refused(tmp_path, path):
+    with pytest.raises(IndexFormatError, match="does not stay below the images' root"):
+        write_bundle(tmp_path / "index", **gallery() | {"paths": [*PATHS[:6], path]})
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1), min_size=2, max_size=2))
+def test_any_name_without_control_characters_comes_back(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("names") / "index"
+    paths = [f"x/{name.replace('..', '')}" for name in names]
+    given = gallery(count=2) | {
+        "class_names": names,
+        "paths": paths,
+        "images_root": names[0],
+        "source": {names[0]: names},
+    }
+    write_bundle(folder, **given)
+    assert_same(read_bundle(folder), given)
+
+
+def test_a_root_that_is_not_utf8_is_kept(tmp_path):
+    given = gallery() | {"images_root": "caf\udce9"}
+    write_bundle(tmp_path / "index", **given)
+    assert_same(read_bundle(tmp_path / "index"), given)
+
+
+def test_a_bundle_is_replaced_only_on_request(folder):
+    with pytest.raises(RetrievalError, match="exists already"):
+        write_bundle(folder, **gallery(1))
+    assert_same(read_bundle(folder), gallery())
+    write_bundle(folder, **gallery(1), overwrite=True)
+    assert_same(read_bundle(folder), gallery(1))
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_a_damaged_bundle_can_be_replaced(folder):
+    (folder / "manifest.json").unlink()
+    write_bundle(folder, **gallery(1), overwrite=True)
+    assert_same(read_bundle(folder), gallery(1))
+
+
+def test_overwriting_never_deletes_what_is_no_part_of_a_bundle(folder, tmp_path):
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(IndexFormatError, match=r"holds 'thesis.tex', which is no part of an index"):
+        write_bundle(folder, **gallery(1), overwrite=True)
+    assert_same(read_bundle(folder), gallery())
+    (tmp_path / "file").write_text("years of work")
+    with pytest.raises(IndexFormatError, match="is a file"):
+        write_bundle(tmp_path / "file", **gallery(1), overwrite=True)
+    assert (tmp_path / "file").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(folder, monkeypatch, name):
+    write, write_text = Path.write_bytes, Path.write_text
+
+    def full(path, *arguments, **options):
+        if path.name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return (write_text if path.suffix == ".json" and isinstance(arguments[0], str) else write)(
+            path, *arguments, **options
+        )
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RetrievalError, match=r"cannot be written \(.*No space left on device\)"):
+        write_bundle(folder, **gallery(1), overwrite=True)
+    monkeypatch.undo()
+    assert_same(read_bundle(folder), gallery())
+    assert [path.name for path in folder.parent.iterdir()] == ["index"]
+
+
+def test_damage_is_found_without_assertions(folder):
+    flip = "content[60] ^= 1; path.write_bytes(content)"
+    program = f"""
+import sys
+from pathlib import Path
+from retrieval.errors import IndexFormatError
+from retrieval.index import read_bundle
+path = Path(sys.argv[1], "vectors.faiss")
+print(len(read_bundle(sys.argv[1]).ids))
+content = bytearray(path.read_bytes()); {flip}
+try:
+    read_bundle(sys.argv[1])
+except IndexFormatError as error:
+    print("refused")
+"""
+    command = [sys.executable, "-O", "-c", program, str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert run.stdout.split() == ["7", "refused"]
