@@ -62,9 +62,11 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
         overwrite: replace a folder that is there already.
 
     Raises:
-        RetrievalError: `path` exists and `overwrite` is off, or it cannot be written.
+        RetrievalError: `path` exists and `overwrite` is off or it is no folder, or it cannot be written.
     """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise RetrievalError(f"{path}: is a file, expected a folder; choose another")
     if path.exists() and not overwrite:
         raise RetrievalError(f"{path}: exists already; choose another folder or pass --overwrite")
     try:

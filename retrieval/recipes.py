@@ -243,10 +243,8 @@ def draw_neighbours(
 
 
 def describe(figures: Mapping[str, float]) -> str:
-    """The figures of an evaluation in one line, in percent."""
-    return "  ".join(
-        f"{name} {100 * value:.2f}" for name, value in figures.items() if "recall@" in name or "map@r" in name
-    )
+    """recall@1 and MAP@R in one line, in percent."""
+    return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items() if name.endswith(("recall@1", "map@r")))
 
 
 def _evaluate(

@@ -125,7 +125,7 @@ class _Gallery:
     @cached_property
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
         """The positions of the distinct vectors, and which of them each vector is."""
-        as_bytes = (self.vectors + np.float32(0)).view(np.dtype((np.void, 4 * self.vectors.shape[1])))  # -0.0 to 0.0
+        as_bytes = self.vectors.view(np.dtype((np.void, self.vectors.itemsize * self.vectors.shape[1])))
         _, first, inverse = np.unique(as_bytes.ravel(), return_index=True, return_inverse=True)
         return first, inverse
 

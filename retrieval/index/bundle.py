@@ -183,10 +183,8 @@ def _read_model(path: Path) -> dict[str, Any]:
 
 
 def _check_replaceable(folder: Path, overwrite: bool) -> None:
-    if not overwrite or not folder.exists():
+    if not overwrite or not folder.is_dir():
         return
-    if not folder.is_dir():
-        raise IndexFormatError(f"{folder}: is a file, expected a folder; choose another")
     foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in (*FILES, MANIFEST))
     if foreign:
         raise IndexFormatError(

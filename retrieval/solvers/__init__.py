@@ -1,8 +1,26 @@
 """Discrete problems, and how to differentiate them. Knows nothing of labels, embeddings or losses."""
 
-from retrieval.solvers.identity import solve
-from retrieval.solvers.noise import two_point
+from retrieval.solvers.blackbox import Blackbox
+from retrieval.solvers.identity import Identity
+from retrieval.solvers.layer import GradientRule, solve
+from retrieval.solvers.matching import match
+from retrieval.solvers.noise import gumbel, sum_of_gamma, two_point
 from retrieval.solvers.projections import center, normalize, standardize
 from retrieval.solvers.ranking import rank
+from retrieval.solvers.top_k import top_k
 
-__all__ = ["center", "normalize", "rank", "solve", "standardize", "two_point"]
+__all__ = [
+    "Blackbox",
+    "GradientRule",
+    "Identity",
+    "center",
+    "gumbel",
+    "match",
+    "normalize",
+    "rank",
+    "solve",
+    "standardize",
+    "sum_of_gamma",
+    "top_k",
+    "two_point",
+]

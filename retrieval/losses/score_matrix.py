@@ -1,0 +1,73 @@
+"""What losses of a score matrix and two relevance masks share: their checks, their mean, their place in pytorch-metric-learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pytorch_metric_learning.distances import CosineSimilarity
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.utils import common_functions
+from torch import Tensor
+
+from retrieval.losses.recall import relevance_masks
+
+
+class ScoreMatrixLoss(BaseMetricLossFunction):
+    """Embeddings and labels in, one loss for every query that has a relevant reference out.
+
+    Relevant are references with the query's label, except the query itself; with `indices_tuple` (a miner's pairs or triplets)
+    exactly the mined pairs, and what is in neither list is no candidate. Scores are computed in float32 whatever autocast says.
+    A subclass stores arguments and defines `losses_of_queries`.
+    """
+
+    def losses_of_queries(self, scores: Tensor, relevant: Tensor, irrelevant: Tensor) -> Tensor:
+        """One loss a query (num_queries,) from scores (num_queries, num_references), higher is closer, and the two masks."""
+        raise NotImplementedError
+
+    def compute_loss(
+        self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
+    ) -> dict[str, dict[str, Any]]:
+        common_functions.labels_or_indices_tuple_required(labels, indices_tuple)
+        relevant, irrelevant = relevance_masks(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            matrix = self.distance(at_least_float32(embeddings), at_least_float32(ref_emb))
+            losses = self.losses_of_queries(matrix if self.distance.is_inverted else -matrix, relevant, irrelevant)
+        queries = torch.where(relevant.any(dim=1))[0]
+        if len(queries) == 0:
+            return self.zero_losses()
+        return {"loss": {"losses": losses[queries], "indices": queries, "reduction_type": "element"}}
+
+    def get_default_distance(self) -> CosineSimilarity:
+        return CosineSimilarity()
+
+
+def check_masks(scores: Tensor, relevant: Tensor, irrelevant: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The three with what was left out filled in, scores in float32 at least; ValueError where they do not fit together."""
+    if scores.ndim != 2:
+        raise ValueError(f"scores have shape {tuple(scores.shape)}, expected (num_queries, num_references)")
+    irrelevant = ~relevant if irrelevant is None else irrelevant
+    for name, mask in (("relevant", relevant), ("irrelevant", irrelevant)):
+        if mask.shape != scores.shape or mask.dtype != torch.bool:
+            found = f"{mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(f"{name} is {found}, expected torch.bool of the scores' {tuple(scores.shape)}")
+    if (relevant & irrelevant).any():
+        raise ValueError("relevant and irrelevant overlap: an item cannot be both")
+    return at_least_float32(scores), relevant, irrelevant
+
+
+def sum_by_query(values: Tensor, relevant: Tensor) -> Tensor:
+    """Sums values (num_pairs, ...), in the order of `relevant.nonzero()`, to (num_queries, ...)."""
+    return values.new_zeros(len(relevant), *values.shape[1:]).index_add(0, relevant.nonzero()[:, 0], values)
+
+
+def reduce_queries(losses: Tensor, relevant: Tensor, reduction: str) -> Tensor:
+    """The mean over the queries with a relevant item ("mean", 0 if none has), or the losses as they are ("none")."""
+    if reduction not in ("mean", "none"):
+        raise ValueError(f"reduction is {reduction!r}, expected one of mean, none")
+    losses = losses.masked_fill(~relevant.any(dim=1), 0)
+    return losses if reduction == "none" else losses.sum() / relevant.any(dim=1).sum().clamp(min=1)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
