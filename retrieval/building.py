@@ -118,7 +118,8 @@ def build_trainer(config: Config, model: Embedder, steps_per_epoch: int) -> Trai
         updates_per_epoch=steps_per_epoch,
     )
     scheduler.step_update(0)
-    loss = RecallLoss(config.loss.projection, config.loss.weighting, config.loss.noise)
+    with _mistakes_in("loss"):
+        loss = RecallLoss(**config.loss.model_dump())
     return Trainer(model, loss, optimizer, scheduler, config.model.freeze_batchnorm, settings.clip_norm)
 
 

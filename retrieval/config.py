@@ -61,11 +61,16 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """`retrieval.losses.RecallLoss`."""
+    """`retrieval.losses.RecallLoss`: see there for what the words mean."""
 
-    projection: Literal["none", "mean", "norm", "std"] = "std"
-    weighting: Literal["loglog", "log", "linear"] = "loglog"
+    projection: Literal["none", "mean", "norm", "std", "local"] = "std"
+    weighting: Literal["loglog", "log", "sqrt", "linear"] = "loglog"
+    ks: Annotated[list[Positive], Field(min_length=1)] | None = None
+    tau: Annotated[float, Field(gt=0)] = 1.0
     noise: NotNegative = 0.0
+    margin: NotNegative = 0.0
+    local_margin: NotNegative = 1.0
+    gradient: Literal["identity", "blackbox"] = "identity"
 
 
 class BatchConfig(Section):

@@ -244,7 +244,9 @@ def draw_neighbours(
 
 def describe(figures: Mapping[str, float]) -> str:
     """recall@1 and MAP@R in one line, in percent."""
-    return "  ".join(f"{name} {100 * value:.2f}" for name, value in figures.items() if name.endswith(("recall@1", "map@r")))
+    return "  ".join(
+        f"{name} {100 * value:.2f}" for name, value in figures.items() if name.endswith(("recall@1", "map@r"))
+    )
 
 
 def _evaluate(

@@ -9,7 +9,12 @@ import numpy as np
 
 def plain_recall_loss(scores, relevant, irrelevant, weighting: str) -> float:
     """The recall loss of a matrix of scores, by counting intruders with loops."""
-    weights = {"loglog": lambda r: math.log1p(math.log1p(r)), "log": math.log1p, "linear": float}
+    weights = {
+        "loglog": lambda r: math.log1p(math.log1p(r)),
+        "log": math.log1p,
+        "sqrt": lambda r: math.sqrt(1 + r) - 1,
+        "linear": float,
+    }
     per_query = []
     for row, right, wrong in zip(scores.tolist(), relevant.tolist(), irrelevant.tolist(), strict=True):
         values = []
@@ -55,3 +60,39 @@ def plain_evaluation(embeddings, labels, ks, ids=None) -> dict[str, float]:
     queries = len(values["map@r"])
     figures = {name: sum(column) / queries for name, column in values.items()}
     return figures | {"queries": queries, "left_out": len(ids) - queries}
+
+
+def plain_smooth_ap_loss(scores, relevant, irrelevant, tau: float) -> float:
+    """Smooth-AP of a matrix of scores, by loops over queries, relevant items and their competitors."""
+    per_query = []
+    for row, right, wrong in zip(scores.tolist(), relevant.tolist(), irrelevant.tolist(), strict=True):
+        precisions = []
+        for p in range(len(row)):
+            if right[p]:
+                rank_among_relevant = _soft_rank(row, p, right, tau)
+                precisions.append(rank_among_relevant / (rank_among_relevant + _soft_rank(row, p, wrong, tau) - 1))
+        if precisions:
+            per_query.append(1 - sum(precisions) / len(precisions))
+    return sum(per_query) / len(per_query) if per_query else 0.0
+
+
+def plain_recall_surrogate_loss(scores, relevant, competitors, ks, tau_k: float, tau_rank: float) -> float:
+    """RS@k of a matrix of scores, by loops over queries, cut-offs, relevant items and their competitors."""
+    per_query = []
+    for row, right, rivals in zip(scores.tolist(), relevant.tolist(), competitors.tolist(), strict=True):
+        if not any(right):
+            continue
+        recalls = []
+        for k in ks:
+            ranks = [_soft_rank(row, p, rivals, tau_rank) for p in range(len(row)) if right[p]]
+            recalls.append(min(k, sum(_sigmoid((k - rank) / tau_k) for rank in ranks)) / min(k, len(ranks)))
+        per_query.append(1 - sum(recalls) / len(ks))
+    return sum(per_query) / len(per_query) if per_query else 0.0
+
+
+def _soft_rank(row, p: int, rivals, tau: float) -> float:
+    return 1 + sum(_sigmoid((row[j] - row[p]) / tau) for j in range(len(row)) if rivals[j] and j != p)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x > 0 else math.exp(x) / (1 + math.exp(x))

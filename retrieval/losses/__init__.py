@@ -1,5 +1,17 @@
-"""Ranking losses for metric learning, as functions and as losses of pytorch-metric-learning."""
+"""Ranking losses for metric learning, as functions of a score matrix and as losses of pytorch-metric-learning."""
 
+from retrieval.losses.rambo import RamboLoss, rambo_loss
 from retrieval.losses.recall import RecallLoss, recall_loss
+from retrieval.losses.recall_surrogate import RecallSurrogateLoss, recall_surrogate_loss
+from retrieval.losses.smooth_ap import SmoothAPLoss, smooth_ap_loss
 
-__all__ = ["RecallLoss", "recall_loss"]
+__all__ = [
+    "RamboLoss",
+    "RecallLoss",
+    "RecallSurrogateLoss",
+    "SmoothAPLoss",
+    "rambo_loss",
+    "recall_loss",
+    "recall_surrogate_loss",
+    "smooth_ap_loss",
+]

@@ -20,10 +20,11 @@ def rambo_loss(
     lambda_: float = 4.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """The recall loss by blackbox differentiation (Rolinek et al., "Optimizing Rank-based Metrics with Blackbox Differentiation", CVPR 2020).
+    """The recall loss of a matrix of scores by blackbox differentiation.
 
     The mean over relevant items of log(1 + log(1 + r)) for r irrelevant items above, counted after the scores of irrelevant
-    items are raised by margin / 2 and those of relevant items lowered by as much (equation 14).
+    items are raised by margin / 2 and those of relevant items lowered by as much (Rolinek et al., "Optimizing Rank-based
+    Metrics with Blackbox Differentiation", CVPR 2020, equation 14).
 
     Args:
         scores: (num_queries, num_references), higher is closer.
@@ -34,7 +35,7 @@ def rambo_loss(
         lambda_: of `retrieval.solvers.Blackbox`, above 0. As in the released code it applies to ranks divided by the number
             of references: the ranks themselves see lambda_ x num_references.
         reduction: "mean" over the queries that have a relevant item (0 if none has), or "none": one loss a query (num_queries,),
-            0 for those without a relevant item. Blackbox gradients are not linear: the two differ in more than a factor.
+            0 for those without a relevant item. lambda_ is meant for the mean: summing instead acts like a larger one.
 
     Returns:
         The loss in the dtype of the scores, at least float32.

@@ -7,27 +7,33 @@ ranking solver rk, r_p = rk(all scores)_p - rk(relevant scores)_p, and the loss 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from pytorch_metric_learning.distances import CosineSimilarity
-from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.utils import common_functions
+from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity, LpDistance
 from torch import Tensor
 
-from retrieval.solvers import center, normalize, rank, solve, standardize, two_point
+from retrieval.losses.closed_form import Settings, closed_form
+from retrieval.losses.score_matrix import ScoreMatrixLoss, at_least_float32, check_masks, reduce_queries
+from retrieval.solvers import Blackbox, center, normalize, rank, solve, standardize, two_point
+from retrieval.solvers.layer import GradientRule, refuse_second_derivative
+
+log = logging.getLogger("retrieval")
 
 PROJECTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "none": lambda scores, candidates: scores,
     "mean": center,
     "norm": normalize,
     "std": standardize,
+    "local": standardize,  # and then `_Local`
 }
 
 WEIGHTINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "loglog": lambda intruders: torch.log1p(torch.log1p(intruders)),  # ~ sum over K of (1 - recall@K) / (K log K)
     "log": torch.log1p,  # ~ sum over K of (1 - recall@K) / K
+    "sqrt": lambda intruders: torch.sqrt(1 + intruders) - 1,
     "linear": lambda intruders: intruders,
 }
 
@@ -39,7 +45,12 @@ def recall_loss(
     *,
     projection: str = "std",
     weighting: str = "loglog",
+    ks: Sequence[int] | None = None,
+    tau: float = 1.0,
     noise: float = 0.0,
+    margin: float = 0.0,
+    local_margin: float = 1.0,
+    gradient: str | GradientRule = "identity",
     generator: torch.Generator | None = None,
     reduction: str = "mean",
 ) -> Tensor:
@@ -50,9 +61,18 @@ def recall_loss(
         relevant: boolean mask of the same shape.
         irrelevant: boolean mask of the same shape; everything that is not relevant if left out. Items in neither mask (the
             query itself, above all) are no candidates: they are not ranked and receive no gradient.
-        projection: "none", "mean", "norm" or "std", see `retrieval.solvers.projections`; over the candidates of each query.
-        weighting: w(r) for r intruders: "loglog" log(1 + log(1 + r)), "log" log(1 + r), "linear" r.
+        projection: "none", "mean", "norm" or "std", see `retrieval.solvers.projections`; over the candidates of each query. "local":
+            "std", and then the mean is taken off in blocks: a relevant item gives its gradient back to those items only that
+            compete with it, the irrelevant ones that are above it or less than `local_margin` below.
+        weighting: w(r) for r intruders: "loglog" log(1 + log(1 + r)), "log" log(1 + r), "sqrt" sqrt(1 + r) - 1, "linear" r.
+        ks: explicit cut-offs in place of a weighting: w(r) is the mean over k of sigmoid((1 + r - k) / tau), a soft 1 - recall@k
+            (Patel et al., CVPR 2022).
+        tau: softness of the cut-offs, in ranks.
         noise: alpha of the two-point noise, added after the projection; see `retrieval.solvers.noise`.
+        margin: how far, in projected scores, a relevant item must be above an irrelevant one not to count it (Rolinek et al.,
+            CVPR 2020, equation 14).
+        local_margin: reach of the local projection below a relevant item, in standard deviations of the query's scores.
+        gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`.
         generator: source of the noise.
         reduction: "mean" over the queries that have a relevant item (0 if none has), or "none": one loss a query (num_queries,),
             0 for those without a relevant item.
@@ -62,48 +82,51 @@ def recall_loss(
         NaN among the candidates' scores gives NaN.
 
     Raises:
-        ValueError: shapes that differ, masks that are not boolean or overlap, unknown words.
+        ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, negative noise, bad cut-offs.
     """
-    _require("projection", projection, PROJECTIONS)
-    _require("weighting", weighting, WEIGHTINGS)
-    _require("reduction", reduction, ("mean", "none"))
-    _check_mask("relevant", relevant, scores)
-    irrelevant = ~relevant if irrelevant is None else irrelevant
-    _check_mask("irrelevant", irrelevant, scores)
-    if (relevant & irrelevant).any():
-        raise ValueError("relevant and irrelevant overlap: an item cannot be both")
-    if scores.dtype in (torch.float16, torch.bfloat16):
-        scores = scores.float()
-
+    _check(projection, weighting, ks, tau, noise, local_margin, gradient)
+    scores, relevant, irrelevant = check_masks(scores, relevant, irrelevant)
     candidates = relevant | irrelevant
     projected = PROJECTIONS[projection](scores, candidates)
+    if projection == "local":
+        reach = local_margin / candidates.sum(dim=1).clamp(min=1).sqrt()
+        projected = _Local.apply(projected, relevant, irrelevant, reach)
     if noise:
         projected = projected + two_point(projected, noise, generator=generator)
-    rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), _rank_as_scores)
+    if margin:
+        projected = projected - margin * relevant
+    rule = Blackbox(lambda_=4.0) if gradient == "blackbox" else gradient
+    rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), _rank_as_scores, gradient=rule)
     rank_among_relevant = _rank_as_scores(projected.detach().masked_fill(~relevant, -torch.inf))
     intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
-
-    num_relevant = relevant.sum(dim=1)
-    losses = WEIGHTINGS[weighting](intruders).masked_fill(~relevant, 0).sum(dim=1) / num_relevant.clamp(min=1)
-    if reduction == "none":
-        return losses
-    return losses.sum() / (num_relevant > 0).sum().clamp(min=1)
+    weights = _weight(weighting, ks, tau)(intruders).masked_fill(~relevant, 0)
+    return reduce_queries(weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1), relevant, reduction)
 
 
-class RecallLoss(BaseMetricLossFunction):
+class RecallLoss(ScoreMatrixLoss):
     """`recall_loss` as a loss of pytorch-metric-learning: embeddings and labels in, a scalar out.
 
     Relevant are references with the query's label, except the query itself; with `indices_tuple` (a miner's pairs or triplets)
     exactly the mined pairs, and what is in neither list is no candidate. Queries without a relevant reference do not count.
-    Scores and ranks are computed in float32 whatever autocast says.
+    Scores and ranks are computed in float32, or float64 for such embeddings, whatever autocast says.
+
+    From labels, and with inner products for scores, value and gradient come in closed form (`retrieval.losses.closed_form`) and the
+    matrix of scores never exists. Mined pairs, other distances and other gradients than the identity take the definition.
 
     Args:
-        projection: "none", "mean", "norm" or "std".
-        weighting: "loglog", "log" or "linear".
-        noise: alpha of the two-point noise, in units of the projected scores.
+        projection: "none", "mean", "norm", "std" or "local".
+        weighting: "loglog", "log", "sqrt" or "linear".
+        ks: explicit cut-offs in place of a weighting.
+        tau: softness of the cut-offs.
+        noise: alpha of the two-point noise, in units of the projected scores; in training mode only.
+        margin: margin between relevant and irrelevant items, in the same units.
+        local_margin: reach of the local projection.
+        gradient: "identity", "blackbox" or a rule.
         generator: source of the noise.
         **kwargs: `distance` (cosine similarity by default; any other of pytorch-metric-learning), `reducer`,
-            `embedding_regularizer`, `collect_stats` and what else its losses take.
+            `embedding_regularizer`, `collect_stats` and what else its losses take. With `collect_stats`, `perfect_queries` is the share of
+            queries without an intruder, `mean_intruders` their mean over relevant items, and `score_spread` the mean over the
+            queries of the standard deviation of their scores: near 0, the scores have collapsed.
     """
 
     def __init__(
@@ -112,65 +135,135 @@ class RecallLoss(BaseMetricLossFunction):
         weighting: str = "loglog",
         noise: float = 0.0,
         *,
+        ks: Sequence[int] | None = None,
+        tau: float = 1.0,
+        margin: float = 0.0,
+        local_margin: float = 1.0,
+        gradient: str | GradientRule = "identity",
         generator: torch.Generator | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _require("projection", projection, PROJECTIONS)
-        _require("weighting", weighting, WEIGHTINGS)
-        if noise < 0:
-            raise ValueError(f"noise is {noise}, expected at least 0")
+        _check(projection, weighting, ks, tau, noise, local_margin, gradient)
         self.projection = projection
         self.weighting = weighting
         self.noise = noise
+        self.ks = ks
+        self.tau = tau
+        self.margin = margin
+        self.local_margin = local_margin
+        self.gradient = gradient
         self.generator = generator
-        self.add_to_recordable_attributes(list_of_names=["noise"], is_stat=False)
+        self._said = False
+        self.add_to_recordable_attributes(list_of_names=["noise", "margin"], is_stat=False)
+        self.add_to_recordable_attributes(
+            list_of_names=["perfect_queries", "mean_intruders", "score_spread"], is_stat=True
+        )
+
+    def losses_of_queries(self, scores: Tensor, relevant: Tensor, irrelevant: Tensor) -> Tensor:
+        if self.collect_stats:
+            candidates = relevant | irrelevant
+            intruders = recall_loss(
+                scores.detach(), relevant, irrelevant, projection="none", weighting="linear", reduction="none"
+            )
+            num_relevant = relevant.sum(dim=1)
+            spread = center(scores.detach(), candidates).norm(dim=1) / candidates.sum(dim=1).clamp(min=1).sqrt()
+            self._record((intruders * num_relevant)[:, None], num_relevant, spread)
+        return recall_loss(
+            scores,
+            relevant,
+            irrelevant,
+            projection=self.projection,
+            weighting=self.weighting,
+            ks=self.ks,
+            tau=self.tau,
+            noise=self.noise if self.training else 0.0,
+            margin=self.margin,
+            local_margin=self.local_margin,
+            gradient=self.gradient,
+            generator=self.generator,
+            reduction="none",
+        )
 
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> dict[str, dict[str, Any]]:
-        common_functions.labels_or_indices_tuple_required(labels, indices_tuple)
-        relevant, irrelevant = relevance_masks(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        if indices_tuple is not None or labels is None or ref_labels is None or not self._has_closed_form():
+            return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            matrix = self.distance(_at_least_float32(embeddings), _at_least_float32(ref_emb))
-            losses = recall_loss(
-                matrix if self.distance.is_inverted else -matrix,
-                relevant,
-                irrelevant,
-                projection=self.projection,
-                weighting=self.weighting,
-                noise=self.noise if self.training else 0.0,
-                generator=self.generator,
-                reduction="none",
+            queries = self.distance.maybe_normalize(at_least_float32(embeddings))
+            references = None
+            if ref_emb is not embeddings:
+                references = self.distance.maybe_normalize(at_least_float32(ref_emb))
+            found = closed_form(queries, references, labels, ref_labels, self._settings())
+        if self.collect_stats:
+            self._record(found.intruders, found.num_relevant, found.spread)
+        return self.as_elements(found.losses, found.num_relevant > 0)
+
+    def _settings(self) -> Settings:
+        return Settings(
+            centered=self.projection in ("mean", "std", "local"),
+            scaled=self.projection in ("norm", "std", "local"),
+            weight=_weight(self.weighting, self.ks, self.tau),
+            noise=self.noise if self.training else 0.0,
+            margin=self.margin,
+            local_margin=self.local_margin if self.projection == "local" else None,
+            generator=self.generator,
+        )
+
+    def _has_closed_form(self) -> bool:
+        """Whether scores are inner products, or a linear function of them that the projection undoes, and the gradient identity."""
+        distance = self.distance
+        inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and distance.power == 1
+        squared_distance = (
+            type(distance) is LpDistance
+            and (distance.p, distance.power, distance.normalize_embeddings) == (2, 2, True)
+            and self.projection in ("std", "local")
+        )
+        if (inner_product or squared_distance) and self.gradient == "identity":
+            return True
+        if not self._said:
+            what = (
+                f"gradient {self.gradient!r}" if self.gradient != "identity" else f"distance {type(distance).__name__}"
             )
-        queries = torch.where(relevant.any(dim=1))[0]
-        if len(queries) == 0:
-            return self.zero_losses()
-        return {"loss": {"losses": losses[queries], "indices": queries, "reduction_type": "element"}}
+            log.warning("RecallLoss: no closed form with %s; computing the whole matrix of scores", what)
+            self._said = True
+        return False
 
-    def get_default_distance(self) -> CosineSimilarity:
-        return CosineSimilarity()
+    def _record(self, intruders: Tensor, num_relevant: Tensor, spread: Tensor) -> None:
+        """Statistics of the last call: intruders (num_queries, any) at relevant items, 0 elsewhere; spread (num_queries,)."""
+        with torch.no_grad():
+            queries = num_relevant > 0
+            self.perfect_queries = (intruders[queries].sum(1) == 0).float().mean().item()
+            self.mean_intruders = (intruders.sum() / num_relevant.sum()).item()
+            self.score_spread = spread.mean().item()
 
 
-def relevance_masks(
-    embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Two boolean masks (num_queries, num_references), of the relevant and of the irrelevant pairs, from what a loss is given."""
-    if indices_tuple is None:
-        assert labels is not None
-        assert ref_labels is not None
-        same = labels[:, None] == ref_labels[None, :]
-        if ref_emb is not embeddings:
-            return same, ~same
-        own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        return same & ~own, ~same
-    if len(indices_tuple) == 3:
-        anchors, positives, negatives = indices_tuple
-        indices_tuple = anchors, positives, anchors, negatives
-    masks = torch.zeros(2, len(embeddings), len(ref_emb), dtype=torch.bool, device=embeddings.device)
-    masks[0, indices_tuple[0], indices_tuple[1]] = True
-    masks[1, indices_tuple[2], indices_tuple[3]] = True
-    return masks[0], masks[1]
+class _Local(torch.autograd.Function):
+    """Leaves projected scores as they are; takes the mean off their gradient within blocks of items that compete."""
+
+    @staticmethod
+    def forward(ctx: Any, projected: Tensor, relevant: Tensor, irrelevant: Tensor, reach: Tensor) -> Tensor:
+        ctx.save_for_backward(projected, relevant, irrelevant, reach)
+        return projected.clone()
+
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None, None, None]:
+        refuse_second_derivative()
+        projected, relevant, irrelevant, reach = ctx.saved_tensors
+        query, item = relevant.nonzero(as_tuple=True)
+        competes = irrelevant[query] & (projected[query] > (projected[query, item] - reach[query])[:, None])
+        size = competes.sum(1)
+        share = (incoming[query, item] / (size + 1)).masked_fill(size == 0, 0)
+        gradient = torch.zeros_like(incoming)
+        gradient[query, item] = share * size
+        return gradient.index_add(0, query, competes * -share[:, None]), None, None, None
+
+
+def _weight(weighting: str, ks: Sequence[int] | None, tau: float) -> Callable[[Tensor], Tensor]:
+    if ks is None:
+        return WEIGHTINGS[weighting]
+    return lambda intruders: sum(torch.sigmoid((1 + intruders - k) / tau) for k in ks) / len(ks)  # type: ignore[return-value]
 
 
 def _rank_as_scores(scores: Tensor) -> Tensor:
@@ -178,18 +271,27 @@ def _rank_as_scores(scores: Tensor) -> Tensor:
     return rank(scores).to(scores.dtype)
 
 
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _check_mask(name: str, mask: Tensor, scores: Tensor) -> None:
-    if scores.ndim != 2:
-        raise ValueError(f"scores have shape {tuple(scores.shape)}, expected (num_queries, num_references)")
-    if mask.shape != scores.shape or mask.dtype != torch.bool:
-        found = f"{mask.dtype} of shape {tuple(mask.shape)}"
-        raise ValueError(f"{name} is {found}, expected torch.bool of the scores' {tuple(scores.shape)}")
-
-
-def _require(argument: str, value: str, known: Any) -> None:
-    if value not in known:
-        raise ValueError(f"{argument} is {value!r}, expected one of {', '.join(known)}")
+def _check(
+    projection: str,
+    weighting: str,
+    ks: Sequence[int] | None,
+    tau: float,
+    noise: float,
+    local_margin: float,
+    gradient: str | GradientRule,
+) -> None:
+    if projection not in PROJECTIONS:
+        raise ValueError(f"projection is {projection!r}, expected one of {', '.join(PROJECTIONS)}")
+    if weighting not in WEIGHTINGS:
+        raise ValueError(f"weighting is {weighting!r}, expected one of {', '.join(WEIGHTINGS)}")
+    if ks is not None and (not ks or min(ks) < 1):
+        raise ValueError(f"ks is {ks}, expected cut-offs of at least 1")
+    if isinstance(gradient, str) and gradient not in ("identity", "blackbox"):
+        raise ValueError(
+            f"gradient is {gradient!r}, expected identity, blackbox or a rule such as Blackbox(lambda_=0.2)"
+        )
+    if projection == "local" and gradient != "identity":
+        raise ValueError("projection 'local' is a projection for the gradient 'identity'; choose 'std' for another one")
+    for name, value, least in (("noise", noise, 0), ("local_margin", local_margin, 0), ("tau", tau, 1e-6)):
+        if not value >= least:
+            raise ValueError(f"{name} is {value}, expected at least {least}")

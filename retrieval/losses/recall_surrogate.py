@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from retrieval.losses.score_matrix import ScoreMatrixLoss, check_masks, reduce_queries, sum_by_query
-from retrieval.losses.smooth_ap import count_above
+from retrieval.losses.smooth_ap import check_temperature, count_above
 
 
 def recall_surrogate_loss(
@@ -80,6 +80,7 @@ class RecallSurrogateLoss(ScoreMatrixLoss):
     ) -> None:
         super().__init__(**kwargs)
         _check_cut_offs(ks, tau_k)
+        check_temperature(tau_rank)
         self.ks = ks
         self.tau_k = tau_k
         self.tau_rank = tau_rank

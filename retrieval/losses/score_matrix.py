@@ -10,8 +10,6 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils import common_functions
 from torch import Tensor
 
-from retrieval.losses.recall import relevance_masks
-
 
 class ScoreMatrixLoss(BaseMetricLossFunction):
     """Embeddings and labels in, one loss for every query that has a relevant reference out.
@@ -33,7 +31,11 @@ class ScoreMatrixLoss(BaseMetricLossFunction):
         with torch.autocast(embeddings.device.type, enabled=False):
             matrix = self.distance(at_least_float32(embeddings), at_least_float32(ref_emb))
             losses = self.losses_of_queries(matrix if self.distance.is_inverted else -matrix, relevant, irrelevant)
-        queries = torch.where(relevant.any(dim=1))[0]
+        return self.as_elements(losses, relevant.any(dim=1))
+
+    def as_elements(self, losses: Tensor, counts: Tensor) -> dict[str, dict[str, Any]]:
+        """The losses (num_queries,) of the queries that count (boolean, same shape), as pytorch-metric-learning's reducers take them."""
+        queries = torch.where(counts)[0]
         if len(queries) == 0:
             return self.zero_losses()
         return {"loss": {"losses": losses[queries], "indices": queries, "reduction_type": "element"}}
@@ -42,15 +44,36 @@ class ScoreMatrixLoss(BaseMetricLossFunction):
         return CosineSimilarity()
 
 
+def relevance_masks(
+    embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Two boolean masks (num_queries, num_references), of the relevant and of the irrelevant pairs, from what a loss is given."""
+    if indices_tuple is None:
+        assert labels is not None
+        assert ref_labels is not None
+        same = labels[:, None] == ref_labels[None, :]
+        if ref_emb is not embeddings:
+            return same, ~same
+        own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        return same & ~own, ~same
+    if len(indices_tuple) == 3:
+        anchors, positives, negatives = indices_tuple
+        indices_tuple = anchors, positives, anchors, negatives
+    masks = torch.zeros(2, len(embeddings), len(ref_emb), dtype=torch.bool, device=embeddings.device)
+    masks[0, indices_tuple[0], indices_tuple[1]] = True
+    masks[1, indices_tuple[2], indices_tuple[3]] = True
+    return masks[0], masks[1]
+
+
 def check_masks(scores: Tensor, relevant: Tensor, irrelevant: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """The three with what was left out filled in, scores in float32 at least; ValueError where they do not fit together."""
     if scores.ndim != 2:
         raise ValueError(f"scores have shape {tuple(scores.shape)}, expected (num_queries, num_references)")
-    irrelevant = ~relevant if irrelevant is None else irrelevant
-    for name, mask in (("relevant", relevant), ("irrelevant", irrelevant)):
+    for name, mask in (("relevant", relevant), ("irrelevant", relevant if irrelevant is None else irrelevant)):
         if mask.shape != scores.shape or mask.dtype != torch.bool:
             found = f"{mask.dtype} of shape {tuple(mask.shape)}"
             raise ValueError(f"{name} is {found}, expected torch.bool of the scores' {tuple(scores.shape)}")
+    irrelevant = ~relevant if irrelevant is None else irrelevant
     if (relevant & irrelevant).any():
         raise ValueError("relevant and irrelevant overlap: an item cannot be both")
     return at_least_float32(scores), relevant, irrelevant

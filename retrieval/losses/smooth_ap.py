@@ -10,13 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from retrieval.losses.score_matrix import ScoreMatrixLoss, check_masks, reduce_queries, sum_by_query
 
-BLOCK = 2**20  # comparisons at a time
+BLOCK = 2**18  # comparisons at a time: what fits a cache
 
 
 def smooth_ap_loss(
     scores: Tensor, relevant: Tensor, irrelevant: Tensor | None = None, *, tau: float = 0.01, reduction: str = "mean"
 ) -> Tensor:
-    """Smooth-AP of a matrix of scores (Brown et al., "Smooth-AP: Smoothing the Path Towards Large-Scale Image Retrieval", ECCV 2020).
+    """One minus the smooth average precision of a matrix of scores (Brown et al., "Smooth-AP", ECCV 2020).
 
     1 - mean over relevant p of R(p among the relevant) / R(p among all), with the soft rank
     R(p) = 1 + sum over the others j of sigmoid((s_j - s_p) / tau). The query is neither relevant nor a competitor.
@@ -54,7 +54,7 @@ class SmoothAPLoss(ScoreMatrixLoss):
 
     def __init__(self, tau: float = 0.01, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        _check_temperature(tau)
+        check_temperature(tau)
         self.tau = tau
         self.add_to_recordable_attributes(name="tau", is_stat=False)
 
@@ -76,7 +76,7 @@ def count_above(scores: Tensor, relevant: Tensor, *groups: Tensor, tau: float) -
     Returns:
         (num_groups, num_pairs), pairs in the order of `relevant.nonzero()`.
     """
-    _check_temperature(tau)
+    check_temperature(tau)
     most_relevant = max(relevant.sum(dim=1).tolist(), default=0)
     rows = max(1, BLOCK // max(1, scores.shape[1] * most_relevant))
     blocks = zip(*(tensor.split(rows) for tensor in (scores, relevant, *groups)), strict=True)
@@ -91,6 +91,7 @@ def _count_block(tau: float, scores: Tensor, relevant: Tensor, *groups: Tensor) 
     return torch.stack([above.masked_fill(~group[query], 0).sum(dim=1) for group in groups])
 
 
-def _check_temperature(tau: float) -> None:
+def check_temperature(tau: float) -> None:
+    """ValueError unless tau is above 0."""
     if not tau > 0:
         raise ValueError(f"tau is {tau}, expected above 0")

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from retrieval.solvers.identity import Identity
 
@@ -54,11 +53,8 @@ def solve(
     if projection is not None:
         costs = projection(costs)
     if maximize:
-        return _apply(-costs, lambda negated: solver(-negated), rule)
-    return _apply(costs, solver, rule)
-
-
-def _apply(costs: Tensor, solver: Solver, rule: GradientRule) -> Tensor:
+        argmax = solver
+        costs, solver = -costs, lambda negated: argmax(-negated)
     solution: Tensor = _Solve.apply(costs, solver, rule)
     return solution
 
@@ -72,6 +68,15 @@ class _Solve(torch.autograd.Function):
         return solution
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative()
         return ctx.rule.gradient(incoming, ctx.saved_tensors, ctx.solver).to(ctx.dtype), None, None
+
+
+def refuse_second_derivative() -> None:
+    """To be called in a backward pass: raises RuntimeError if it is itself recorded for differentiation.
+
+    A gradient rule replaces a derivative that is zero or undefined; the derivative of the replacement means nothing.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("a solver's gradient rule can be differentiated once only; leave out create_graph=True")

@@ -41,8 +41,9 @@ def sum_of_gamma(
 ) -> Tensor:
     """Independent draws of which any k sum to a Gumbel draw, up to the truncation of a series.
 
-    For solutions with k ones: the noise of a whole solution is then Gumbel, as sampling needs it: temperature / k (sum over t = 1 .. terms of Gamma(1/k, scale k/t) - log(terms)) (Niepert et al.,
-    "Implicit MLE", NeurIPS 2021, section 4.1). The mean of the sum is too high by about temperature / (2 terms).
+    temperature / k (sum over t = 1 .. terms of Gamma(1/k, scale k/t) - log(terms)): with it on the scores, the noise of a
+    whole solution with k ones is Gumbel (Niepert et al., "Implicit MLE", NeurIPS 2021, section 4.1). The mean of such a sum
+    is too high by about temperature / (2 terms).
 
     Args:
         like: gives shape, dtype and device; drawn in float32 at least.
@@ -52,10 +53,10 @@ def sum_of_gamma(
         generator: source of randomness on the same device; the global one if none is given.
     """
     if k < 1 or terms < 1 or not temperature > 0:
-        raise ValueError(
-            f"k is {k}, terms {terms}, temperature {temperature}; expected at least 1, at least 1, above 0"
-        )
+        raise ValueError(f"k, terms, temperature are {k}, {terms}, {temperature}; expected at least 1, 1, above 0")
     shape = torch.full_like(like, 1 / k, dtype=torch.promote_types(like.dtype, torch.float32))
     # torch.distributions draws its Gamma by this function too, but takes no generator.
-    draws = sum(torch._standard_gamma(shape, generator=generator) / t for t in range(1, terms + 1))
-    return (temperature * (draws - math.log(terms) / k)).to(like.dtype)
+    total = torch.full_like(shape, -math.log(terms) / k)
+    for term in range(1, terms + 1):
+        total += torch._standard_gamma(shape, generator=generator) / term
+    return (temperature * total).to(like.dtype)

@@ -16,6 +16,7 @@ from retrieval.solvers import standardize
 SLOPES = {
     "loglog": lambda r: 1 / ((1 + r) * (1 + math.log1p(r))),
     "log": lambda r: 1 / (1 + r),
+    "sqrt": lambda r: 0.5 / math.sqrt(1 + r),
     "linear": lambda r: 1.0,
 }
 LABELS = {
@@ -152,8 +153,8 @@ def test_the_order_of_the_references_does_not_matter():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"projection": "sdt"}, "projection is 'sdt', expected one of none, mean, norm, std"),
-        ({"weighting": "cubic"}, "expected one of loglog, log, linear"),
+        ({"projection": "sdt"}, "projection is 'sdt', expected one of none, mean, norm, std, local"),
+        ({"weighting": "cubic"}, "expected one of loglog, log, sqrt, linear"),
         ({"reduction": "sum"}, "expected one of mean, none"),
         ({"relevant": torch.zeros(2, 3)}, "expected torch.bool"),
         ({"relevant": torch.zeros(2, 2, dtype=torch.bool)}, r"expected torch.bool of the scores' \(2, 3\)"),

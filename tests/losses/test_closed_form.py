@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_metric_learning.distances import DotProductSimilarity
+
+from retrieval.losses import RecallLoss, closed_form, recall_loss
+from retrieval.losses.recall import PROJECTIONS, WEIGHTINGS
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def unit(count: int, dim: int = 16, seed: int = 0) -> torch.Tensor:
+    vectors = torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.normalize(vectors, dim=1)
+
+
+def numbers(count: int, classes: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def with_duplicates(vectors: torch.Tensor) -> torch.Tensor:
+    vectors = vectors.clone()
+    vectors[-1], vectors[3], vectors[5] = vectors[0], vectors[2], vectors[0]
+    return vectors
+
+
+UNEQUAL = torch.tensor([0, 0, 0, 0, 0, 1, 1, 7, 2, 2, 2])  # with a lone label
+
+# name: queries, references (None: the queries themselves), labels, labels of the references
+CASES = {
+    "3 classes of 4": (unit(12), None, torch.arange(3).repeat_interleave(4), None),
+    "5 classes of 2, shuffled": (unit(10), None, torch.tensor([3, 1, 4, 0, 2, 2, 0, 1, 3, 4]), None),
+    "unequal sizes and a lone label": (unit(11), None, UNEQUAL, None),
+    "duplicates across classes": (with_duplicates(unit(11)), None, UNEQUAL, None),
+    "one query": (unit(1), None, torch.tensor([3]), None),
+    "negative and huge labels": (unit(6), None, torch.tensor([-1, 2**40, -1, 2**40, 2**40 + 1, 2**40 + 1]), None),
+    "separate references": (unit(7), unit(13, seed=1), torch.tensor([0, 0, 1, 5, 2, 2, 9]), numbers(13, 4)),
+    "one reference": (unit(3).abs(), unit(1, seed=1).abs(), torch.tensor([0, 1, 0]), torch.tensor([0])),
+    "many tiles": (unit(300, seed=2), None, numbers(300, 60), None),
+    "many tiles of references": (unit(70, seed=3), unit(400, seed=4), numbers(70, 50), numbers(400, 50, seed=5)),
+}
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Tiles so small that a few hundred rows need many, of uneven sizes."""
+    monkeypatch.setattr(closed_form, "TILE", (64, 96))
+    monkeypatch.setattr(closed_form, "CHUNK", 1000)
+    monkeypatch.setattr(closed_form, "GATHERED", 500)
+
+
+def both(case: str, dtype: torch.dtype, **options) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Value and gradients by the closed form and by the definition, as they come from the same embeddings."""
+    queries, references, labels, ref_labels = CASES[case]
+    inputs = [t.to(dtype).requires_grad_() for t in (queries, references) if t is not None]
+    same = labels[:, None] == (labels if ref_labels is None else ref_labels)
+    relevant = same if ref_labels is not None else same & ~torch.eye(len(labels), dtype=torch.bool)
+
+    loss = RecallLoss(distance=DotProductSimilarity(normalize_embeddings=False), **options)
+    assert loss._has_closed_form()
+    value = (
+        loss(inputs[0], labels)
+        if references is None
+        else loss(inputs[0], labels, ref_emb=inputs[1], ref_labels=ref_labels)
+    )
+
+    scores = inputs[0] @ inputs[-1].T
+    # A product of equal vectors may differ in its last bits from place to place; on a grid they tie, as duplicates should.
+    grid = {torch.float64: 1e12, torch.float32: 1e6}[dtype]
+    scores = scores + ((scores.detach() * grid).round() / grid - scores.detach())
+    expected = recall_loss(scores, relevant, ~same, **options)
+    return [value, *torch.autograd.grad(value, inputs)], [expected, *torch.autograd.grad(expected, inputs)]
+
+
+def assert_close(found: list[torch.Tensor], expected: list[torch.Tensor], dtype: torch.dtype) -> None:
+    for left, right in zip(found, expected, strict=True):
+        assert left.dtype == dtype
+        assert left.isfinite().all()
+        error = (left - right).norm()
+        assert error <= TOLERANCE[dtype] * max(right.norm().item(), 0.1), error
+
+
+@pytest.mark.usefixtures("small_tiles")
+class TestAgreementWithTheDefinition:
+    @pytest.mark.parametrize("dtype", TOLERANCE)
+    @pytest.mark.parametrize("projection", PROJECTIONS)
+    @pytest.mark.parametrize("case", CASES)
+    def test_value_and_gradients_agree_for_every_projection(self, case, projection, dtype):
+        assert_close(*both(case, dtype, projection=projection, weighting="log"), dtype)
+
+    @pytest.mark.parametrize("projection", ["std", "local"])
+    @pytest.mark.parametrize("weighting", WEIGHTINGS)
+    def test_value_and_gradients_agree_for_every_weighting(self, weighting, projection):
+        assert_close(
+            *both("unequal sizes and a lone label", torch.float64, projection=projection, weighting=weighting),
+            torch.float64,
+        )
+
+    @pytest.mark.parametrize("case", ["3 classes of 4", "separate references", "many tiles"])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"ks": (1, 2, 4, 8)},
+            {"ks": (3,), "tau": 0.5},
+            {"margin": 0.05},
+            {"projection": "local", "local_margin": 0.0},
+            {"projection": "local", "local_margin": 3.0, "margin": 0.02},
+        ],
+        ids=str,
+    )
+    def test_value_and_gradients_agree_for_every_option(self, case, options):
+        assert_close(*both(case, torch.float64, **options), torch.float64)
+
+    def test_the_default_tiles_give_the_same(self, monkeypatch):
+        small, _ = both("many tiles", torch.float64, projection="local")
+        monkeypatch.undo()
+        large, _ = both("many tiles", torch.float64, projection="local")
+        assert_close(small, large, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("projection", ["std", "local"])
+def test_collapsed_embeddings_and_flat_rows_have_a_finite_value_and_no_gradient(projection, dtype):
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 3])
+    collapsed = unit(1).to(dtype).expand(9, -1).clone()
+    flat_but_for_one = collapsed.clone()
+    flat_but_for_one[0] = unit(1, seed=5)[0].to(dtype)
+    for embeddings in (collapsed, flat_but_for_one):
+        embeddings.requires_grad_()
+        loss = RecallLoss(projection)(embeddings, labels)
+        (gradient,) = torch.autograd.grad(loss, embeddings)
+        assert gradient.isfinite().all()
+        assert gradient.norm() < 1e3
+    assert loss >= 0
+    collapsed_loss = RecallLoss(projection)(collapsed, labels)
+    assert torch.autograd.grad(collapsed_loss, collapsed)[0].eq(0).all()
+    assert collapsed_loss == 0  # ties are no intruders
+
+
+def test_one_class_only_has_no_loss_and_no_gradient():
+    embeddings = unit(6).requires_grad_()
+    for projection in PROJECTIONS:
+        loss = RecallLoss(projection)(embeddings, torch.zeros(6, dtype=torch.long))
+        assert loss == 0
+        if projection in ("mean", "std", "local"):
+            torch.testing.assert_close(torch.autograd.grad(loss, embeddings)[0], torch.zeros_like(embeddings))
+
+
+def test_a_nan_or_infinite_embedding_shows_in_the_loss():
+    for wrong in (torch.nan, torch.inf):
+        embeddings = unit(8)
+        embeddings[3, 0] = wrong
+        labels = torch.arange(4).repeat_interleave(2)
+        assert not RecallLoss()(embeddings, labels).isfinite()
+        assert not RecallLoss()(unit(8), labels, ref_emb=embeddings, ref_labels=labels).isfinite()
+
+
+def test_noise_repeats_with_its_generator_and_moves_the_loss_as_in_the_definition():
+    embeddings, labels = unit(400, dim=8), numbers(400, 100)
+    same = labels[:, None] == labels
+    relevant = same & ~torch.eye(400, dtype=torch.bool)
+    for projection in ("none", "std"):
+
+        def value(seed: int, projection: str = projection) -> float:
+            return RecallLoss(projection, noise=0.1, generator=torch.Generator().manual_seed(seed))(
+                embeddings, labels
+            ).item()
+
+        assert value(1) == value(1)
+        assert value(1) != value(2)
+        generator = torch.Generator().manual_seed(0)
+        defined = [
+            recall_loss(
+                embeddings @ embeddings.T, relevant, ~same, projection=projection, noise=0.1, generator=generator
+            ).item()
+            for _ in range(10)
+        ]
+        mean, spread = sum(defined) / 10, max(defined) - min(defined)
+        assert abs(sum(value(seed) for seed in range(10)) / 10 - mean) < spread
+
+
+def test_a_second_backward_pass_gives_the_same_and_a_second_derivative_is_an_error():
+    embeddings, labels = unit(12).requires_grad_(), torch.arange(3).repeat_interleave(4)
+    for projection in ("std", "local"):
+        loss = RecallLoss(projection)(embeddings, labels)
+        first, second = (torch.autograd.grad(loss, embeddings, retain_graph=True)[0] for _ in range(2))
+        assert torch.equal(first, second)
+        with pytest.raises(RuntimeError, match="differentiated once only"):
+            torch.autograd.grad(loss, embeddings, create_graph=True)
+
+
+def test_weights_of_the_reducer_reach_the_gradient():
+    embeddings, labels = unit(12).requires_grad_(), torch.arange(3).repeat_interleave(4)
+    same = labels[:, None] == labels
+    relevant, weights = same & ~torch.eye(12, dtype=torch.bool), torch.rand(12, dtype=torch.float64)
+    settings = RecallLoss("local")._settings()
+    found = closed_form.closed_form(embeddings, None, labels, labels, settings)
+    (gradient,) = torch.autograd.grad((found.losses * weights).sum(), embeddings)
+    losses = recall_loss(embeddings @ embeddings.T, relevant, ~same, projection="local", reduction="none")
+    (expected,) = torch.autograd.grad((losses * weights).sum(), embeddings)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_memory_stays_far_below_the_matrix_of_scores():
+    import subprocess
+    import sys
+
+    code = (
+        "import resource, torch\n"
+        "from retrieval.losses import RecallLoss\n"
+        "z, y = torch.randn(12288, 32, requires_grad=True), torch.arange(12288) // 4\n"
+        "RecallLoss()(z[:256], y[:256]).backward()\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "RecallLoss('local')(z, y).backward()\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 150  # MiB; the matrix alone takes 576
