@@ -1,10 +1,10 @@
 """The recall loss from embeddings, without the matrix of scores.
 
-The gradient of the loss with respect to the scores of one query, taken by identity with projection, is a sparse part (the slope of
-the weighting at each relevant item), plus a constant, plus a multiple of the scores themselves. With G = A + a 1^T + diag(b) S, where
-S = Q R^T, the gradients G R and G^T Q need only sums over the references and d x d matrices, never G or S. The forward pass needs one
-number for each relevant pair, how many irrelevant references score higher, and counts it tile by tile. The projection "local" adds
-a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
+The gradient of the loss with respect to the scores of one query, taken by identity with projection, is a sparse part (the slope
+of the weighting at each relevant item), plus a constant, plus a multiple of the scores themselves. With G = A + a 1^T + diag(b) S,
+where S = Q R^T, the gradients G R and G^T Q need only sums over the references and d x d matrices, never G or S. The forward pass
+needs one number for each relevant pair, how many irrelevant references score higher, and counts it tile by tile. The projection
+"local" adds a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
 
 Everything here works on rows sorted by label, in which the references of a label lie side by side ("slots" first .. first + size).
 """
@@ -113,7 +113,7 @@ class _Rows:
         self._measure_rows()
 
     def _measure_rows(self) -> None:
-        """Mean and norm of the candidates' scores, and the scores of the slots; all relative to the query's score of the mean reference."""
+        """Mean and norm of the candidates' scores, and the scores of the slots, less the score of the mean reference."""
         q, r = self.queries, self.references
         self.largest = q.norm(dim=1) * r.norm(dim=1).max()  # a bound of each query's scores
         self.middle = r.mean(0) if self.settings.centered else torch.zeros_like(r[0])

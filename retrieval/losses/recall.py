@@ -61,8 +61,8 @@ def recall_loss(
         relevant: boolean mask of the same shape.
         irrelevant: boolean mask of the same shape; everything that is not relevant if left out. Items in neither mask (the
             query itself, above all) are no candidates: they are not ranked and receive no gradient.
-        projection: "none", "mean", "norm" or "std", see `retrieval.solvers.projections`; over the candidates of each query. "local":
-            "std", and then the mean is taken off in blocks: a relevant item gives its gradient back to those items only that
+        projection: "none", "mean", "norm" or "std", see `retrieval.solvers.projections`; over the candidates of each query.
+            "local": "std", and then the mean is taken off in blocks: what raises a relevant item lowers those items only that
             compete with it, the irrelevant ones that are above it or less than `local_margin` below.
         weighting: w(r) for r intruders: "loglog" log(1 + log(1 + r)), "log" log(1 + r), "sqrt" sqrt(1 + r) - 1, "linear" r.
         ks: explicit cut-offs in place of a weighting: w(r) is the mean over k of sigmoid((1 + r - k) / tau), a soft 1 - recall@k
@@ -124,9 +124,9 @@ class RecallLoss(ScoreMatrixLoss):
         gradient: "identity", "blackbox" or a rule.
         generator: source of the noise.
         **kwargs: `distance` (cosine similarity by default; any other of pytorch-metric-learning), `reducer`,
-            `embedding_regularizer`, `collect_stats` and what else its losses take. With `collect_stats`, `perfect_queries` is the share of
-            queries without an intruder, `mean_intruders` their mean over relevant items, and `score_spread` the mean over the
-            queries of the standard deviation of their scores: near 0, the scores have collapsed.
+            `embedding_regularizer`, `collect_stats` and what else its losses take. With `collect_stats`, `perfect_queries`
+            is the share of queries without an intruder, `mean_intruders` their mean over relevant items, and `score_spread`
+            the mean over queries of the standard deviation of their scores: near 0, the scores have collapsed.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class ScoreMatrixLoss(BaseMetricLossFunction):
         return self.as_elements(losses, relevant.any(dim=1))
 
     def as_elements(self, losses: Tensor, counts: Tensor) -> dict[str, dict[str, Any]]:
-        """The losses (num_queries,) of the queries that count (boolean, same shape), as pytorch-metric-learning's reducers take them."""
+        """The losses (num_queries,) of the queries that count (boolean, same shape), as reducers take them."""
         queries = torch.where(counts)[0]
         if len(queries) == 0:
             return self.zero_losses()
