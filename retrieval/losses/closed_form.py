@@ -22,7 +22,8 @@ from retrieval.solvers import two_point
 from retrieval.solvers.layer import refuse_second_derivative
 
 TILE = (1024, 2048)  # rows and columns of the scores that exist at one time
-GATHERED = 1 << 21  # entries of gathered embeddings that exist at one time
+OWN_TILE = (512, 512)  # the same where mirror images are left out: those of the tiles on the diagonal are not
+GATHERED = 1 << 18  # entries of gathered embeddings that exist at one time
 CHUNK = 1 << 18  # entries compared at one time: a megabyte, which stays in a core's cache
 
 
@@ -38,6 +39,7 @@ class Settings:
         margin: by how much a relevant item must be above an irrelevant one, in the same units.
         local_margin: reach of the local projection below a relevant item, in standard deviations of the row; None: not local.
         generator: source of the noise.
+        unit: divides embeddings by their norms first.
     """
 
     centered: bool
@@ -47,6 +49,7 @@ class Settings:
     margin: float = 0.0
     local_margin: float | None = None
     generator: torch.Generator | None = None
+    unit: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,32 @@ def closed_form(
 
     Scores that differ by no more than the rounding of an inner product are ties.
     """
-    order = labels.argsort(stable=True)
-    if references is not None:
-        ref_order = ref_labels.argsort(stable=True)
-        references, ref_labels = references[ref_order], ref_labels[ref_order]
-    else:
-        ref_labels = ref_labels[order]
-    found = _ClosedForm.apply(queries[order], references, labels[order], ref_labels, settings)
+    labels, order = labels.sort(stable=True)
+    ref_labels, ref_order = ref_labels.sort(stable=True)
+    queries = _SortedRows.apply(queries, order, settings.unit)
+    references = None if references is None else _SortedRows.apply(references, ref_order, settings.unit)
+    found = _ClosedForm.apply(queries, references, labels, ref_labels, settings)
     return ClosedForm(*(torch.zeros_like(values).index_copy(0, order, values) for values in found))
+
+
+class _SortedRows(torch.autograd.Function):
+    """Rows in another order, of norm 1 if asked for: one step with one copy, where fresh memory costs more than the arithmetic."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, order: Tensor, unit: bool) -> Tensor:
+        ctx.unit, found = unit, rows.index_select(0, order)
+        norms = torch.linalg.vector_norm(found, dim=1, keepdim=True).clamp(min=1e-12) if unit else found.new_ones(1)
+        found = found.div_(norms) if unit else found
+        ctx.save_for_backward(found, norms, order)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivative()
+        found, norms, order = ctx.saved_tensors
+        if ctx.unit:
+            incoming = incoming.addcmul(_inner(found, incoming)[:, None], found, value=-1).div_(norms)
+        return torch.empty_like(incoming).index_copy_(0, order, incoming), None, None
 
 
 class _Rows:
@@ -103,13 +124,11 @@ class _Rows:
         self.first = torch.searchsorted(ref_labels, labels)
         self.size = torch.searchsorted(ref_labels, labels, right=True) - self.first
         slots = torch.arange(max(int(self.size.max()), 1), device=labels.device)
-        self.slot = (self.first[:, None] + slots).clamp(max=len(ref_labels) - 1)  # (num_queries, slots)
-        self.relevant = slots < self.size[:, None]
+        self.relevant = slots < self.size[:, None]  # (num_queries, slots)
         if self.own:
-            self.relevant &= self.slot != torch.arange(len(labels), device=labels.device)[:, None]
+            self.relevant &= self.first[:, None] + slots != torch.arange(len(labels), device=labels.device)[:, None]
         self.num_relevant = self.relevant.sum(1)
         self.num_candidates = max(len(ref_labels) - self.own, 1)
-        self.rows_at_once = max(1, GATHERED // (len(slots) * queries.shape[1]))
         self._measure_rows()
 
     def _measure_rows(self) -> None:
@@ -118,12 +137,12 @@ class _Rows:
         self.largest = q.norm(dim=1) * r.norm(dim=1).max()  # a bound of each query's scores
         self.middle = r.mean(0) if self.settings.centered else torch.zeros_like(r[0])
         self.offset = r - self.middle
-        self.own_score = (q * self.offset).sum(1) if self.own else q.new_zeros(len(q))
+        self.own_score = _inner(q, self.offset) if self.own else q.new_zeros(len(q))
         self.mean = -self.own_score / self.num_candidates if self.settings.centered else q.new_zeros(len(q))
         self.slot_scores = torch.cat(
             [
-                torch.bmm(self.offset[slot], rows[:, :, None])[:, :, 0]
-                for slot, rows in zip(self.slot.split(self.rows_at_once), q.split(self.rows_at_once), strict=True)
+                torch.bmm(q[query], self.offset[reference].transpose(1, 2))[present]
+                for query, present, reference, _ in self.classes()
             ]
         )
         self.norm = q.new_ones(len(q))
@@ -136,7 +155,7 @@ class _Rows:
         q = self.queries
         self.moment = self.offset.T @ self.offset
         self.moment_queries = q @ self.moment
-        everything = (self.moment_queries * q).sum(1)
+        everything = _inner(self.moment_queries, q)
         squares = everything - self.own_score.square() - self.num_candidates * self.mean.square()
         # Where the row's own entry is most of the sum, the difference is rounding: such rows, rare but for tiny batches and
         # collapsed embeddings, are measured entry by entry.
@@ -157,6 +176,16 @@ class _Rows:
             total += entries.square().sum(1)
         return total
 
+    def classes(self) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Where the queries and where the references of a few labels at a time are, and which places are not padding.
+
+        All are (labels, most members of a label); every query comes once, in order.
+        """
+        labels = self.labels.unique_consecutive()
+        blocks = (*_members(self.labels, labels), *_members(self.ref_labels, labels))
+        step = max(1, GATHERED // (max(block.shape[1] for block in blocks) * self.queries.shape[1]))
+        yield from zip(*(block.split(step) for block in blocks), strict=True)
+
     def thresholds(self, below: Tensor) -> Tensor:
         """(num_queries, slots): what an irrelevant score must exceed to count against a slot; infinite in empty slots.
 
@@ -165,7 +194,7 @@ class _Rows:
         """
         rounding = 4 * torch.finfo(self.queries.dtype).eps * self.largest
         rounding = rounding.where(~self.flat, 2 * self.num_candidates**0.5 * rounding)
-        shift = (self.queries * self.middle).sum(1) - below + rounding
+        shift = self.queries @ self.middle - below + rounding
         return (self.slot_scores + shift[:, None]).masked_fill(~self.relevant, torch.inf)
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
@@ -174,7 +203,7 @@ class _Rows:
         Without separate references only tiles on and above the diagonal come: the others are their mirror images.
         """
         num_rows, num_columns = len(self.queries), len(self.references)
-        height, width = (TILE[0], TILE[0]) if self.own else TILE
+        height, width = OWN_TILE if self.own else TILE
         buffer = self.queries.new_empty(min(height, num_rows) * min(width, num_columns))
         for top in range(0, num_rows, height):
             rows = slice(top, min(top + height, num_rows))
@@ -207,6 +236,20 @@ class _Rows:
         if not noise:
             return tile
         return tile + two_point(tile, noise, generator=self.settings.generator) * self.norm[rows, None]
+
+
+def _members(values: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the sorted values each label is, (labels, most members of a label), and which places are not padding."""
+    first = torch.searchsorted(values, labels)
+    size = torch.searchsorted(values, labels, right=True) - first
+    place = torch.arange(max(int(size.max()), 1), device=values.device)
+    return (first[:, None] + place).clamp(max=len(values) - 1), place < size[:, None]
+
+
+def _inner(left: Tensor, right: Tensor) -> Tensor:
+    """Inner products of rows. In parts, since a product of all rows is fresh memory, which costs more than the arithmetic."""
+    step = max(1, CHUNK // left.shape[1])
+    return torch.cat([(a * b).sum(1) for a, b in zip(left.split(step), right.split(step), strict=True)])
 
 
 def _parts(tile: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -273,13 +316,11 @@ class _ClosedForm(torch.autograd.Function):
         if rows.settings.scaled:
             pull = (pull / rows.norm[:, None]).masked_fill(rows.flat[:, None], 0)
         grad_queries, grad_references = _gradients(rows, pull)
-        if rows.own:
-            return grad_queries + grad_references, None, None, None, None
-        return grad_queries, grad_references, None, None, None
+        return grad_queries, None if rows.own else grad_references, None, None, None
 
 
 def _gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients with respect to queries and references.
+    """The gradients with respect to queries and references; one tensor, their sum, if the references are the queries.
 
     With s the scores, mu and sigma their mean and norm in a row, the projections pass a gradient g of the projected scores on as
     g (none), g - mean(g) (mean), g / sigma - s <g, s> / sigma^3 (norm), or both (std). All are A + a + b s for two numbers a
@@ -290,11 +331,11 @@ def _gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor]:
         pull: (num_queries, slots), A at the slots.
     """
     settings, q, offset = rows.settings, rows.queries, rows.offset
-    if settings.local_margin is None:
-        grad_queries, grad_references = torch.zeros_like(q), torch.zeros_like(offset)
-        along = q.new_zeros(len(q))
-    else:
-        pull, along, grad_queries, grad_references = _local_gradients(rows, pull)
+    grad_queries = torch.zeros_like(q)
+    grad_references = grad_queries if rows.own else torch.zeros_like(offset)
+    along = q.new_zeros(len(q))
+    if settings.local_margin is not None:
+        pull, along = _add_local_gradients(rows, pull, grad_queries, grad_references)
     _add_slot_gradients(rows, pull, grad_queries, grad_references)
 
     constant = q.new_zeros(len(q))
@@ -306,7 +347,7 @@ def _gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor]:
         multiple = -along / rows.norm.square()
         constant -= multiple * rows.mean
         grad_queries.addcmul_(multiple[:, None], rows.moment_queries)
-        grad_references += offset @ (q.T @ (multiple[:, None] * q))
+        grad_references.addmm_(offset, q.T @ (multiple[:, None] * q))
     grad_references += constant @ q
     if rows.own:
         own = (constant + multiple * rows.own_score)[:, None]
@@ -317,37 +358,27 @@ def _gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor]:
 
 def _add_slot_gradients(rows: _Rows, pull: Tensor, grad_queries: Tensor, grad_references: Tensor) -> None:
     """Adds A R and A^T Q, where A is `pull` at the slots and zero elsewhere."""
-    step = rows.rows_at_once
-    for start in range(0, len(pull), step):
-        part = slice(start, start + step)
-        grad_queries[part] += torch.bmm(pull[part, None], rows.offset[rows.slot[part]])[:, 0]
-    # The queries of a reference lie side by side too; a reference's place among their slots is its place in its class.
-    first = torch.searchsorted(rows.labels, rows.ref_labels)
-    size = torch.searchsorted(rows.labels, rows.ref_labels, right=True) - first
-    place = torch.arange(len(first), device=first.device) - torch.searchsorted(rows.ref_labels, rows.ref_labels)
-    place = place.clamp(max=pull.shape[1] - 1)  # a class of no query may be larger than all others
-    members = torch.arange(max(int(size.max()), 1), device=first.device)
-    step = max(1, GATHERED // (len(members) * rows.queries.shape[1]))
-    for start in range(0, len(first), step):
-        part = slice(start, start + step)
-        query = (first[part, None] + members).clamp(max=len(pull) - 1)
-        weights = pull[query, place[part, None]].masked_fill(members >= size[part, None], 0)
-        grad_references[part] += torch.bmm(weights[:, None], rows.queries[query])[:, 0]
+    for query, present, reference, ref_present in rows.classes():
+        block = pull[query].masked_fill(~present[:, :, None], 0)
+        grad_queries[query[present]] += torch.bmm(block, rows.offset[reference])[present]
+        grad_references[reference[ref_present]] += torch.bmm(block.transpose(1, 2), rows.queries[query])[ref_present]
 
 
-def _local_gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The part of the local projection that is not sparse.
+def _add_local_gradients(
+    rows: _Rows, pull: Tensor, grad_queries: Tensor, grad_references: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Adds the part of the local projection that is not sparse.
 
     A relevant item and the k irrelevant items above it, or below it by less than the margin, make a block in which the mean is
     taken off: the item keeps k / (k + 1) of its pull, and each of the others gets -1 / (k + 1) of it.
 
     Returns:
-        What the slots keep (num_queries, slots), <A, s - mean> of the rest (num_queries,), and its gradients.
+        What the slots keep (num_queries, slots), and <A, s - mean> of the rest (num_queries,).
     """
     q, thresholds, block = rows.queries, rows.block_thresholds, rows.block
     shares = (pull / (block + 1)).masked_fill(block == 0, 0)
     total = (shares * block).sum(1)
-    along, grad_queries, grad_references = q.new_zeros(len(q)), torch.zeros_like(q), torch.zeros_like(rows.offset)
+    along = q.new_zeros(len(q))
     for here, there, tile in rows.tiles():
         weights = torch.zeros_like(tile)
         _add_weights(tile, thresholds[here], shares[here], weights)
@@ -365,6 +396,6 @@ def _local_gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor, Tensor,
             grad_queries[here].addmm_(weights, q[there], alpha=-1)
             grad_queries[there].addmm_(weights.T, q[here], alpha=-1)
     if rows.own:  # above with the queries themselves in place of their offsets from the mean
-        grad_queries += total[:, None] * rows.middle
-    along += total * ((q * rows.middle).sum(1) + rows.mean)
-    return shares * block, along, grad_queries, grad_references
+        grad_queries.addr_(total, rows.middle)
+    along += total * (q @ rows.middle + rows.mean)
+    return shares * block, along

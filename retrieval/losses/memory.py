@@ -14,8 +14,10 @@ class CrossBatchMemory(losses.CrossBatchMemory):
     """The memory of pytorch-metric-learning, for this project's losses too, and exact after a resume.
 
     Every batch enters the memory without its graph and takes the places of the oldest entries. Then each of its embeddings is a
-    query, and the references are the whole memory but the query's own copy. Wrap this class, not the loss inside, in
-    `DistributedLossWrapper(efficient=False)` where several processes share a batch, and make it hold the batches of all.
+    query, and the references are the whole memory but the query's own copy.
+
+    Where several processes share a batch, wrap this class, not the loss inside, in `DistributedLossWrapper(efficient=False)`, and
+    let the memory hold a multiple of the whole batch: every process enters its own part first, and would drop other entries.
 
     The state dict holds the entries and the place in the queue. The memory is float32 for embeddings of any lower precision; for
     float64, convert the module with `.double()` before its state is loaded.
@@ -27,6 +29,9 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         miner: finds pairs or triplets between batch and memory; all pairs if left out.
         **kwargs: what else the wrapped class takes.
     """
+
+    queue_idx: int
+    has_been_filled: bool
 
     def __init__(
         self, loss: Any, embedding_size: int, memory_size: int = 1024, miner: Any = None, **kwargs: Any
@@ -60,12 +65,18 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         loss: Tensor = super().forward(at_least_float32(embeddings), labels, indices_tuple, enqueue_mask)
         return loss
 
+    def add_to_memory(self, embeddings: Tensor, labels: Tensor, batch_size: int) -> None:
+        filled = self.has_been_filled
+        super().add_to_memory(embeddings, labels, batch_size)
+        if batch_size == 0:  # which the wrapped class takes for the end of a round
+            self.has_been_filled = filled
+
     def create_indices_tuple(
         self,
         embeddings: Tensor,
         labels: Tensor,
-        E_mem: Tensor,  # noqa: N803 - named as in the wrapped class
-        L_mem: Tensor,  # noqa: N803
+        E_mem: Tensor,
+        L_mem: Tensor,
         input_indices_tuple: Any,
         do_remove_self_comparisons: bool,
     ) -> Any:

@@ -191,10 +191,8 @@ class RecallLoss(ScoreMatrixLoss):
         if indices_tuple is not None or labels is None or ref_labels is None or not self._has_closed_form():
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            queries = self.distance.maybe_normalize(at_least_float32(embeddings))
-            references = None
-            if ref_emb is not embeddings:
-                references = self.distance.maybe_normalize(at_least_float32(ref_emb))
+            queries = at_least_float32(embeddings)
+            references = None if ref_emb is embeddings else at_least_float32(ref_emb)
             found = closed_form(queries, references, labels, ref_labels, self._settings())
         if self.collect_stats:
             self._record(found.intruders, found.num_relevant, found.spread)
@@ -209,12 +207,16 @@ class RecallLoss(ScoreMatrixLoss):
             margin=self.margin,
             local_margin=self.local_margin if self.projection == "local" else None,
             generator=self.generator,
+            unit=self.distance.normalize_embeddings,
         )
 
     def _has_closed_form(self) -> bool:
         """Whether scores are inner products, or a linear function of them that the projection undoes, and the gradient identity."""
         distance = self.distance
-        inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and distance.power == 1
+        inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and (distance.p, distance.power) == (
+            2,
+            1,
+        )
         squared_distance = (
             type(distance) is LpDistance
             and (distance.p, distance.power, distance.normalize_embeddings) == (2, 2, True)

@@ -46,6 +46,7 @@ CASES = {
 def small_tiles(monkeypatch):
     """Tiles so small that a few hundred rows need many, of uneven sizes."""
     monkeypatch.setattr(closed_form, "TILE", (64, 96))
+    monkeypatch.setattr(closed_form, "OWN_TILE", (64, 64))
     monkeypatch.setattr(closed_form, "CHUNK", 1000)
     monkeypatch.setattr(closed_form, "GATHERED", 500)
 
@@ -194,7 +195,7 @@ def test_weights_of_the_reducer_reach_the_gradient():
     embeddings, labels = unit(12).requires_grad_(), torch.arange(3).repeat_interleave(4)
     same = labels[:, None] == labels
     relevant, weights = same & ~torch.eye(12, dtype=torch.bool), torch.rand(12, dtype=torch.float64)
-    settings = RecallLoss("local")._settings()
+    settings = RecallLoss("local", distance=DotProductSimilarity(normalize_embeddings=False))._settings()
     found = closed_form.closed_form(embeddings, None, labels, labels, settings)
     (gradient,) = torch.autograd.grad((found.losses * weights).sum(), embeddings)
     losses = recall_loss(embeddings @ embeddings.T, relevant, ~same, projection="local", reduction="none")
