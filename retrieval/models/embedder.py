@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
@@ -73,7 +74,7 @@ def _create_backbone(name: str, pretrained: bool | str | Path, image_size: int) 
         options["img_size"] = image_size
     try:
         return timm.create_model(name, pretrained=bool(pretrained), **options)
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(pretrained, bool):
             raise RetrievalError(

@@ -242,7 +242,7 @@ class TestBadInput:
             "'seed' stands twice",
             "did you mean model?",
             "training.epochs",
-            "'none', 'mean', 'norm' or 'std'",
+            "'none', 'mean', 'norm', 'std' or 'local'",
         ):
             assert words in err
         assert err.count("error: ") == err.count("\n") == 4

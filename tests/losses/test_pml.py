@@ -226,4 +226,5 @@ def test_autocast_changes_nothing_but_the_embeddings(gradient):
     assert value.dtype == torch.float32
     expected, slopes = value_and_gradient(loss, half.detach().float(), LABELS)
     assert torch.equal(value, expected)
-    torch.testing.assert_close(torch.autograd.grad(value, half)[0], slopes.bfloat16(), rtol=0.01, atol=1e-6)
+    (gradient,) = torch.autograd.grad(value, half)
+    assert (gradient - slopes).norm() < 0.01 * slopes.norm()  # rounded to bfloat16, once or for each side of the scores
