@@ -13,7 +13,7 @@ from .output import figures_table, print_json
 Examples:
   retrieval train --config glyphs
   retrieval train --config omniglot --out runs/none data.root=omniglot loss.projection=none
-  retrieval train --config runs/none/config.yaml --out runs/none --resume""",
+  retrieval train --config runs/none/config.yaml --resume""",
 )
 @click.option(
     "--config",
@@ -38,7 +38,8 @@ def command(
     if overwrite and resume:
         raise click.UsageError("--overwrite and --resume exclude each other")
     config = load(source, overrides)
-    folder = out or str(Path("runs") / Path(source).stem)
+    resumes_its_own = resume and Path(source).name == "config.yaml"  # that of a run folder
+    folder = out or str(Path(source).parent if resumes_its_own else Path("runs") / Path(source).stem)
     from retrieval import recipes  # after the check of the configuration: it takes seconds
 
     results = recipes.train(config, folder, overwrite=overwrite, resume=resume)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -37,7 +38,10 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        return device
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was compiled with CUDA
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device: {name!r} is not available ({reason}); use auto, cpu, or cuda") from error
@@ -45,14 +49,32 @@ def pick_device(name: str) -> torch.device:
 
 def read_splits(config: Config) -> dict[str, ImageSet]:
     """The splits "train" and "test", and "validation" where some training classes are held out for it."""
-    with _mistakes_in("data"):
+    try:
         splits = read_dataset(config.data.name, config.data.root, **config.data.options)
+    except (ValueError, TypeError) as error:  # a TypeError: an option of another type than its reader expects
+        raise ConfigError(f"data: {error}") from error
+    require_pairs(splits["train"], "train")
     if config.data.validation_share:
         with _mistakes_in("data.validation_share"):
             kept, held_out = split_classes(splits["train"], config.data.validation_share, seed=config.seed)
         splits |= {"train": kept, "validation": held_out}
-    require_pairs(splits["train"], "train")
+    for name in sorted(splits.keys() - {"train"}):
+        if max(config.evaluation.ks) >= len(splits[name]):
+            raise ConfigError(
+                f"evaluation.ks: k is {max(config.evaluation.ks)}, but a query of the {name} split has "
+                f"{len(splits[name]) - 1} others to find; lower the largest k, or change data.validation_share"
+            )
     return splits
+
+
+def with_absolute_paths(config: Config) -> Config:
+    """The configuration as it can be used from any folder."""
+    data, model = config.data, config.model
+    if data.root is not None:
+        data = data.model_copy(update={"root": str(Path(data.root).expanduser().resolve())})
+    if isinstance(model.pretrained, str):
+        model = model.model_copy(update={"pretrained": str(Path(model.pretrained).expanduser().resolve())})
+    return config.model_copy(update={"data": data, "model": model})
 
 
 def build_model(config: Config, *, pretrained: bool = True) -> Embedder:

@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from retrieval.errors import ConfigError, did_you_mean
 
@@ -49,6 +50,12 @@ class ImageConfig(Section):
     std: Rgb | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
     augmentation: Literal["none", "character", "photo"] = "photo"
+
+    @model_validator(mode="after")
+    def _crop_inside_the_image(self) -> Self:
+        if self.size > self.resize:
+            raise ValueError(f"size is {self.size}, expected at most resize, which is {self.resize}")
+        return self
 
 
 class ModelConfig(Section):
@@ -90,6 +97,12 @@ class TrainingConfig(Section):
     warmup_epochs: Annotated[int, Field(ge=0)] = 0
     clip_norm: Annotated[float, Field(gt=0)] | None = None
 
+    @model_validator(mode="after")
+    def _leave_epochs_after_the_warmup(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected fewer than the {self.epochs} epochs")
+        return self
+
 
 class EvaluationConfig(Section):
     """How embeddings are measured."""
@@ -102,8 +115,8 @@ class EvaluationConfig(Section):
 class Config(Section):
     """Everything that decides a run."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
-    device: str = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "auto"  # auto, cpu, cuda, ...
     data: DataConfig = DataConfig()
     image: ImageConfig = ImageConfig()
     model: ModelConfig = ModelConfig()
@@ -175,6 +188,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="a key that is no word", problem_mark=key.start_mark)
             if key.value in seen:
                 self.doubled.append(f"line {key.start_mark.line + 1}: key {key.value!r} stands twice")
             seen.add(key.value)
@@ -200,7 +215,7 @@ def _parse(text: str, place: str) -> tuple[dict[str, Any], list[str]]:
     loader = _Loader(text)
     try:
         values = loader.get_single_data()
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise ConfigError(
@@ -222,8 +237,8 @@ def _apply(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
             mistakes.append(f"{override!r}: expected key=value, e.g. loss.projection=std")
             continue
         try:
-            value = _Loader(text).get_single_data()
-        except yaml.YAMLError:
+            value = _read_value(key, text)
+        except (yaml.YAMLError, ValueError):
             mistakes.append(f"{override!r}: the value is not valid YAML")
             continue
         *sections, name = key.split(".")
@@ -240,6 +255,32 @@ def _apply(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
     return mistakes
 
 
+def _read_value(key: str, text: str) -> Any:
+    """The value of an override: YAML, but the text as it stands where the schema wants a word or a path."""
+    *sections, name = key.split(".")
+    section = _section(sections)
+    wanted = _annotation(section, name) if section else None
+    kinds = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    if str not in kinds:
+        return _Loader(text).get_single_data()
+    words = {"null": None, "true": True, "false": False}
+    return words[text] if text in words and type(words[text]) in kinds else text
+
+
+def _annotation(section: type[BaseModel], name: str) -> Any:
+    return section.model_fields[name].annotation if name in section.model_fields else None
+
+
+def _section(names: Sequence[str]) -> type[BaseModel] | None:
+    """The schema of a section, None if there is none of these names."""
+    section: Any = Config
+    for name in names:
+        section = _annotation(section, name)
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return None
+    return section
+
+
 def _mistakes(error: ValidationError, place: str, overridden: set[str]) -> list[str]:
     """One line per key; the members of a union are reported in one."""
     lines: dict[str, str] = {}
@@ -254,6 +295,8 @@ def _mistakes(error: ValidationError, place: str, overridden: set[str]) -> list[
             lines[key] = (
                 f"{where}: {key}: expected a section of {', '.join(_known_keys(path))}, found {_shorten(item['input'])}"
             )
+        elif item["type"] == "value_error":
+            lines[key] = f"{where}: {key}: {message.removeprefix('value error, ')}"
         elif key in lines:
             lines[key] += f"; or {message}"
         else:
@@ -262,13 +305,8 @@ def _mistakes(error: ValidationError, place: str, overridden: set[str]) -> list[
 
 
 def _known_keys(sections: Sequence[str]) -> list[str]:
-    model: type[BaseModel] = Config
-    for section in sections:
-        found = model.model_fields[section].annotation
-        if not (isinstance(found, type) and issubclass(found, BaseModel)):
-            return []
-        model = found
-    return list(model.model_fields)
+    section = _section(sections)
+    return list(section.model_fields) if section else []
 
 
 def _shorten(value: Any, length: int = 60) -> str:

@@ -23,6 +23,7 @@ from retrieval.building import (
     load_embedder,
     pick_device,
     read_splits,
+    with_absolute_paths,
 )
 from retrieval.config import Config, load, to_yaml
 from retrieval.data import ImageSet, load_image, prepare
@@ -52,6 +53,9 @@ def train(
         "best" epoch on them; see `retrieval.evaluation.evaluate`.
     """
     run = RunFolder(out)
+    if not resume:
+        run.check_free(overwrite=overwrite)
+    config = with_absolute_paths(config)
     device = pick_device(config.device)
     splits = read_splits(config)
     torch.manual_seed(config.seed)
@@ -62,14 +66,14 @@ def train(
 
     def measure(split: str) -> tuple[np.ndarray, dict[str, float]]:
         vectors = embed_images(config, model, preprocessing, splits[split])
-        return vectors, _evaluate(vectors, splits[split].labels, ks=config.evaluation.ks)
+        return vectors, _evaluate(vectors, splits[split].labels, ks=sorted({1, *config.evaluation.ks}))
 
     if resume:
         rows, results = _take_up(run, config, trainer)
     else:
+        rows, results = [], {"untrained": measure("test")[1]}
         fingerprints = {name: images.fingerprint() for name, images in splits.items()}
         run.create(to_yaml(config), describe_environment(device=str(device), data=fingerprints), overwrite=overwrite)
-        rows, results = [], {"untrained": measure("test")[1]}
         save_checkpoint(run.last, {**trainer.state_dict(), "rows": rows, "results": results})
     log.info("untrained, test classes: %s", describe(results["untrained"]))
 
@@ -129,7 +133,12 @@ def build_index(
         raise RetrievalError(f"{out}: exists already; choose another --out or pass --overwrite")
     model = build_model(config, pretrained=False).to(pick_device(config.device))
     state = load_checkpoint(folder.last if checkpoint == "last" else folder.best)
-    model.load_state_dict(state["model"])
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{run}: its config.yaml and its checkpoint are of different models; train again"
+        ) from error
     preprocessing = build_preprocessing(config, model)
     images = splits[split]
     write_bundle(
@@ -177,7 +186,7 @@ def search(
     model, preprocessing = load_embedder(bundle)
     model.to(pick_device(device))
     queries = embed(model, (torch.from_numpy(prepare(load_image(path), preprocessing))[None] for path in images))
-    found = evaluation.search(queries, bundle.vectors, k, gallery_ids=bundle.ids)
+    found = evaluation.search(queries, bundle.vectors, min(k, len(bundle.ids)), gallery_ids=bundle.ids)
     position = {int(id_): i for i, id_ in enumerate(bundle.ids)}
     return [
         {
@@ -203,7 +212,7 @@ def draw_search(index: str | Path, found: Sequence[Mapping[str, Any]], path: str
         )
         for result in found
     ]
-    plot_gallery(rows, path, title=f"Nearest neighbours in {index}")
+    plot_gallery(rows, path, title=f"Nearest neighbours in {index}", columns=max(len(row.neighbours) for row in rows))
 
 
 def draw_neighbours(

@@ -16,4 +16,5 @@ python -m pip install --quiet --disable-pip-version-check --no-deps --target "$b
 for config in configs/*.yaml; do
     [ -f "$built/retrieval/$config" ] || { echo "error: $config is not in the built package" >&2; exit 1; }
 done
-PYTHONPATH=$built lint-imports --config setup.cfg --no-cache
+config=$PWD/setup.cfg
+cd "$built" && lint-imports --config "$config" --no-cache

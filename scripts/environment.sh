@@ -20,7 +20,7 @@ wanted="$extras $(cat setup.cfg pyproject.toml | cksum)"
 if [ -x .venv/bin/retrieval ] && grep -qxF "$wanted" .venv/done 2>/dev/null; then
     exit 0
 fi
-[ -x .venv/bin/python ] || "$python" -m venv .venv || {
+.venv/bin/python -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear .venv || {
     echo "error: $python cannot make a virtual environment; on Debian or Ubuntu install the package python3-venv" >&2
     exit 1
 }

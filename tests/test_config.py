@@ -150,3 +150,22 @@ def test_the_words_of_the_configuration_are_those_of_the_code():
     assert set(get_args(LossConfig.model_fields["projection"].annotation)) == set(PROJECTIONS)
     assert set(get_args(LossConfig.model_fields["weighting"].annotation)) == set(WEIGHTINGS)
     assert set(get_args(ImageConfig.model_fields["augmentation"].annotation)) == set(AUGMENTATIONS)
+
+
+def test_an_override_of_a_word_or_path_is_taken_as_it_stands(tmp_path):
+    for text in ("2024", "my #2", "'q'", "@x", "[x]", "a: b", "true"):
+        assert load("glyphs", [f"data.root={text}"]).data.root == text
+    assert load("glyphs", ["data.root=null"]).data.root is None
+    assert load("glyphs", ["model.pretrained=true"]).model.pretrained is True
+    assert load("glyphs", ["model.pretrained=w.safetensors"]).model.pretrained == "w.safetensors"
+
+
+def test_values_that_do_not_fit_together_are_mistakes(tmp_path):
+    assert mistakes(tmp_path, "image: {size: 64, resize: 32}") == ["image: size is 64, expected at most resize, which is 32"]
+    found = mistakes(tmp_path, "training: {epochs: 2, warmup_epochs: 5}")
+    assert found == ["training: warmup_epochs is 5, expected fewer than the 2 epochs"]
+
+
+@pytest.mark.parametrize("text", ["{[1]: 2}", "seed: !!int x", "seed: 99999999999999999999"])
+def test_odd_yaml_is_a_mistake_too(tmp_path, text):
+    assert len(mistakes(tmp_path, text)) == 1

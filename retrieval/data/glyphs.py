@@ -89,10 +89,17 @@ def read(root: str | Path | None = None) -> dict[str, ImageSet]:
     Raises:
         DatasetError: `root` does not hold the images, or the cache cannot be written.
     """
-    if root is None:
-        root = cache_folder() / "glyphs-v1"
-        _generate_once(root)
-    return folder_reader.read(root)
+    if root is not None:
+        return folder_reader.read(root)
+    root = cache_folder() / "glyphs-v1"
+    _generate_once(root)
+    splits = folder_reader.read(root)
+    found = sum(len(images) for images in splits.values())
+    if found != CLASSES * VIEWS:
+        raise DatasetError(
+            f"{root}: has {found} images, expected {CLASSES * VIEWS}; delete the folder, and it is drawn again"
+        )
+    return splits
 
 
 def cache_folder() -> Path:

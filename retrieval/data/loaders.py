@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,7 +125,8 @@ class _Loader(DataLoader[Any]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        batches = super().__iter__()
+        with _interrupts_held():
+            batches = super().__iter__()
         while True:
             try:
                 batch = next(batches)
@@ -137,6 +141,25 @@ class _Loader(DataLoader[Any]):
                 del batches  # ends the workers now, not when the frames that the error holds are collected
                 raise batch
             yield batch
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Keeps Ctrl-C until the block has ended, and for good from the processes that are forked in it.
+
+    While a process forks, Python swallows a KeyboardInterrupt, and a worker that gets one dies and is waited for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread receives signals, and only it may say who handles them
+        return
+    held: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if held:
+        raise KeyboardInterrupt
 
 
 def _load(images: ImageSet, index: int) -> Image.Image:

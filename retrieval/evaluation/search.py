@@ -59,7 +59,8 @@ def search(
         gallery_ids: (num_items,) whole numbers from 0, none twice; the positions if left out.
 
     Returns:
-        Neighbours in canonical order: score (the float64 product, rounded to float32) descending, then id ascending.
+        Neighbours in canonical order: score descending, then id ascending. A score is the float32 product or, where another
+        is nearer than its rounding, the float64 product rounded to float32.
         Copies of one vector always tie.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional
@@ -70,11 +71,11 @@ def _create_backbone(name: str, pretrained: bool | str | Path, image_size: int) 
         if not Path(pretrained).is_file():
             raise CheckpointError(f"{pretrained}: no such weights file; model.pretrained takes true, false or a path")
         options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
-    if timm.models.get_pretrained_cfg(name).fixed_input_size:
-        options["img_size"] = image_size
     try:
+        if timm.models.get_pretrained_cfg(name).fixed_input_size:
+            options["img_size"] = image_size
         return timm.create_model(name, pretrained=bool(pretrained), **options)
-    except (OSError, RuntimeError, KeyError, UnpicklingError) as error:
+    except (OSError, RuntimeError, KeyError, UnpicklingError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(pretrained, bool):
             raise RetrievalError(

@@ -6,7 +6,6 @@ import csv
 import io
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +19,12 @@ from retrieval.errors import CheckpointError
 from retrieval.files import write_json, write_text
 
 
+FILES = (
+    *("config.yaml", "environment.json", "metrics.csv", "results.json"),
+    *("last.safetensors", "best.safetensors", "curves.png", "gallery.png"),
+)
+
+
 class RunFolder:
     """Names of the files of a run.
 
@@ -29,17 +34,11 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config = self.path / "config.yaml"
-        self.environment = self.path / "environment.json"
-        self.metrics = self.path / "metrics.csv"
-        self.results = self.path / "results.json"
-        self.last = self.path / "last.safetensors"
-        self.best = self.path / "best.safetensors"
-        self.curves = self.path / "curves.png"
-        self.gallery = self.path / "gallery.png"
+        self.config, self.environment, self.metrics, self.results, *rest = (self.path / name for name in FILES)
+        self.last, self.best, self.curves, self.gallery = rest
 
-    def create(self, config: str, environment: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        """Makes the folder with the resolved configuration and the environment.
+    def check_free(self, *, overwrite: bool = False) -> None:
+        """Checks, before the work begins, that `create` will do.
 
         Raises:
             CheckpointError: the folder is in use and `overwrite` is off, or it holds something else than a run.
@@ -55,9 +54,18 @@ class RunFolder:
                 raise CheckpointError(
                     f"{self.path}: holds no run, so --overwrite leaves it alone; choose another --out"
                 )
-            shutil.rmtree(self.path)
+
+    def create(self, config: str, environment: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        """Makes the folder with the resolved configuration and the environment; of a run that was there, its own files go.
+
+        Raises:
+            CheckpointError: see `check_free`, or the folder cannot be made.
+        """
+        self.check_free(overwrite=overwrite)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be created ({error.strerror})") from error
         write_text(self.config, config)

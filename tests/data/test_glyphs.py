@@ -90,6 +90,7 @@ def generate_few(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         generate(folder, candidates=FEW)
 
     monkeypatch.setattr(glyphs, "generate", generate_few_characters)
+    monkeypatch.setattr(glyphs, "CLASSES", len(FEW))
     return asked
 
 
@@ -165,3 +166,13 @@ def test_the_complete_data_set_has_twelve_hundred_classes_that_can_be_told_apart
     scores = ink @ ink.T
     np.fill_diagonal(scores, -1)
     assert 0.3 < (test.labels[scores.argmax(axis=1)] == test.labels).mean() < 0.7
+
+
+def test_a_cache_with_images_missing_is_refused_with_the_mend(
+    generate_few: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RETRIEVAL_CACHE", str(tmp_path / "cache"))
+    glyphs.read()
+    next((tmp_path / "cache").rglob("05.png")).unlink()
+    with pytest.raises(DatasetError, match="has 191 images, expected 192; delete the folder"):
+        glyphs.read()

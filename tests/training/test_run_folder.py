@@ -21,13 +21,15 @@ def test_a_run_folder_is_made_with_its_configuration_and_environment(tmp_path):
 def test_a_folder_in_use_is_refused_and_replaced_only_on_request(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.create("seed: 1\n", {})
-    (run.path / "old.txt").write_text("old")
+    (run.path / "notes.txt").write_text("mine")
+    run.last.write_text("old")
     with pytest.raises(CheckpointError, match=r"pass --resume, --overwrite, or another --out"):
         run.create("seed: 2\n", {})
     assert run.config.read_text() == "seed: 1\n"
     run.create("seed: 2\n", {}, overwrite=True)
     assert run.config.read_text() == "seed: 2\n"
-    assert not (run.path / "old.txt").exists()
+    assert not run.last.exists()
+    assert (run.path / "notes.txt").exists()
 
 
 def test_overwriting_never_deletes_what_is_no_run(tmp_path):
