@@ -161,7 +161,9 @@ def test_an_override_of_a_word_or_path_is_taken_as_it_stands(tmp_path):
 
 
 def test_values_that_do_not_fit_together_are_mistakes(tmp_path):
-    assert mistakes(tmp_path, "image: {size: 64, resize: 32}") == ["image: size is 64, expected at most resize, which is 32"]
+    assert mistakes(tmp_path, "image: {size: 64, resize: 32}") == [
+        "image: size is 64, expected at most resize, which is 32"
+    ]
     found = mistakes(tmp_path, "training: {epochs: 2, warmup_epochs: 5}")
     assert found == ["training: warmup_epochs is 5, expected fewer than the 2 epochs"]
 

@@ -60,7 +60,7 @@ class ClosedForm:
         losses: (num_queries,), differentiable; 0 for a query without a relevant reference.
         num_relevant: (num_queries,).
         intruders: (num_queries, slots) irrelevant references above each relevant one, 0 in empty slots.
-        spread: (num_queries,) standard deviation of the scores; of the scores' size where the projection does not scale them.
+        spread: (num_queries,) standard deviation of the candidates' scores; only with the settings of "std" and "local".
     """
 
     losses: Tensor
@@ -70,7 +70,12 @@ class ClosedForm:
 
 
 def closed_form(
-    queries: Tensor, references: Tensor | None, labels: Tensor, ref_labels: Tensor, settings: Settings
+    queries: Tensor,
+    references: Tensor | None,
+    labels: Tensor,
+    ref_labels: Tensor,
+    settings: Settings,
+    own: Tensor | None = None,
 ) -> ClosedForm:
     """The loss of every query against references of its own and other labels.
 
@@ -80,14 +85,19 @@ def closed_form(
         labels: (num_queries,) labels of the queries.
         ref_labels: (num_references,) labels of the references, `labels` again if these are the queries.
         settings: projection, weighting, noise.
+        own: (num_queries,) places of the queries' own copies, no candidates, among separate references; None if there are none.
 
     Scores that differ by no more than the rounding of an inner product are ties.
     """
     labels, order = labels.sort(stable=True)
     ref_labels, ref_order = ref_labels.sort(stable=True)
+    if references is None:
+        own = torch.arange(len(labels), device=labels.device)
+    elif own is not None:
+        own = ref_order.argsort()[own[order]]
     queries = _SortedRows.apply(queries, order, settings.unit)
     references = None if references is None else _SortedRows.apply(references, ref_order, settings.unit)
-    found = _ClosedForm.apply(queries, references, labels, ref_labels, settings)
+    found = _ClosedForm.apply(queries, references, labels, ref_labels, own, settings)
     return ClosedForm(*(torch.zeros_like(values).index_copy(0, order, values) for values in found))
 
 
@@ -115,20 +125,28 @@ class _Rows:
     """One call's queries, references, slots and row statistics."""
 
     def __init__(
-        self, queries: Tensor, references: Tensor | None, labels: Tensor, ref_labels: Tensor, settings: Settings
+        self,
+        queries: Tensor,
+        references: Tensor | None,
+        labels: Tensor,
+        ref_labels: Tensor,
+        own: Tensor | None,
+        settings: Settings,
     ) -> None:
         self.settings = settings
-        self.own = references is None
+        self.own = own
+        self.symmetric = references is None
+        self.detached = False  # set in the backward pass: nobody asks for the references' gradient, as of a memory
         self.queries, self.references = queries, queries if references is None else references
         self.labels, self.ref_labels = labels, ref_labels
         self.first = torch.searchsorted(ref_labels, labels)
         self.size = torch.searchsorted(ref_labels, labels, right=True) - self.first
         slots = torch.arange(max(int(self.size.max()), 1), device=labels.device)
         self.relevant = slots < self.size[:, None]  # (num_queries, slots)
-        if self.own:
-            self.relevant &= self.first[:, None] + slots != torch.arange(len(labels), device=labels.device)[:, None]
+        if own is not None:
+            self.relevant &= self.first[:, None] + slots != own[:, None]
         self.num_relevant = self.relevant.sum(1)
-        self.num_candidates = max(len(ref_labels) - self.own, 1)
+        self.num_candidates = max(len(ref_labels) - (own is not None), 1)
         self._measure_rows()
 
     def _measure_rows(self) -> None:
@@ -137,7 +155,8 @@ class _Rows:
         self.largest = q.norm(dim=1) * r.norm(dim=1).max()  # a bound of each query's scores
         self.middle = r.mean(0) if self.settings.centered else torch.zeros_like(r[0])
         self.offset = r - self.middle
-        self.own_score = _inner(q, self.offset) if self.own else q.new_zeros(len(q))
+        self.own_offset = self.offset if self.symmetric or self.own is None else self.offset[self.own]
+        self.own_score = q.new_zeros(len(q)) if self.own is None else _inner(q, self.own_offset)
         self.mean = -self.own_score / self.num_candidates if self.settings.centered else q.new_zeros(len(q))
         self.slot_scores = torch.cat(
             [
@@ -171,8 +190,8 @@ class _Rows:
         total = self.queries.new_zeros(len(rows))
         for columns in torch.arange(len(self.offset), device=rows.device).split(TILE[1]):
             entries = self.queries[rows] @ self.offset[columns].T - self.mean[rows, None]
-            if self.own:
-                entries.masked_fill_(rows[:, None] == columns, 0)
+            if self.own is not None:
+                entries.masked_fill_(self.own[rows, None] == columns, 0)
             total += entries.square().sum(1)
         return total
 
@@ -203,11 +222,11 @@ class _Rows:
         Without separate references only tiles on and above the diagonal come: the others are their mirror images.
         """
         num_rows, num_columns = len(self.queries), len(self.references)
-        height, width = OWN_TILE if self.own else TILE
+        height, width = OWN_TILE if self.symmetric else TILE
         buffer = self.queries.new_empty(min(height, num_rows) * min(width, num_columns))
         for top in range(0, num_rows, height):
             rows = slice(top, min(top + height, num_rows))
-            for left in range(top if self.own else 0, num_columns, width):
+            for left in range(top if self.symmetric else 0, num_columns, width):
                 columns = slice(left, min(left + width, num_columns))
                 shape = (rows.stop - rows.start, columns.stop - columns.start)
                 tile = buffer[: shape[0] * shape[1]].view(shape)
@@ -225,7 +244,7 @@ class _Rows:
             limits.append(self.block_thresholds)
         counts = [torch.zeros_like(limit) for limit in limits]
         for rows, columns, tile in self.tiles():
-            mirrored = self.own and rows != columns
+            mirrored = self.symmetric and rows != columns
             for limit, count, noise in zip(limits, counts, (self.settings.noise, 0.0), strict=False):
                 _add_counts(self._with_noise(tile, rows, noise), limit[rows], count[rows])
                 if mirrored:
@@ -292,9 +311,15 @@ def _add_weights(tile: Tensor, thresholds: Tensor, weights: Tensor, out: Tensor)
 class _ClosedForm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, queries: Tensor, references: Tensor | None, labels: Tensor, ref_labels: Tensor, settings: Settings
+        ctx: Any,
+        queries: Tensor,
+        references: Tensor | None,
+        labels: Tensor,
+        ref_labels: Tensor,
+        own: Tensor | None,
+        settings: Settings,
     ) -> tuple[Tensor, ...]:
-        rows = _Rows(queries, references, labels, ref_labels, settings)
+        rows = _Rows(queries, references, labels, ref_labels, own, settings)
         rows.count()
         with torch.enable_grad():
             intruders = rows.intruders.detach().requires_grad_()
@@ -315,8 +340,10 @@ class _ClosedForm(torch.autograd.Function):
         pull = -ctx.slopes * grad_losses[:, None]  # minus: the higher the score, the lower the rank
         if rows.settings.scaled:
             pull = (pull / rows.norm[:, None]).masked_fill(rows.flat[:, None], 0)
-        grad_queries, grad_references = _gradients(rows, pull)
-        return grad_queries, None if rows.own else grad_references, None, None, None
+        rows.detached = not (rows.symmetric or ctx.needs_input_grad[1])
+        with torch.autocast(pull.device.type, enabled=False):  # the backward pass may be called inside one
+            grad_queries, grad_references = _gradients(rows, pull)
+        return grad_queries, grad_references if ctx.needs_input_grad[1] else None, None, None, None, None
 
 
 def _gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor]:
@@ -332,7 +359,7 @@ def _gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor]:
     """
     settings, q, offset = rows.settings, rows.queries, rows.offset
     grad_queries = torch.zeros_like(q)
-    grad_references = grad_queries if rows.own else torch.zeros_like(offset)
+    grad_references = grad_queries if rows.symmetric else torch.zeros_like(offset)
     along = q.new_zeros(len(q))
     if settings.local_margin is not None:
         pull, along = _add_local_gradients(rows, pull, grad_queries, grad_references)
@@ -347,12 +374,16 @@ def _gradients(rows: _Rows, pull: Tensor) -> tuple[Tensor, Tensor]:
         multiple = -along / rows.norm.square()
         constant -= multiple * rows.mean
         grad_queries.addcmul_(multiple[:, None], rows.moment_queries)
-        grad_references.addmm_(offset, q.T @ (multiple[:, None] * q))
+        if not rows.detached:
+            grad_references.addmm_(offset, q.T @ (multiple[:, None] * q))
     grad_references += constant @ q
-    if rows.own:
+    if rows.own is not None:
         own = (constant + multiple * rows.own_score)[:, None]
-        grad_queries.addcmul_(own, offset, value=-1)
-        grad_references.addcmul_(own, q, value=-1)
+        grad_queries.addcmul_(own, rows.own_offset, value=-1)
+        if rows.symmetric:
+            grad_references.addcmul_(own, q, value=-1)
+        else:
+            grad_references.index_add_(0, rows.own, own * q, alpha=-1)
     return grad_queries, grad_references
 
 
@@ -361,7 +392,9 @@ def _add_slot_gradients(rows: _Rows, pull: Tensor, grad_queries: Tensor, grad_re
     for query, present, reference, ref_present in rows.classes():
         block = pull[query].masked_fill(~present[:, :, None], 0)
         grad_queries[query[present]] += torch.bmm(block, rows.offset[reference])[present]
-        grad_references[reference[ref_present]] += torch.bmm(block.transpose(1, 2), rows.queries[query])[ref_present]
+        if not rows.detached:
+            gradients = torch.bmm(block.transpose(1, 2), rows.queries[query])
+            grad_references[reference[ref_present]] += gradients[ref_present]
 
 
 def _add_local_gradients(
@@ -383,9 +416,10 @@ def _add_local_gradients(
         weights = torch.zeros_like(tile)
         _add_weights(tile, thresholds[here], shares[here], weights)
         along[here] -= torch.mul(weights, tile).sum(1)
-        if not rows.own:
+        if not rows.symmetric:
             grad_queries[here].addmm_(weights, rows.offset[there], alpha=-1)
-            grad_references[there].addmm_(weights.T, q[here], alpha=-1)
+            if not rows.detached:
+                grad_references[there].addmm_(weights.T, q[here], alpha=-1)
         elif here == there:
             grad_queries[here].addmm_(weights + weights.T, q[here], alpha=-1)
         else:
@@ -395,7 +429,7 @@ def _add_local_gradients(
             weights += mirrored
             grad_queries[here].addmm_(weights, q[there], alpha=-1)
             grad_queries[there].addmm_(weights.T, q[here], alpha=-1)
-    if rows.own:  # above with the queries themselves in place of their offsets from the mean
+    if rows.symmetric:  # above with the queries themselves in place of their offsets from the mean
         grad_queries.addr_(total, rows.middle)
     along += total * (q @ rows.middle + rows.mean)
     return shares * block, along

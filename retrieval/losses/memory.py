@@ -7,7 +7,7 @@ from typing import Any
 from pytorch_metric_learning import losses
 from torch import Tensor
 
-from retrieval.losses.score_matrix import ScoreMatrixLoss, at_least_float32
+from retrieval.losses.score_matrix import AllButOwn, ScoreMatrixLoss, at_least_float32
 
 
 class CrossBatchMemory(losses.CrossBatchMemory):
@@ -80,6 +80,9 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         input_indices_tuple: Any,
         do_remove_self_comparisons: bool,
     ) -> Any:
+        if isinstance(self.loss, ScoreMatrixLoss) and self.miner is None and input_indices_tuple is None:
+            # All pairs, without a list of them: for 512 queries and 60,000 references it would take half a gigabyte.
+            return AllButOwn(self.curr_batch_idx) if do_remove_self_comparisons else None
         if input_indices_tuple is not None:
             # The wrapped class takes positions in the batch for positions in the memory.
             anchors = (0, 2) if len(input_indices_tuple) == 4 else (0,)

@@ -16,7 +16,7 @@ from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimila
 from torch import Tensor
 
 from retrieval.losses.closed_form import Settings, closed_form
-from retrieval.losses.score_matrix import ScoreMatrixLoss, at_least_float32, check_masks, reduce_queries
+from retrieval.losses.score_matrix import AllButOwn, ScoreMatrixLoss, at_least_float32, check_masks, reduce_queries
 from retrieval.solvers import Blackbox, center, normalize, rank, solve, standardize, two_point
 from retrieval.solvers.layer import GradientRule, refuse_second_derivative
 
@@ -188,14 +188,21 @@ class RecallLoss(ScoreMatrixLoss):
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> dict[str, dict[str, Any]]:
-        if indices_tuple is not None or labels is None or ref_labels is None or not self._has_closed_form():
+        if len(embeddings) == 0 or len(ref_emb) == 0:
+            return self.zero_losses()
+        mined = indices_tuple is not None and not isinstance(indices_tuple, AllButOwn)
+        if mined or labels is None or ref_labels is None or not self._has_closed_form():
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             queries = at_least_float32(embeddings)
             references = None if ref_emb is embeddings else at_least_float32(ref_emb)
-            found = closed_form(queries, references, labels, ref_labels, self._settings())
-        if self.collect_stats:
-            self._record(found.intruders, found.num_relevant, found.spread)
+            own = indices_tuple.own if isinstance(indices_tuple, AllButOwn) else None
+            found = closed_form(queries, references, labels, ref_labels, self._settings(), own)
+            if self.collect_stats:  # without noise and margins, and with the spread, which "std" measures
+                plain = Settings(centered=True, scaled=True, weight=WEIGHTINGS["linear"], unit=self._settings().unit)
+                with torch.no_grad():
+                    seen = closed_form(queries, references, labels, ref_labels, plain, own)
+                self._record(seen.intruders, seen.num_relevant, seen.spread)
         return self.as_elements(found.losses, found.num_relevant > 0)
 
     def _settings(self) -> Settings:
@@ -213,10 +220,8 @@ class RecallLoss(ScoreMatrixLoss):
     def _has_closed_form(self) -> bool:
         """Whether scores are inner products, or a linear function of them that the projection undoes, and the gradient identity."""
         distance = self.distance
-        inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and (distance.p, distance.power) == (
-            2,
-            1,
-        )
+        usual = (distance.p, distance.power) == (2, 1)
+        inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and usual
         squared_distance = (
             type(distance) is LpDistance
             and (distance.p, distance.power, distance.normalize_embeddings) == (2, 2, True)

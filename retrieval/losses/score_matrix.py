@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils import common_functions
 from torch import Tensor
+
+
+class AllButOwn(NamedTuple):
+    """In place of an `indices_tuple`: all pairs of queries and references but each query's with its own copy.
+
+    Args:
+        own: (num_queries,) the place of the copy among the references.
+    """
+
+    own: Tensor
 
 
 class ScoreMatrixLoss(BaseMetricLossFunction):
@@ -48,10 +58,12 @@ def relevance_masks(
     embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Two boolean masks (num_queries, num_references), of the relevant and of the irrelevant pairs, from what a loss is given."""
-    if indices_tuple is None:
+    if indices_tuple is None or isinstance(indices_tuple, AllButOwn):
         assert labels is not None
         assert ref_labels is not None
         same = labels[:, None] == ref_labels[None, :]
+        if isinstance(indices_tuple, AllButOwn):
+            return same.scatter(1, indices_tuple.own[:, None], False), ~same
         if ref_emb is not embeddings:
             return same, ~same
         own = torch.eye(len(labels), dtype=torch.bool, device=labels.device)

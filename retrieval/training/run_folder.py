@@ -18,7 +18,6 @@ import torch
 from retrieval.errors import CheckpointError
 from retrieval.files import write_json, write_text
 
-
 FILES = (
     *("config.yaml", "environment.json", "metrics.csv", "results.json"),
     *("last.safetensors", "best.safetensors", "curves.png", "gallery.png"),

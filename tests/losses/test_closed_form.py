@@ -120,6 +120,43 @@ class TestAgreementWithTheDefinition:
         assert_close(small, large, torch.float64)
 
 
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_own_copies_among_separate_references_are_no_candidates(projection):
+    references = with_duplicates(unit(300, seed=2)).requires_grad_()
+    ref_labels, own = numbers(300, 60), torch.randperm(300, generator=torch.Generator().manual_seed(3))[:70]
+    queries, labels = references.detach()[own].requires_grad_(), ref_labels[own]
+    distance = DotProductSimilarity(normalize_embeddings=False)
+    settings = RecallLoss(projection, weighting="log", distance=distance)._settings()
+    value = closed_form.closed_form(queries, references, labels, ref_labels, settings, own).losses
+
+    same = labels[:, None] == ref_labels
+    scores = queries @ references.T
+    scores = scores + ((scores.detach() * 1e12).round() / 1e12 - scores.detach())
+    relevant = same.scatter(1, own[:, None], False)
+    expected = recall_loss(scores, relevant, ~same, projection=projection, weighting="log", reduction="none")
+    found, right = (
+        [loss, *torch.autograd.grad(loss.sum(), (queries, references), retain_graph=True)] for loss in (value, expected)
+    )
+    assert_close(found, right, torch.float64)
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["one batch", "own copies"])
+def test_a_query_far_from_all_others_is_measured_without_its_own_entry(memory):
+    labels = torch.arange(12) % 4
+    close = torch.nn.functional.normalize(unit(1) + 0.01 * unit(11, seed=1), dim=1)
+    queries = torch.cat([unit(1, seed=2), close]).requires_grad_()
+    references, own = (queries.detach().clone(), torch.arange(12)) if memory else (None, None)
+    settings = RecallLoss(distance=DotProductSimilarity(normalize_embeddings=False))._settings()
+    value = closed_form.closed_form(queries, references, labels, labels, settings, own).losses
+
+    same = labels[:, None] == labels
+    scores = queries @ (queries if references is None else references).T
+    expected = recall_loss(scores, same & ~torch.eye(12, dtype=torch.bool), ~same, reduction="none")
+    found, right = ([loss, *torch.autograd.grad(loss.sum(), queries)] for loss in (value, expected))
+    assert_close(found, right, torch.float64)
+
+
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("projection", ["std", "local"])
 def test_collapsed_embeddings_and_flat_rows_have_a_finite_value_and_no_gradient(projection, dtype):

@@ -56,8 +56,8 @@ class PlainMemory:
 @pytest.mark.parametrize("projection", PROJECTIONS)
 @pytest.mark.parametrize(
     ("sizes", "memory_size"),
-    [((8, 8, 8, 8), 20), ((5, 7, 3, 8, 2), 11), ((6, 6, 6), 6), ((4, 3), 100)],
-    ids=["wraps around", "unequal batches", "no more than the batch", "not yet full"],
+    [((8, 8, 8, 8), 20), ((5, 7, 3, 8, 2), 11), ((6, 6, 6), 6), ((1, 4, 1, 1, 1), 4), ((4, 3), 100)],
+    ids=["wraps around", "unequal batches", "no more than the batch", "batches of one", "not yet full"],
 )
 def test_value_and_gradient_are_the_recall_loss_against_the_last_entries_but_the_own(sizes, memory_size, projection):
     memory = CrossBatchMemory(RecallLoss(projection, weighting="log"), DIM, memory_size)
@@ -71,6 +71,14 @@ def test_value_and_gradient_are_the_recall_loss_against_the_last_entries_but_the
         torch.testing.assert_close(value, expected)
         gradient, right = (torch.autograd.grad(loss, embeddings)[0] for loss in (value, expected))
         torch.testing.assert_close(gradient, right, rtol=1e-7, atol=1e-9)
+
+
+def test_without_a_miner_the_recall_loss_never_makes_the_matrix_of_scores(monkeypatch):
+    monkeypatch.setattr(RecallLoss, "losses_of_queries", None)
+    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    for embeddings, labels in batches(8, 8, 8):
+        memory(embeddings, labels)
+        memory(embeddings, labels, enqueue_mask=torch.arange(8) < 3)
 
 
 @pytest.mark.parametrize("loss", OURS)
@@ -118,6 +126,17 @@ def test_a_mask_under_which_nothing_enters_leaves_the_memory_as_it_is():
     value = memory(second, second_labels, enqueue_mask=torch.zeros(10, dtype=torch.bool))
     torch.testing.assert_close(value, RecallLoss()(second, second_labels, ref_emb=first, ref_labels=first_labels))
     assert (memory.queue_idx, memory.has_been_filled) == (8, False)
+
+
+@pytest.mark.parametrize("enters", [True, False])
+def test_no_query_or_no_reference_gives_a_zero_that_can_be_differentiated(enters):
+    embeddings, labels = batches(8)[0]
+    embeddings.requires_grad_()
+    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    value = memory(embeddings, labels, enqueue_mask=torch.full((8,), enters))
+    value.backward()
+    assert value == 0
+    assert embeddings.grad.eq(0).all()
 
 
 def test_mined_pairs_of_the_batch_count_besides_those_with_the_memory():

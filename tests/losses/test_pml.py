@@ -9,6 +9,7 @@ import torch
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers, samplers, trainers
 
 from retrieval.losses import RecallLoss, recall_loss
+from retrieval.losses.recall import PROJECTIONS
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 1, 7, 2, 2, 2, 3, 3])  # unequal sizes and a lone label
 
@@ -142,10 +143,10 @@ def test_regularizers_and_sums_of_losses_add_their_values_and_gradients():
         torch.testing.assert_close(total, part + 0.5 * also)
 
 
-@pytest.mark.parametrize("projection", ["std", "local"])
+@pytest.mark.parametrize("projection", PROJECTIONS)
 @pytest.mark.parametrize("definition", [False, True], ids=["closed form", "definition"])
 def test_the_statistics_are_those_of_plain_counting(projection, definition):
-    loss = RecallLoss(projection, collect_stats=True)
+    loss = RecallLoss(projection, noise=0.3, margin=0.1, collect_stats=True)
     pairs = None
     if definition:
         relevant, irrelevant = masks()
@@ -228,3 +229,12 @@ def test_autocast_changes_nothing_but_the_embeddings(gradient):
     assert torch.equal(value, expected)
     (gradient,) = torch.autograd.grad(value, half)
     assert (gradient - slopes).norm() < 0.01 * slopes.norm()  # rounded to bfloat16, once or for each side of the scores
+
+
+@pytest.mark.parametrize("projection", ["none", "std", "local"])
+def test_a_backward_pass_inside_autocast_gives_the_same_gradient(projection):
+    value, gradient = value_and_gradient(RecallLoss(projection), batch(torch.float32), LABELS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside, slopes = value_and_gradient(RecallLoss(projection), batch(torch.float32), LABELS)
+    assert torch.equal(inside, value)
+    assert torch.equal(slopes, gradient)
