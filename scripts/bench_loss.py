@@ -242,7 +242,7 @@ def try_safely(name: str, need: float, queries: int, references: int, options: a
             raise MemoryError(f"skipped: needs {need / 1e9:,.0f} GB (computed)")
         if options.quick or options.device == "cuda":
             return try_once(*given)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as process:
             return process.submit(try_once, *given).result()
     except ModuleNotFoundError:
         note = "not installed"
