@@ -4,20 +4,16 @@
     python scripts/bench_loss.py --large --threads 2               # n = 65,536, and 512 queries against 60,000 references
     python scripts/bench_loss.py --device cuda --memory-gb 60 --out bench
 
-The protocol:
-
-- A step goes from a batch of raw float32 embeddings, `--dim` numbers each, `--per-class` rows of a class, through their
-  normalisation to the loss, and back to the gradient of the embeddings (and of the proxies, where a loss has some). The unit is
-  "one product", all n x n scores of rows of norm 1, without gradient.
+A step goes from raw float32 embeddings, `--per-class` of a class, through their normalisation to the loss, and back to the
+gradient of the embeddings (and of the proxies, where there are some). The unit is "one product": all n x n scores of unit rows.
 - At each size all candidates take turns for `--repeats` rounds after a round of warming up. Seconds are medians; ratios are to
-  the median of the one product. The clock is the processor time of the process on one thread, which hardly notices what else the
-  machine does, and wall time on several threads and on CUDA, where the device is waited for before and after a step.
-- Memory is what a step adds to the peak of a fresh process that has made the inputs, and done a step of 64 rows so that loading
-  libraries does not count; on CUDA, to the allocated memory. `--quick` leaves it out, and with it a process for every number.
+  the median of the one product. The clock is processor time on one thread, which hardly notices what else the machine does, and
+  wall time on several threads and on CUDA, where the device is waited for before and after a step.
+- Memory is what a step adds to the peak of a fresh process that has made the inputs, and done a step of 16 classes so that loading
+  libraries does not count; on CUDA, to the allocated memory. `--quick` leaves it out.
 - A candidate that took more than `--limit` seconds is left out at larger sizes; one that needs more than `--memory-gb`, computed
   from the sizes of what it holds at a time, is not started. The note says so. Values compare within the recall losses only.
-
-torchsort is measured if it is installed (extra `bench`). `--out` is the folder of bench_loss.csv and bench_loss.png.
+`--out` is the folder of the table, bench_loss.csv, and of a plot. torchsort comes with the extra `bench`.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -62,34 +58,34 @@ class Batch(NamedTuple):
 
 
 Step = Callable[[], Tensor | None]
-Build = Callable[[Batch], Step]  # makes a step that can be done again and again
+Build = Callable[[Batch], Step]  # makes a step to be done again and again
 Need = Callable[[int, int], float]  # bytes that a step holds at a time, from the numbers of queries and references
 
 
 def candidates(dim: int, per_class: int) -> dict[str, tuple[Build, Need]]:
-    """All there is to measure, in the order of the table. The needs are measurements at n = 1024 and 2048, rounded."""
+    """All there is to measure, in the order of the table. The needs were measured at n = 1024 and 2048."""
     return {
         PRODUCT: (product, matrices(1)),
-        **{f"RecallLoss {name}": (of_loss(partial(RecallLoss, name)), rows(6 * dim)) for name in PROJECTIONS},
-        "definition std": (of_scores(partial(recall_loss, projection="std")), matrices(11)),
-        "definition local": (of_scores(partial(recall_loss, projection="local")), matrices(22)),
+        **{f"RecallLoss {name}": (of_loss(partial(RecallLoss, name)), rows(7 * dim)) for name in PROJECTIONS},
+        "definition std": (of_scores(partial(recall_loss, projection="std")), matrices(18)),
+        "definition local": (of_scores(partial(recall_loss, projection="local")), matrices(24)),
         **{
-            f"RecallLoss {name}, blackbox": (of_loss(partial(RecallLoss, name, gradient="blackbox")), matrices(11))
+            f"RecallLoss {name}, blackbox": (of_loss(partial(RecallLoss, name, gradient="blackbox")), matrices(18))
             for name in PROJECTIONS
             if name != "local"
         },
-        "RaMBO (double argsort)": (of_scores(rambo), matrices(12)),
-        "SmoothAPLoss": (of_loss(SmoothAPLoss), matrices(6)),
-        "RecallSurrogateLoss": (of_loss(RecallSurrogateLoss), matrices(6)),
+        "RaMBO (double argsort)": (of_scores(rambo), matrices(23)),
+        "SmoothAPLoss": (of_loss(SmoothAPLoss), matrices(7)),
+        "RecallSurrogateLoss": (of_loss(RecallSurrogateLoss), matrices(8)),
         "ContrastiveLoss": (of_loss(pml.ContrastiveLoss), matrices(9)),
-        "MultiSimilarityLoss": (of_loss(pml.MultiSimilarityLoss), matrices(14)),
+        "MultiSimilarityLoss": (of_loss(pml.MultiSimilarityLoss), matrices(17)),
         "FastAPLoss": (of_loss(pml.FastAPLoss), matrices(47)),
-        "TripletMarginLoss": (of_loss(pml.TripletMarginLoss), matrices(25 * (per_class - 1))),
+        "TripletMarginLoss": (of_loss(pml.TripletMarginLoss), matrices(14 * (per_class - 1))),
         **{
-            f"ProxyAnchorLoss {count:,}": (of_loss(partial(pml.ProxyAnchorLoss, count, dim), count), rows(11 * count))
+            f"ProxyAnchorLoss {count:,}": (of_loss(partial(pml.ProxyAnchorLoss, count, dim), count), rows(10 * count))
             for count in (100, 11_318)
         },
-        "torchsort soft_rank": (of_scores(soft_ranks), matrices(14)),
+        "torchsort soft_rank": (of_scores(soft_ranks), matrices(15)),
     }
 
 
@@ -119,11 +115,10 @@ def of_loss(make: Callable[[], torch.nn.Module], num_labels: int | None = None) 
     def build(batch: Batch) -> Step:
         loss = make().to(batch.embeddings.device)
         labels = batch.labels if num_labels is None else batch.labels % num_labels
-        leaves = [batch.embeddings, *loss.parameters()]
 
         def step() -> Tensor:
             value = loss(batch.embeddings, labels, ref_emb=batch.ref_emb, ref_labels=batch.ref_labels)
-            torch.autograd.grad(value, leaves)
+            torch.autograd.grad(value, [batch.embeddings, *loss.parameters()])
             return value.detach()
 
         return step
@@ -183,9 +178,7 @@ def make_batch(queries: int, references: int, options: argparse.Namespace) -> Ba
     labels = torch.randperm(size // options.per_class, generator=generator).repeat_interleave(options.per_class)
     embeddings = torch.randn(size, options.dim, generator=generator)
     classes = embeddings.view(-1, options.per_class, options.dim)
-    classes[:, 1:].add_(
-        classes[:, :1], alpha=0.2
-    )  # in place: what is freed here would be used by a step without being counted
+    classes[:, 1:].add_(classes[:, :1], alpha=0.2)  # in place: memory freed here would be used by a step uncounted
     embeddings, labels = embeddings.to(options.device), labels.to(options.device)
     if not references:
         return Batch(embeddings.requires_grad_(), labels)
@@ -194,17 +187,13 @@ def make_batch(queries: int, references: int, options: argparse.Namespace) -> Ba
 
 
 def seconds(step: Callable[[], object], options: argparse.Namespace) -> float:
-    clock = time.process_time if by_processor(options) else time.perf_counter
+    clock = time.process_time if options.device == "cpu" and options.threads == 1 else time.perf_counter
     wait = torch.cuda.synchronize if options.device == "cuda" else lambda: None
     wait()
     start = clock()
     step()
     wait()
     return clock() - start
-
-
-def by_processor(options: argparse.Namespace) -> bool:
-    return options.device == "cpu" and options.threads == 1
 
 
 def peak(options: argparse.Namespace) -> int:
@@ -223,7 +212,7 @@ def try_once(name: str, queries: int, references: int, options: argparse.Namespa
     """The first step of a candidate, and the memory it takes."""
     prepare(options)
     build, _ = candidates(options.dim, options.per_class)[name]
-    build(make_batch(64, 64 if references else 0, options))()
+    build(make_batch(16 * options.per_class, 16 * options.per_class if references else 0, options))()
     step, values = build(make_batch(queries, references, options)), []
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -237,9 +226,9 @@ def try_once(name: str, queries: int, references: int, options: argparse.Namespa
 def try_safely(name: str, need: float, queries: int, references: int, options: argparse.Namespace) -> Row:
     """`try_once`, in a fresh process where memory is measured by that, or a row that says why not."""
     given = name, queries, references, options
+    if need > options.memory_gb * 1e9:
+        return Row(name, queries, references or queries, note=f"skipped: needs {need / 1e9:.3g} GB (computed)")
     try:
-        if need > options.memory_gb * 1e9:
-            raise MemoryError(f"skipped: needs {need / 1e9:,.0f} GB (computed)")
         if options.quick or options.device == "cuda":
             return try_once(*given)
         with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as process:
@@ -248,7 +237,7 @@ def try_safely(name: str, need: float, queries: int, references: int, options: a
         note = "not installed"
     except BrokenProcessPool:
         note = "failed: the process was killed, most likely for want of memory"
-    except (MemoryError, RuntimeError, ValueError) as error:  # torch.OutOfMemoryError is a RuntimeError
+    except (RuntimeError, ValueError) as error:  # torch.OutOfMemoryError is a RuntimeError
         note = str(error).splitlines()[0][:80]
     return Row(name, queries, references or queries, note=note)
 
@@ -260,9 +249,8 @@ def measure(queries: int, references: int, slow: dict[str, str], options: argpar
     for name, (build, need) in candidates(options.dim, options.per_class).items():
         if options.only and not any(part in name for part in (PRODUCT, *options.only)):
             continue
-        if name in slow:
-            row = Row(name, queries, references or queries, note=slow[name])
-        else:
+        row = Row(name, queries, references or queries, note=slow.get(name, ""))
+        if not row.note:
             row = try_safely(name, need(queries, references or queries), queries, references, options)
         table.append(row)
         if row.seconds is not None and row.seconds > options.limit:
@@ -273,26 +261,23 @@ def measure(queries: int, references: int, slow: dict[str, str], options: argpar
     for row in table:
         if row.candidate in steps:
             row.seconds = statistics.median(times[row.candidate] for times in rounds)
-        if row.seconds is not None and table[0].seconds is not None:
-            row.ratio = row.seconds / table[0].seconds
+        row.ratio = row.seconds / table[0].seconds if row.seconds and table[0].seconds else None
     return table
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192], help="numbers of rows")
-    parser.add_argument("--dim", type=int, default=512)
-    parser.add_argument("--per-class", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    for name, default in (("dim", 512), ("per-class", 4), ("repeats", 5), ("threads", 1)):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"{default} if left out")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--limit", type=float, default=60, help="seconds of a step, above which it is the last")
     parser.add_argument("--memory-gb", type=float, default=12, help="computed need above which a step is not done")
     parser.add_argument("--only", nargs="+", default=[], help="parts of the names of candidates")
     parser.add_argument("--large", action="store_true", help="n = 65,536, and 512 queries against 60,000 references")
-    parser.add_argument("--quick", action="store_true", help="without memory")
+    parser.add_argument("--quick", action="store_true", help="do not measure memory")
     parser.add_argument("--out", type=Path, help="folder of the table and the plot")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if any(size % options.per_class for size in options.sizes):
         parser.error(f"--sizes {options.sizes}: not all are multiples of --per-class {options.per_class}")
     return options
@@ -301,15 +286,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parse()
     prepare(options)
-    shapes = [(65_536, 0), (512, 60_000)] if options.large else [(size, 0) for size in sorted(options.sizes)]
-    tables, slow = [], {}
+    shapes = [(512, 60_000), (65_536, 0)] if options.large else [(size, 0) for size in sorted(options.sizes)]
+    tables, slow = list[Row](), dict[str, str]()
     for queries, references in shapes:
         table = measure(queries, references, slow, options)
-        clock = "processor time" if by_processor(options) else "wall time"
-        show(
-            table,
-            f"d = {options.dim}, {options.per_class} a class, {options.device}, {options.threads} threads, {clock}",
-        )
+        show(table, f"d = {options.dim}, {options.per_class} a class, {options.device}, threads: {options.threads}")
         tables += table
     if options.out:
         write(tables, options.out)

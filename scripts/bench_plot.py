@@ -61,13 +61,17 @@ def show(table: Sequence[Row], conditions: str) -> None:
     size = f"n = {queries:,}" if queries == references else f"{queries:,} queries x {references:,} references"
     print(f"\n{size}, {conditions}\n{'':26}{'ms':>12}{'ratio':>9}{'peak MiB':>10}{'value':>10}")
     for row in table:
-        numbers = None if row.seconds is None else 1000 * row.seconds, row.ratio, row.peak_mib, row.value
-        forms = (12, ",.2f"), (9, ",.2f"), (10, ",.0f"), (10, ".5f")
+        milliseconds = None if row.seconds is None else 1000 * row.seconds
         cells = [
-            "-" if number is None else format(number, form) for number, (_, form) in zip(numbers, forms, strict=True)
+            f"{'-' if number is None else format(number, form):>{width}}"
+            for number, form, width in (
+                (milliseconds, ",.2f", 12),
+                (row.ratio, ",.2f", 9),
+                (row.peak_mib, ",.0f", 10),
+                (row.value, ".5f", 10),
+            )
         ]
-        line = "".join(f"{cell:>{width}}" for cell, (width, _) in zip(cells, forms, strict=True))
-        print(f"{row.candidate:26}{line}  {row.note}".rstrip(), flush=True)
+        print(f"{row.candidate:26}{''.join(cells)}  {row.note}".rstrip(), flush=True)
 
 
 def write(table: Sequence[Row], folder: Path) -> None:
@@ -90,8 +94,8 @@ def plot(path: Path) -> None:
     time, memory = figure.subplots(1, 2)
     _draw(time, rows, "ratio", "Time of a step, in products of all scores")
     _draw(memory, rows, "peak_mib", "Peak memory of a step, MiB")
-    handles, labels = time.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=11)
+    lines = sorted((line for line in time.lines if line.get_xdata().size), key=lambda line: -line.get_ydata()[-1])
+    figure.legend(handles=lines, loc="outside right center", frameon=False, fontsize=11)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(path.with_suffix(".png"), buffer.getvalue())
@@ -101,7 +105,16 @@ def _draw(axes: Axes, rows: Sequence[dict[str, str]], column: str, title: str) -
     for name, (color, marker, line) in STYLES.items():
         points = [(int(row["queries"]), float(row[column])) for row in rows if row["candidate"] == name and row[column]]
         sizes, numbers = [point[0] for point in points], [point[1] for point in points]
-        axes.plot(sizes, numbers, line, color=color, marker=marker, markersize=7, linewidth=1.8, label=name)
+        axes.plot(
+            sizes,
+            numbers,
+            line,
+            color=color,
+            marker=marker,
+            markersize=7,
+            linewidth=2.5 if line == "-" else 1.5,
+            label=name,
+        )
     if any(row[column] for row in rows):
         axes.set_yscale("log")
     axes.set_xscale("log", base=2)

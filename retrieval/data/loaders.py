@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class _Loader(DataLoader[Any]):
             num_workers=workers,
             collate_fn=_as_it_is,
             timeout=timeout if workers else 0,
-            worker_init_fn=_use_one_thread,
+            worker_init_fn=_prepare_worker,
             generator=torch.Generator(),  # or each pass would draw a number from the global one
         )
 
@@ -170,10 +171,12 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _use_one_thread(worker: int) -> None:
-    """Keeps OpenCV from starting a thread a core in every worker; torch already limits itself there."""
+def _prepare_worker(worker: int) -> None:
+    """Keeps OpenCV from starting a thread a core in every worker, as torch already does, and its last words off the screen."""
     import cv2
 
+    # Errors of data come back as values; what is left is a thread of torch's that finds, at the end of a run, its peer gone.
+    sys.excepthook = lambda *_: None
     cv2.setNumThreads(0)  # 1 would first end the threads of the process forked from, and wait for them for ever
 
 

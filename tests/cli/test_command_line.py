@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from retrieval import cli
 from retrieval.index import read_bundle
+from retrieval.training import load_checkpoint
 
 SMALL = [
     "data.name=folder",
@@ -189,6 +192,32 @@ def test_workers_do_not_change_a_run(images, run, tmp_path):
     ]
     assert cli.run(arguments) == 0
     assert (tmp_path / "run" / "results.json").read_bytes() == (run / "results.json").read_bytes()
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_kill_at_any_moment_leave_a_run_that_can_be_resumed(images, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["train", "--config", "glyphs", "--out", str(out), f"data.root={images}", *SMALL, "data.workers=2"]
+    command = [sys.executable, "-m", "retrieval.cli", *arguments, "training.epochs=100000"]
+    for stop, code in (
+        (signal.SIGINT, 130),
+        (signal.SIGKILL, -signal.SIGKILL),
+        (signal.SIGINT, 130),
+        (signal.SIGINT, 130),
+    ):
+        resume = ["--resume"] if out.exists() else []
+        process = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        before = out.joinpath("metrics.csv").read_text().count("\n") if resume else 0
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.csv").exists() or (out / "metrics.csv").read_text().count("\n") < before + 3:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, stop)  # as a terminal does: to the data workers too
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == code, errors
+        assert "Traceback" not in errors
+    assert load_checkpoint(out / "last.safetensors")["step"] > 0
 
 
 class TestBadInput:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_loss.py"
+
+
+def bench(folder: Path, *arguments: str) -> tuple[list[dict[str, str]], str]:
+    """The rows of the table that a run writes, and what it prints."""
+    command = [sys.executable, str(SCRIPT), "--dim", "8", "--repeats", "1", "--out", str(folder), *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert run.returncode == 0, run.stderr
+    with (folder / "bench_loss.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file)), run.stdout
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> tuple[list[dict[str, str]], str, Path]:
+    folder = tmp_path_factory.mktemp("bench")
+    return *bench(folder, "--sizes", "64", "32", "--quick"), folder
+
+
+def test_every_candidate_is_timed_at_every_size(quick):
+    rows, printed, _ = quick
+    names = {row["candidate"] for row in rows}
+    assert len(names) == len(rows) / 2 > 20
+    assert [row["queries"] for row in rows] == ["32"] * len(names) + ["64"] * len(names)
+    for row in rows:
+        assert row["note"] == "not installed" or float(row["seconds"]) > 0
+        assert row["candidate"] in printed
+    assert {float(row["ratio"]) for row in rows if row["candidate"] == "one product"} == {1}
+
+
+def test_the_recall_loss_has_one_value_however_it_is_computed(quick):
+    rows, _, _ = quick
+    for size in ("32", "64"):
+        values = [
+            float(row["value"])
+            for row in rows
+            if row["queries"] == size and row["candidate"].startswith(("RecallLoss", "definition"))
+        ]
+        assert len(values) == 11
+        assert values == pytest.approx([values[0]] * 11, rel=1e-5)
+        assert values[0] > 0.1
+
+
+def test_the_plot_is_a_picture(quick):
+    assert (quick[2] / "bench_loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_needs_too_much_memory_is_not_started(tmp_path):
+    rows, printed = bench(
+        tmp_path, "--sizes", "256", "--quick", "--memory-gb", "0.002", "--only", "local", "Contrastive"
+    )
+    assert [row["candidate"] for row in rows] == [
+        "one product",
+        "RecallLoss local",
+        "definition local",
+        "ContrastiveLoss",
+    ]
+    assert [bool(row["seconds"]) for row in rows] == [True, True, False, False]
+    assert "needs 0.00629 GB (computed)" in printed
+
+
+@pytest.mark.slow
+def test_the_definition_takes_more_memory_than_the_closed_form(tmp_path):
+    rows, _ = bench(tmp_path, "--sizes", "1024", "--only", "std")
+    peaks = {row["candidate"]: float(row["peak_mib"]) for row in rows}
+    assert peaks["definition std"] > 2 * peaks["RecallLoss std"]
