@@ -1,6 +1,7 @@
 """Images on disk, and batches of them. One reader a file, all with the same interface."""
 
-from retrieval.data.image_set import ImageSet, require_pairs, split_classes
+from retrieval.data.class_splits import fold_classes, split_classes
+from retrieval.data.image_set import ImageSet, require_pairs
 from retrieval.data.images import load_image
 from retrieval.data.loaders import evaluation_loader, training_loader
 from retrieval.data.registry import DATASETS, read_dataset
@@ -14,6 +15,7 @@ __all__ = [
     "MPerClassSampler",
     "Preprocessing",
     "evaluation_loader",
+    "fold_classes",
     "load_image",
     "make_augmentation",
     "prepare",

@@ -14,7 +14,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from retrieval.data.image_set import ImageSet, natural_key, split_classes, stays_below_root
+from retrieval.data.class_splits import split_classes
+from retrieval.data.image_set import ImageSet, natural_key, stays_below_root
 from retrieval.errors import DatasetError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})

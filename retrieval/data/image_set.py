@@ -117,31 +117,6 @@ class ImageSet:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def split_classes(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Divides the classes, never a class, at random into (kept, held out).
-
-    Args:
-        images: what to divide; both parts keep its order of images and of classes.
-        share: the part of the classes to hold out, strictly between 0 and 1; rounded to a whole number of classes.
-        seed: the same seed gives the same division.
-
-    Raises:
-        ValueError: `share` is not between 0 and 1, or leaves fewer than two classes on a side.
-    """
-    if not (isinstance(share, float) and 0 < share < 1):
-        raise ValueError(f"share is {share}; give a number between 0 and 1")
-    held_out = round(share * images.num_classes)
-    if min(held_out, images.num_classes - held_out) < 2:
-        raise ValueError(
-            f"a share of {share} of {images.num_classes} classes holds out {held_out}; "
-            "retrieval needs two classes on each side: change the share or add classes"
-        )
-    is_held_out = np.zeros(images.num_classes, dtype=bool)
-    is_held_out[np.random.default_rng(seed).permutation(images.num_classes)[:held_out]] = True
-    mask = is_held_out[images.labels]
-    return images.select(np.flatnonzero(~mask)), images.select(np.flatnonzero(mask))
-
-
 def require_pairs(images: ImageSet, split_name: str) -> None:
     """Checks that every class has the two images without which it cannot form a pair.
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.data.image_set import ImageSet, natural_key, require_pairs, split_classes, stays_below_root
+from retrieval.data.image_set import ImageSet, natural_key, require_pairs, stays_below_root
 from retrieval.errors import DatasetError
 
 
@@ -115,38 +115,6 @@ def test_the_fingerprint_depends_on_the_list_and_not_on_the_root() -> None:
         ImageSet(images.root, ("a/0.png", "a/1.png", "b/3.png"), images.labels, images.class_names),
     ]
     assert len({images.fingerprint(), *(other.fingerprint() for other in others)}) == 6
-
-
-@pytest.mark.parametrize(("share", "held_out"), [(0.2, 2), (0.5, 6), (0.8, 9)])
-def test_a_split_divides_the_classes_and_loses_no_image(share: float, held_out: int) -> None:
-    images = image_set("abcdefghijk" * 3)
-    kept, held = split_classes(images, share, seed=3)
-    assert held.num_classes == held_out
-    assert not set(kept.class_names) & set(held.class_names)
-    assert sorted(kept.paths + held.paths) == sorted(images.paths)
-    for part in (kept, held):
-        places = [images.paths.index(path) for path in part.paths]
-        assert places == sorted(places)
-        assert names_of(part) == [path[0] for path in part.paths]
-
-
-def test_a_split_is_decided_by_its_seed_alone() -> None:
-    images = image_set("abcdefghijk" * 2)
-    splits = [split_classes(images, 0.5, seed=seed)[1].class_names for seed in (0, 0, 1, 2)]
-    assert splits[0] == splits[1]
-    assert len(set(splits)) == 3
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, -0.5, float("nan"), 50, "0.5"])
-def test_a_share_outside_0_and_1_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match="share is"):
-        split_classes(image_set("abcdef"), share, seed=0)
-
-
-@pytest.mark.parametrize(("class_names", "share"), [("abc", 0.5), ("abcdefghij", 0.1), ("abcdefghij", 0.9)])
-def test_a_split_with_fewer_than_two_classes_on_a_side_is_refused(class_names: str, share: float) -> None:
-    with pytest.raises(ValueError, match="two classes on each side"):
-        split_classes(image_set(class_names), share, seed=0)
 
 
 def test_a_lone_image_is_named_with_its_folder_and_a_remedy() -> None:
