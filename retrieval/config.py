@@ -1,4 +1,4 @@
-"""The configuration: a typed schema, its files, and mistakes reported all at once.
+"""Reading a configuration: from defaults, a file and overrides, with all mistakes reported at once.
 
 Values come from the schema's defaults, then the file, then `key=value` overrides, and nothing changes them afterwards. YAML is
 read by the rules of YAML 1.2: `1e-4` is a number and `no` is a word.
@@ -11,119 +11,15 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from retrieval.errors import ConfigError, did_you_mean
+from retrieval.schema import Config
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Rgb = Annotated[list[float], Field(min_length=3, max_length=3)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys and wrong types are mistakes, and nothing changes once it is read."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class DataConfig(Section):
-    """Which images, and how they are split."""
-
-    name: str = "glyphs"
-    root: str | None = None
-    options: dict[str, Any] = {}
-    validation_share: Share = 0.1  # of the training classes, held out to choose the best checkpoint
-    workers: Annotated[int, Field(ge=0)] = 2
-    timeout: NotNegative = 120.0  # seconds until a worker that hangs ends the run
-
-
-class ImageConfig(Section):
-    """From an image file to the network's input. Statistics left at null are those of the backbone's pretraining."""
-
-    resize: Positive = 256  # shorter side
-    size: Positive = 224  # centre crop
-    mean: Rgb | None = None
-    std: Rgb | None = None
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    augmentation: Literal["none", "character", "photo"] = "photo"
-
-    @model_validator(mode="after")
-    def _crop_inside_the_image(self) -> Self:
-        if self.size > self.resize:
-            raise ValueError(f"size is {self.size}, expected at most resize, which is {self.resize}")
-        return self
-
-
-class ModelConfig(Section):
-    """The embedding network."""
-
-    backbone: str = "resnet50"
-    pretrained: bool | str = True  # true: timm's weights from the hub; or the path of a weights file
-    embedding_dim: Positive | None = 512
-    freeze_batchnorm: bool = False
-
-
-class LossConfig(Section):
-    """`retrieval.losses.RecallLoss`: see there for what the words mean."""
-
-    projection: Literal["none", "mean", "norm", "std", "local"] = "std"
-    weighting: Literal["loglog", "log", "sqrt", "linear"] = "loglog"
-    ks: Annotated[list[Positive], Field(min_length=1)] | None = None
-    tau: Annotated[float, Field(gt=0)] = 1.0
-    noise: NotNegative = 0.0
-    margin: NotNegative = 0.0
-    local_margin: NotNegative = 1.0
-    gradient: Literal["identity", "blackbox"] = "identity"
-
-
-class BatchConfig(Section):
-    """How a training batch is drawn."""
-
-    size: Annotated[int, Field(ge=4)] = 128
-    samples_per_class: Annotated[int, Field(ge=2)] = 4
-
-
-class TrainingConfig(Section):
-    """The optimiser, by its name in timm, with a cosine schedule down to zero."""
-
-    epochs: Positive = 20
-    optimizer: str = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: NotNegative = 1e-4
-    warmup_epochs: Annotated[int, Field(ge=0)] = 0
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _leave_epochs_after_the_warmup(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected fewer than the {self.epochs} epochs")
-        return self
-
-
-class EvaluationConfig(Section):
-    """How embeddings are measured."""
-
-    every: Positive = 1  # epochs between two looks at the validation classes
-    ks: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 4, 8]
-    batch_size: Positive = 256
-
-
-class Config(Section):
-    """Everything that decides a run."""
-
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    device: str = "auto"  # auto, cpu, cuda, ...
-    data: DataConfig = DataConfig()
-    image: ImageConfig = ImageConfig()
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    batch: BatchConfig = BatchConfig()
-    training: TrainingConfig = TrainingConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+__all__ = ["Config", "config_names", "load", "to_yaml"]
 
 
 def config_names() -> dict[str, str]:
@@ -138,13 +34,16 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Args:
         source: a name from `config_names()`, or the path of a YAML file.
-        overrides: words of the form `key=value`, e.g. `loss.projection=std`; the value is YAML.
+        overrides: words of the form `key=value`, e.g. `loss.projection=std`; the value is YAML. Where one of them chooses another
+            loss than the file, what the file says of its own loss does not count.
 
     Raises:
         ConfigError: with one line for every mistake, in the file and in the overrides.
     """
     place, text = _find(source)
     values, mistakes = _parse(text, place)
+    if _choose_another_loss(overrides, values.get("loss")):
+        del values["loss"]
     mistakes += _apply(values, overrides)
     try:
         config = Config.model_validate(values)
@@ -255,6 +154,14 @@ def _apply(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
     return mistakes
 
 
+def _choose_another_loss(overrides: Iterable[str], loss: Any) -> bool:
+    """Whether the options of the file's loss would be those of a loss that is no longer there."""
+    if not isinstance(loss, dict):
+        return False
+    chosen = dict(override.partition("=")[::2] for override in overrides)
+    return "loss.terms" in chosen or chosen.get("loss.name", loss.get("name", "recall")) != loss.get("name", "recall")
+
+
 def _read_value(key: str, text: str) -> Any:
     """The value of an override: YAML, but the text as it stands where the schema wants a word or a path."""
     *sections, name = key.split(".")
@@ -275,10 +182,15 @@ def _section(names: Sequence[str]) -> type[BaseModel] | None:
     """The schema of a section, None if there is none of these names."""
     section: Any = Config
     for name in names:
-        section = _annotation(section, name)
-        if not (isinstance(section, type) and issubclass(section, BaseModel)):
-            return None
-    return section
+        if get_origin(section) is list:  # the name is a place in it
+            section = get_args(section)[0]
+        else:
+            section = _annotation(section, name) if _is_section(section) else None
+    return section if _is_section(section) else None
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _mistakes(error: ValidationError, place: str, overridden: set[str]) -> list[str]:

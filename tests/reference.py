@@ -45,11 +45,21 @@ def plain_neighbours(queries, gallery, k: int, query_ids=None, gallery_ids=None)
 def plain_evaluation(embeddings, labels, ks, ids=None) -> dict[str, float]:
     """Recall@k, MAP@R and R-precision of every item against all others, query by query and neighbour by neighbour."""
     ids = list(range(len(labels))) if ids is None else [int(i) for i in ids]
-    label_of = dict(zip(ids, (int(label) for label in labels), strict=True))
     rankings, _ = plain_neighbours(embeddings, embeddings, len(ids) - 1, ids, ids)
+    return _plain_figures(rankings, labels, dict(zip(ids, labels.tolist(), strict=True)), ks)
+
+
+def plain_gallery_evaluation(embeddings, labels, gallery, gallery_labels, ks, ids=None) -> dict[str, float]:
+    """The same for every item against all of a gallery, to which the ids belong."""
+    ids = list(range(len(gallery))) if ids is None else [int(i) for i in ids]
+    rankings, _ = plain_neighbours(embeddings, gallery, len(ids), None, ids)
+    return _plain_figures(rankings, labels, dict(zip(ids, gallery_labels.tolist(), strict=True)), ks)
+
+
+def _plain_figures(rankings, labels, label_of, ks) -> dict[str, float]:
     values = {name: [] for name in (*(f"recall@{k}" for k in ks), "map@r", "r_precision")}
-    for query, ranking in zip(ids, rankings.tolist(), strict=True):
-        right = [label_of[other] == label_of[query] for other in ranking]
+    for label, ranking in zip(labels.tolist(), rankings.tolist(), strict=True):
+        right = [label_of[other] == label for other in ranking]
         r = sum(right)
         if r == 0:
             continue
@@ -59,7 +69,7 @@ def plain_evaluation(embeddings, labels, ks, ids=None) -> dict[str, float]:
         values["r_precision"].append(sum(right[:r]) / r)
     queries = len(values["map@r"])
     figures = {name: sum(column) / queries for name, column in values.items()}
-    return figures | {"queries": queries, "left_out": len(ids) - queries}
+    return figures | {"queries": queries, "left_out": len(labels) - queries}
 
 
 def plain_smooth_ap_loss(scores, relevant, irrelevant, tau: float) -> float:

@@ -82,9 +82,9 @@ def test_a_key_that_stands_twice_is_a_mistake_with_its_line(tmp_path):
 
 
 def test_true_is_no_number_and_a_number_no_switch(tmp_path):
-    found = mistakes(tmp_path, "seed: true\nmodel: {freeze_batchnorm: 1}")
+    found = mistakes(tmp_path, "seed: true\nmodel: {layer_norm: 1}")
     assert "seed: input should be a valid integer, found True" in found
-    assert "model.freeze_batchnorm: input should be a valid boolean, found 1" in found
+    assert "model.layer_norm: input should be a valid boolean, found 1" in found
 
 
 def test_a_value_of_two_possible_types_is_one_mistake(tmp_path):
@@ -143,9 +143,9 @@ def test_any_content_is_taken_or_refused_as_a_mistake(tmp_path_factory, content)
 def test_the_words_of_the_configuration_are_those_of_the_code():
     from typing import get_args
 
-    from retrieval.config import ImageConfig, LossConfig
     from retrieval.data import AUGMENTATIONS
     from retrieval.losses.recall import PROJECTIONS, WEIGHTINGS
+    from retrieval.schema import ImageConfig, LossConfig
 
     assert set(get_args(LossConfig.model_fields["projection"].annotation)) == set(PROJECTIONS)
     assert set(get_args(LossConfig.model_fields["weighting"].annotation)) == set(WEIGHTINGS)
@@ -166,6 +166,42 @@ def test_values_that_do_not_fit_together_are_mistakes(tmp_path):
     ]
     found = mistakes(tmp_path, "training: {epochs: 2, warmup_epochs: 5}")
     assert found == ["training: warmup_epochs is 5, expected fewer than the 2 epochs"]
+    for text, words in (
+        ("data: {folds: 4, fold: 4}", "fold is 4, expected a number below folds, which is 4"),
+        ("training: {schedule: step}", "expected one number for the schedule step"),
+        ("training: {schedule: multistep, decay_epochs: [4, 2]}", "expected numbers that rise"),
+        ("training: {decay_epochs: [4]}", "expected none for the schedule cosine"),
+        ("training: {patience: 3}\ndata: {validation_share: 0}", "holds out none"),
+        ("loss: {miner_options: {epsilon: 1}}", "miner_options are set, but no miner"),
+    ):
+        (mistake,) = mistakes(tmp_path, text)
+        assert words in mistake
+
+
+def test_words_of_the_recall_loss_beside_another_loss_are_mistakes(tmp_path):
+    found = mistakes(tmp_path, "loss: {name: triplet, margin: 0.1, noise: 0.2}")
+    assert found == ["loss: noise, margin: of the loss 'recall', not of 'triplet', whose words go under options"]
+    found = mistakes(tmp_path, "loss: {projection: norm, terms: [{name: triplet}]}")
+    assert found == ["loss: projection: beside terms nothing of a single loss can be set; put it into a term"]
+
+
+def test_a_mistake_inside_a_list_is_named_with_its_place_and_the_word_meant(tmp_path):
+    found = mistakes(tmp_path, "loss: {terms: [{name: triplet}, {nmae: recall, weight: 0}]}")
+    assert "unknown key 'loss.terms.1.nmae'; did you mean name?" in found
+    assert "loss.terms.1.weight: input should be greater than 0, found 0" in found
+
+
+def test_another_loss_on_the_command_line_drops_what_the_file_says_of_its_own(tmp_path):
+    (tmp_path / "c.yaml").write_text("loss: {weighting: linear, memory: 99}")
+    loss = load(tmp_path / "c.yaml", ["loss.name=triplet", "loss.options.margin=0.2"]).loss
+    assert (loss.name, loss.options, loss.memory) == ("triplet", {"margin": 0.2}, 0)
+    assert load(tmp_path / "c.yaml", ["loss.terms=[{name: triplet}]"]).loss.terms[0].name == "triplet"
+    assert load(tmp_path / "c.yaml", ["loss.name=recall"]).loss.weighting == "linear"
+
+
+def test_switches_of_an_older_version_are_understood(tmp_path):
+    assert load("glyphs", ["model.freeze_batchnorm=true"]).model.freeze_batchnorm == "statistics"
+    assert load("glyphs", ["model.freeze_batchnorm=false"]).model.freeze_batchnorm == "none"
 
 
 @pytest.mark.parametrize("text", ["{[1]: 2}", "seed: !!int x", "seed: 99999999999999999999"])

@@ -1,11 +1,8 @@
-"""From an RGB image to the network's input: prepared the same way every time, or augmented by lot for training."""
+"""From an RGB image to the network's input, the same way every time."""
 
 from __future__ import annotations
 
 import math
-import os
-import random
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -17,8 +14,6 @@ from retrieval.errors import did_you_mean
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 _LONGEST = 16  # times its width that an image is looked at
-
-AUGMENTATIONS = ("none", "character", "photo")
 
 
 @dataclass(frozen=True)
@@ -90,101 +85,23 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
     Returns:
         (3, size, size) float32.
     """
-    return _normalise(_resize_and_crop(image, preprocessing), preprocessing)
+    return normalise(resize_and_crop(image, preprocessing), preprocessing)
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """A random view of an image, decided by the image and a seed alone. Made by `make_augmentation`."""
-
-    preprocessing: Preprocessing
-    pipeline: Any  # an albumentations.Compose, or None
-    crops: bool  # whether the pipeline itself brings the image to its size
-
-    def __call__(self, image: Image.Image, seed: int | Sequence[int]) -> np.ndarray:
-        """Draws the view that belongs to the seed.
-
-        Args:
-            image: an RGB image.
-            seed: a whole number or several, none negative. The same gives the same pixels in any process and in any order.
-
-        Returns:
-            (3, size, size) float32.
-        """
-        if self.pipeline is None:
-            return prepare(image, self.preprocessing)
-        pixels = np.array(image) if self.crops else _resize_and_crop(image, self.preprocessing)
-        _require_rgb(pixels)
-        # Seeding Compose by a number would start every transform on the same draws, and build two generators for each: twice
-        # the time. Generators that all transforms share do neither.
-        generator = np.random.default_rng(seed)
-        self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-        return _normalise(self.pipeline(image=pixels)["image"], self.preprocessing)
+def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """The middle of the resized image: (size, size, 3) uint8."""
+    return np.array(_middle(resize(image, preprocessing), preprocessing.size, preprocessing.size))
 
 
-def make_augmentation(name: str, preprocessing: Preprocessing) -> Augmentation:
-    """Builds an augmentation; the result can be sent to other processes.
-
-    "none" prepares as in evaluation. "character" prepares, then turns, scales, shears and shifts a little; what comes into view
-    continues the edge. "photo" cuts out 16 % to 100 % of the area, at an aspect ratio from 3:4 to 4:3, and flips left to right
-    half of the time.
-
-    Args:
-        name: one of `AUGMENTATIONS`.
-        preprocessing: size, statistics and interpolation of the result.
-
-    Raises:
-        ValueError: no augmentation has this name.
-    """
-    if name not in AUGMENTATIONS:
-        hint = did_you_mean(name, AUGMENTATIONS) or f"; choose one of {', '.join(AUGMENTATIONS)}"
-        raise ValueError(f"no augmentation is called {name!r}{hint}")
-    if name == "none":
-        return Augmentation(preprocessing, None, crops=False)
-    # Imported here since it takes seconds, which evaluation and search need not spend; unless told, it would call its maker.
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    import albumentations
-    import cv2
-
-    interpolation = cv2.INTER_CUBIC if preprocessing.interpolation == "bicubic" else cv2.INTER_LINEAR
-    if name == "character":
-        transforms = [
-            albumentations.Affine(
-                rotate=(-10, 10),
-                scale=(0.85, 1.15),
-                shear=(-8, 8),
-                translate_percent=(-0.08, 0.08),
-                interpolation=interpolation,
-                border_mode=cv2.BORDER_REPLICATE,
-                p=1,
-            )
-        ]
-    else:
-        size = (preprocessing.size, preprocessing.size)
-        transforms = [
-            albumentations.RandomResizedCrop(
-                size,
-                scale=(0.16, 1),
-                ratio=(3 / 4, 4 / 3),
-                interpolation=interpolation,
-                area_for_downscale="image",
-                p=1,
-            ),
-            albumentations.HorizontalFlip(p=0.5),
-        ]
-    return Augmentation(preprocessing, albumentations.Compose(transforms, strict=True), crops=name == "photo")
-
-
-def _resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """(size, size, 3) uint8."""
+def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """The image with its shorter side resized; of one that is too long, its middle."""
     if image.mode != "RGB":
         raise ValueError(f"the image is of mode {image.mode}; read it by load_image, or convert it to RGB")
     short = min(image.size)
     if max(image.size) > _LONGEST * short:
         image = _middle(image, min(image.width, _LONGEST * short), min(image.height, _LONGEST * short))
     width, height = (int(preprocessing.resize * length / short) for length in image.size)
-    resized = image.resize((width, height), _FILTERS[preprocessing.interpolation])
-    return np.array(_middle(resized, preprocessing.size, preprocessing.size))
+    return image.resize((width, height), _FILTERS[preprocessing.interpolation])
 
 
 def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -192,19 +109,13 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def _normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """(size, size, 3) uint8 to (3, size, size) float32, in the arithmetic of torchvision's `ToTensor` and `Normalize`."""
     planes = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
     planes /= 255
     planes -= np.array(preprocessing.mean, dtype=np.float32)[:, None, None]
     planes /= np.array(preprocessing.std, dtype=np.float32)[:, None, None]
     return planes
-
-
-def _require_rgb(pixels: np.ndarray) -> None:
-    # albumentations takes floats, greyscale and alpha without a word, and returns something else.
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; give an 8-bit RGB image, e.g. from load_image")
 
 
 def _three_numbers(name: str, values: Any) -> tuple[float, float, float]:

@@ -1,21 +1,17 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 import pytest
 from PIL import Image
 from torchvision import transforms
 
-from retrieval.data import AUGMENTATIONS, Preprocessing, make_augmentation, prepare
+from retrieval.data import Preprocessing, prepare
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = Preprocessing(32, 24, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-RANDOM = [name for name in AUGMENTATIONS if name != "none"]
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -66,9 +62,6 @@ def test_an_image_that_is_not_rgb_is_refused():
     for mode in ("L", "RGBA", "F"):
         with pytest.raises(ValueError, match=f"mode {mode}; read it by load_image"):
             prepare(Image.new(mode, (30, 30)), PLAIN)
-        for name in AUGMENTATIONS:
-            with pytest.raises(ValueError, match="RGB"):
-                make_augmentation(name, PLAIN)(Image.new(mode, (30, 30)), 0)
 
 
 def test_preprocessing_survives_json():
@@ -103,67 +96,3 @@ def test_bad_preprocessing_is_refused_by_the_name_of_its_key(change, message):
 def test_preprocessing_that_is_no_object_is_refused():
     with pytest.raises(ValueError, match="preprocessing is a list"):
         Preprocessing.from_dict([1])
-
-
-def test_without_augmentation_an_image_is_prepared():
-    image = noise(40, 50)
-    np.testing.assert_array_equal(make_augmentation("none", PLAIN)(image, 3), prepare(image, PLAIN))
-
-
-@pytest.mark.parametrize("name", RANDOM)
-def test_the_seed_decides_the_pixels_in_any_order(name):
-    image, augment = noise(40, 50), make_augmentation(name, PLAIN)
-    views = {seed: augment(image, (7, 0, seed)) for seed in range(12)}
-    other = make_augmentation(name, PLAIN)
-    for seed in reversed(range(12)):
-        np.testing.assert_array_equal(other(image, (7, 0, seed)), views[seed])
-    assert len({view.tobytes() for view in views.values()}) == 12
-    assert all(view.shape == (3, 24, 24) and view.dtype == np.float32 for view in views.values())
-
-
-@pytest.mark.parametrize("name", RANDOM)
-def test_another_process_draws_the_same_view(name):
-    image, augment = noise(40, 50), make_augmentation(name, PLAIN)
-    augment(image, 1)  # what was drawn before does not matter
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        np.testing.assert_array_equal(pool.submit(augment, image, 5).result(), augment(image, 5))
-
-
-@pytest.mark.parametrize("name", RANDOM)
-def test_an_augmentation_can_be_pickled(name):
-    augment = pickle.loads(pickle.dumps(make_augmentation(name, PLAIN)))
-    np.testing.assert_array_equal(augment(noise(40, 50), 5), make_augmentation(name, PLAIN)(noise(40, 50), 5))
-
-
-def test_photos_are_flipped_about_half_of_the_time_whatever_the_crop():
-    ramp = np.tile(np.linspace(0, 255, 64).astype(np.uint8)[None, :, None], (64, 1, 3))
-    augment = make_augmentation("photo", PLAIN)
-    views = np.array([augment(Image.fromarray(ramp), seed)[0] for seed in range(300)])
-    flipped = views[:, :, 0].mean(1) > views[:, :, -1].mean(1)
-    assert 0.4 < flipped.mean() < 0.6
-    # One generator shared by all transforms: how much is cut out says nothing of the flip.
-    extent = np.abs(views[:, :, 0].mean(1) - views[:, :, -1].mean(1))
-    assert abs(np.corrcoef(extent, flipped)[0, 1]) < 0.2
-
-
-def test_photos_are_shrunk_with_antialiasing():
-    stripes = np.zeros((512, 512, 3), dtype=np.uint8)
-    stripes[:, ::2] = 255
-    augment = make_augmentation("photo", PLAIN)
-    views = np.array([augment(Image.fromarray(stripes), seed) for seed in range(20)])
-    assert np.abs(views - 0.5).max() < 0.15
-
-
-def test_characters_keep_the_colour_of_their_background():
-    augment = make_augmentation("character", PLAIN)
-    for paper, ink in (("white", "black"), ("black", "white")):
-        image = Image.new("RGB", (32, 32), paper)
-        image.paste(ink, (12, 12, 20, 20))
-        views = np.array([augment(image, seed) for seed in range(30)])
-        np.testing.assert_allclose(views[:, :, [0, 0, -1, -1], [0, -1, 0, -1]], 1.0 if paper == "white" else 0.0)
-        assert (np.abs(views - views[:, :, :1, :1]).max((1, 2, 3)) > 0.5).all()
-
-
-def test_an_unknown_augmentation_is_named_with_the_near_one():
-    with pytest.raises(ValueError, match="'photos'; did you mean photo"):
-        make_augmentation("photos", PLAIN)

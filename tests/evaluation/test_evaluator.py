@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-from reference import plain_evaluation
+from reference import plain_evaluation, plain_gallery_evaluation
 
 from retrieval.evaluation import evaluate
 
@@ -120,6 +120,51 @@ def test_any_labels_and_ties_give_the_figures_of_counting_by_hand(data):
     assert_as_plain(embeddings, labels, ks, ids)
 
 
+GALLERIES = {
+    "as many of each": (np.repeat(np.arange(3), 4), np.repeat(np.arange(3), 4)),
+    "unequal, and in another order": (np.array([2, 0, 0, 9, 2]), np.array([0, 2, 2, 7, 2, 9, 9, 9, 0])),
+    "classes that the other has not": (np.array([0, 5, 1, 1, -3]), np.array([1, 8, 8, 0, 8])),
+    "a single query": (np.array([4]), np.array([3, 4, 3, 4, 4])),
+}
+
+
+@pytest.mark.parametrize("name", GALLERIES)
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_gallery_gives_the_figures_of_counting_by_hand(name, copies):
+    labels, gallery_labels = GALLERIES[name]
+    rng = np.random.default_rng(0)
+    both = clustered(np.concatenate([labels, gallery_labels]), spread=1)
+    if copies:
+        both = both[rng.integers(0, len(both) // 3, len(both))]
+    embeddings, gallery = both[: len(labels)], both[len(labels) :]
+    for ids in (None, rng.permutation(100)[: len(gallery)]):
+        figures = evaluate(embeddings, labels, ks=(1, 3), ids=ids, gallery=gallery, gallery_labels=gallery_labels)
+        expected = plain_gallery_evaluation(embeddings, labels, gallery, gallery_labels, (1, 3), ids)
+        assert figures == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_query_is_not_kept_out_of_a_gallery_that_holds_its_copy():
+    embeddings = np.eye(3, dtype=np.float32)
+    labels = np.arange(3)
+    assert evaluate(embeddings, labels, ks=(1, 3), gallery=embeddings, gallery_labels=labels)["recall@1"] == 1
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_any_query_and_gallery_labels_give_the_figures_of_counting_by_hand(data):
+    labels, gallery_labels = (np.array(data.draw(st.lists(st.integers(0, 4), min_size=1, max_size=12))) for _ in "ab")
+    gallery_labels[0] = labels[0]  # at least one query
+    directions = clustered(np.arange(4), dimension=3)
+    embeddings, gallery = (
+        directions[data.draw(st.lists(st.integers(0, 3), min_size=len(part), max_size=len(part)))]
+        for part in (labels, gallery_labels)
+    )
+    ks = data.draw(st.lists(st.integers(1, len(gallery)), min_size=1, max_size=4, unique=True))
+    figures = evaluate(embeddings, labels, ks=ks, gallery=gallery, gallery_labels=gallery_labels)
+    expected = plain_gallery_evaluation(embeddings, labels, gallery, gallery_labels, ks)
+    assert figures == pytest.approx(expected, abs=1e-12)
+
+
 EMBEDDINGS = clustered(np.arange(10))
 
 
@@ -136,6 +181,15 @@ EMBEDDINGS = clustered(np.arange(10))
         ({"labels": np.zeros(10, dtype=bool)}, "labels: bool"),
         ({"embeddings": 3 * EMBEDDINGS}, "embeddings: row 0 has length 3"),
         ({"ids": np.zeros(10, dtype=np.int64)}, "ids: 0 occurs twice"),
+        ({"gallery": EMBEDDINGS}, "gallery and gallery_labels belong together"),
+        ({"gallery": EMBEDDINGS, "gallery_labels": np.arange(9)}, r"gallery_labels: int64 \(9,\)"),
+        ({"gallery": 2 * EMBEDDINGS, "gallery_labels": np.arange(10)}, "gallery: row 0 has length 2"),
+        ({"gallery": EMBEDDINGS[:7], "gallery_labels": np.zeros(7, dtype=int)}, "k is 8, but a query has 7 others"),
+        ({"gallery": EMBEDDINGS, "gallery_labels": np.arange(1, 11)}, "no label of the items occurs in the gallery"),
+        (
+            {"gallery": np.eye(10, dtype=np.float32), "gallery_labels": np.zeros(10, dtype=int)},
+            "queries have 8 dimensions and the gallery 10",
+        ),
     ],
 )
 def test_a_wrong_argument_is_named_with_its_value(arguments, message):

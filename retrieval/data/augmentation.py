@@ -1,0 +1,158 @@
+"""Random views of an image, for training."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from retrieval.data.transforms import Preprocessing, normalise, prepare, resize, resize_and_crop
+from retrieval.errors import did_you_mean
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random view of an image, decided by the image and a seed alone. Made by `make_augmentation`.
+
+    Args:
+        preprocessing: size, statistics and interpolation of the result.
+        pixels: what the pipeline starts from, (height, width, 3) uint8.
+        pipeline: an albumentations.Compose that ends with (size, size, 3); None for no augmentation.
+    """
+
+    preprocessing: Preprocessing
+    pixels: Callable[[Image.Image, Preprocessing], np.ndarray]
+    pipeline: Any
+
+    def __call__(self, image: Image.Image, seed: int | Sequence[int]) -> np.ndarray:
+        """Draws the view that belongs to the seed.
+
+        Args:
+            image: an RGB image.
+            seed: a whole number or several, none negative. The same gives the same pixels in any process and in any order.
+
+        Returns:
+            (3, size, size) float32.
+        """
+        if self.pipeline is None:
+            return prepare(image, self.preprocessing)
+        pixels = self.pixels(image, self.preprocessing)
+        _require_rgb(pixels)
+        # Seeding Compose by a number would start every transform on the same draws, and build two generators for each: twice
+        # the time. Generators that all transforms share do neither.
+        generator = np.random.default_rng(seed)
+        self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        return normalise(self.pipeline(image=pixels)["image"], self.preprocessing)
+
+
+def make_augmentation(name: str, preprocessing: Preprocessing, **options: Any) -> Augmentation:
+    """Builds an augmentation; the result can be sent to other processes.
+
+    "none" prepares as in evaluation. "character" prepares, then turns, scales, shears and shifts a little; what comes into view
+    continues the edge. "photo" cuts out a part of the area, by default 16 % to 100 %, at an aspect ratio from 3:4 to 4:3, and flips
+    left to right, by default half of the time. "crop" resizes as in evaluation, cuts the square out anywhere, and flips likewise.
+
+    Args:
+        name: one of `AUGMENTATIONS`.
+        preprocessing: size, statistics and interpolation of the result.
+        options: of "photo": `area`, the smallest and the largest part; of "photo" and "crop": `flip`, its probability.
+
+    Raises:
+        ValueError: no augmentation has this name, or it has no such option or value.
+    """
+    if name not in AUGMENTATIONS:
+        hint = did_you_mean(name, AUGMENTATIONS) or f"; choose one of {', '.join(AUGMENTATIONS)}"
+        raise ValueError(f"no augmentation is called {name!r}{hint}")
+    known = list(inspect.signature(AUGMENTATIONS[name]).parameters)[1:]
+    for option in options:
+        if option not in known:
+            listed = ", ".join(known) or "none"
+            raise ValueError(f"{name} has no option {option!r}; known are {listed}{did_you_mean(option, known)}")
+    return AUGMENTATIONS[name](preprocessing, **options)
+
+
+def _none(preprocessing: Preprocessing) -> Augmentation:
+    return Augmentation(preprocessing, resize_and_crop, None)
+
+
+def _character(preprocessing: Preprocessing) -> Augmentation:
+    albumentations, cv2 = _import()
+    transform = albumentations.Affine(
+        rotate=(-10, 10),
+        scale=(0.85, 1.15),
+        shear=(-8, 8),
+        translate_percent=(-0.08, 0.08),
+        interpolation=_filter(preprocessing),
+        border_mode=cv2.BORDER_REPLICATE,
+        p=1,
+    )
+    return Augmentation(preprocessing, resize_and_crop, albumentations.Compose([transform], strict=True))
+
+
+def _photo(preprocessing: Preprocessing, area: Sequence[float] = (0.16, 1), flip: float = 0.5) -> Augmentation:
+    if not (isinstance(area, (list, tuple)) and len(area) == 2 and 0 < area[0] <= area[1] <= 1):
+        raise ValueError(f"area is {area!r}; give the smallest and the largest part, above 0 and at most 1")
+    albumentations, _ = _import()
+    crop = albumentations.RandomResizedCrop(
+        (preprocessing.size, preprocessing.size),
+        scale=tuple(area),
+        ratio=(3 / 4, 4 / 3),
+        interpolation=_filter(preprocessing),
+        area_for_downscale="image",
+        p=1,
+    )
+    return Augmentation(preprocessing, _whole, albumentations.Compose([crop, _flip(flip)], strict=True))
+
+
+def _crop(preprocessing: Preprocessing, flip: float = 0.5) -> Augmentation:
+    albumentations, _ = _import()
+    crop = albumentations.RandomCrop(preprocessing.size, preprocessing.size, p=1)
+    return Augmentation(preprocessing, _resized, albumentations.Compose([crop, _flip(flip)], strict=True))
+
+
+AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
+    "none": _none,
+    "character": _character,
+    "photo": _photo,
+    "crop": _crop,
+}
+
+
+def _import() -> tuple[Any, Any]:
+    """albumentations and OpenCV, late: they take seconds, which evaluation and search need not spend."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # unless told, it would call its maker
+    import albumentations
+    import cv2
+
+    return albumentations, cv2
+
+
+def _flip(probability: float) -> Any:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"flip is {probability}; give a probability from 0 to 1")
+    return _import()[0].HorizontalFlip(p=probability)
+
+
+def _filter(preprocessing: Preprocessing) -> int:
+    _, cv2 = _import()
+    return int(cv2.INTER_CUBIC if preprocessing.interpolation == "bicubic" else cv2.INTER_LINEAR)
+
+
+def _whole(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    return np.array(image)
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    return np.array(resize(image, preprocessing))
+
+
+def _require_rgb(pixels: np.ndarray) -> None:
+    # albumentations takes floats, greyscale and alpha without a word, and returns something else.
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; give an 8-bit RGB image, e.g. from load_image")

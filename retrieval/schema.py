@@ -1,0 +1,215 @@
+"""The typed schema of a configuration: every word there is, its type and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Rgb = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys and wrong types are mistakes, and nothing changes once it is read."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def _changed(self, schema: type[Section]) -> list[str]:
+        """The words of `schema` that have another value than their default."""
+        return [word for word, field in schema.model_fields.items() if getattr(self, word) != field.default]
+
+
+class DataConfig(Section):
+    """Which images, and how they are split."""
+
+    name: str = "glyphs"
+    root: str | None = None
+    options: dict[str, Any] = {}  # of the reader of that data set
+    validation_share: Share = 0.1  # of the training classes, held out to choose the best checkpoint
+    folds: Annotated[int, Field(ge=2)] | None = None  # instead of a share: this many parts of the classes, of which
+    fold: Whole = 0  # this one is held out
+    split_seed: Whole = (
+        0  # of that division; not `seed`, so that runs of several seeds are measured on the same classes
+    )
+    workers: Whole = 2
+    timeout: NotNegative = 120.0  # seconds until a worker that hangs ends the run
+
+    @model_validator(mode="after")
+    def _fold_among_the_folds(self) -> Self:
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold is {self.fold}, expected a number below folds, which is {self.folds}")
+        return self
+
+
+class ImageConfig(Section):
+    """From an image file to the network's input. Statistics left at null are those of the backbone's pretraining."""
+
+    resize: Positive = 256  # shorter side
+    size: Positive = 224  # centre crop
+    mean: Rgb | None = None
+    std: Rgb | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    augmentation: Literal["none", "character", "photo", "crop"] = "photo"
+    augmentation_options: dict[str, Any] = {}  # see `retrieval.data.make_augmentation`
+
+    @model_validator(mode="after")
+    def _crop_inside_the_image(self) -> Self:
+        if self.size > self.resize:
+            raise ValueError(f"size is {self.size}, expected at most resize, which is {self.resize}")
+        return self
+
+
+class ModelConfig(Section):
+    """The embedding network, and how its parts are trained."""
+
+    backbone: str = "resnet50"
+    pretrained: bool | str = True  # true: timm's weights from the hub; or the path of a weights file
+    embedding_dim: Positive | None = 512  # null: no head
+    pooling: Literal["avg", "max", "avgmax", "gem", "cls"] | None = None  # null: the backbone's own
+    layer_norm: bool = False  # between pooling and head
+    freeze_batchnorm: Literal["none", "statistics", "affine"] = "none"  # "affine": weight and bias, too
+    freeze_backbone_epochs: Whole = 0  # at first only what is new learns
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # each layer's learning rate, over that of the next
+    head_lr_multiplier: AboveZero = 1.0
+    pooling_lr_multiplier: AboveZero = 1.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the average of weights that is measured and kept
+    channels_last: bool = False
+    gradient_checkpointing: bool = False  # less memory, a third more time
+
+    @field_validator("freeze_batchnorm", mode="before")
+    @classmethod
+    def _switch_as_a_word(cls, value: Any) -> Any:
+        return {True: "statistics", False: "none"}[value] if isinstance(value, bool) else value
+
+
+class NamedLoss(Section):
+    """A loss and a miner by their names in `retrieval.building.losses`."""
+
+    name: str = "recall"
+    options: dict[str, Any] = {}
+    weight: AboveZero = 1.0
+    miner: str | None = None
+    miner_options: dict[str, Any] = {}
+    memory: Whole = 0  # embeddings of earlier batches that are candidates, too
+
+
+class LossTerm(NamedLoss):
+    """One loss. What follows is for `retrieval.losses.RecallLoss`, see there; the words of other losses are under `options`."""
+
+    projection: Literal["none", "mean", "norm", "std", "local"] = "std"
+    weighting: Literal["loglog", "log", "sqrt", "linear"] = "loglog"
+    ks: Annotated[list[Positive], Field(min_length=1)] | None = None
+    tau: AboveZero = 1.0
+    noise: NotNegative = 0.0
+    margin: NotNegative = 0.0
+    local_margin: NotNegative = 1.0
+    gradient: Literal["identity", "blackbox"] = "identity"
+    blackbox_lambda: AboveZero = 4.0
+
+    @model_validator(mode="after")
+    def _recall_words_for_the_recall_loss(self) -> Self:
+        changed = [word for word in self._changed(LossTerm) if word not in NamedLoss.model_fields]
+        if self.name != "recall" and changed:
+            raise ValueError(
+                f"{', '.join(changed)}: of the loss 'recall', not of {self.name!r}, whose words go under options"
+            )
+        if self.miner is None and self.miner_options:
+            raise ValueError("miner_options are set, but no miner")
+        return self
+
+
+class LossConfig(LossTerm):
+    """The loss: one by its name, or a weighted sum of several."""
+
+    terms: list[LossTerm] = []  # in place of the one above
+    lr_multiplier: AboveZero = 1.0  # of the loss's own parameters, such as proxies
+
+    @model_validator(mode="after")
+    def _either_one_or_terms(self) -> Self:
+        changed = self._changed(LossTerm)
+        if self.terms and changed:
+            raise ValueError(
+                f"{', '.join(changed)}: beside terms nothing of a single loss can be set; put it into a term"
+            )
+        return self
+
+
+class BatchConfig(Section):
+    """How a training batch is drawn, and how it goes through the network."""
+
+    size: Annotated[int, Field(ge=4)] = 128  # over all processes
+    samples_per_class: Annotated[int, Field(ge=2)] = 4
+    sampler: Literal["m_per_class", "hierarchical"] = "m_per_class"
+    super_classes: Positive = 2  # of a batch, if hierarchical
+    chunk: Positive | None = None  # images that go through the network at a time: batches of any size in fixed memory
+    simix: bool = False  # mixtures of the embeddings of a class as more queries and candidates
+
+
+class TrainingConfig(Section):
+    """The optimiser and the schedule of the learning rate, by their names in timm."""
+
+    epochs: Positive = 20
+    max_steps: Positive | None = None  # end sooner; the schedule is still that of the epochs
+    optimizer: str = "adamw"
+    optimizer_options: dict[str, Any] = {}
+    learning_rate: AboveZero = 1e-3
+    weight_decay: NotNegative = 1e-4
+    schedule: Literal["cosine", "tanh", "step", "multistep", "constant"] = "cosine"
+    decay_epochs: list[Positive] = []  # multistep: after these epochs; step: after every so many, one number
+    decay_rate: AboveZero = 0.1  # of step and multistep: factor of the learning rate
+    min_learning_rate: NotNegative = 0.0  # of cosine and tanh: where they end
+    warmup_epochs: Whole = 0
+    amp: Literal["none", "bfloat16", "float16"] = "none"  # precision of the network; the loss is always float32
+    clip_norm: AboveZero | None = None
+    patience: Positive | None = (
+        None  # looks at the validation classes in a row without a better one, after which to stop
+    )
+
+    @model_validator(mode="after")
+    def _leave_epochs_after_the_warmup(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected fewer than the {self.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _decay_epochs_of_their_schedule(self) -> Self:
+        wanted = {"step": "one number", "multistep": "numbers that rise"}.get(self.schedule, "none")
+        fits = {"step": len(self.decay_epochs) == 1, "multistep": bool(self.decay_epochs)}
+        rising = sorted(set(self.decay_epochs)) == self.decay_epochs
+        if not (fits.get(self.schedule, not self.decay_epochs) and rising):
+            raise ValueError(f"decay_epochs is {self.decay_epochs}, expected {wanted} for the schedule {self.schedule}")
+        return self
+
+
+class EvaluationConfig(Section):
+    """How embeddings are measured."""
+
+    every: Positive = 1  # epochs between two looks at the validation classes
+    test_every: Positive | None = None  # epochs between two looks at the test classes: what "best on test" needs
+    ks: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 4, 8]
+    batch_size: Positive = 256
+
+
+class Config(Section):
+    """Everything that decides a run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "auto"  # auto, cpu, cuda, ...
+    data: DataConfig = DataConfig()
+    image: ImageConfig = ImageConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    batch: BatchConfig = BatchConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _hold_out_what_patience_watches(self) -> Self:
+        if self.training.patience and not (self.data.folds or self.data.validation_share):
+            raise ValueError("training.patience watches validation classes, but data.validation_share holds out none")
+        return self
