@@ -26,6 +26,8 @@ class ImageSet:
         paths: one per image, relative to `root`, "/" between the parts, none twice.
         labels: (len(paths),) whole numbers 0 .. num_classes - 1, every class present; kept as a read-only int64 copy.
         class_names: one per class, none twice; `class_names[label]` is the name of a label.
+        super_labels: (len(paths),) whole numbers, the super-class of each image's class, the same for all images of a class;
+            kept as a read-only int64 copy. None where the data set has no super-classes.
 
     Raises:
         ValueError: the parts do not fit together, there is no image, or a path does not stay below `root`.
@@ -35,16 +37,14 @@ class ImageSet:
     paths: tuple[str, ...]
     labels: np.ndarray
     class_names: tuple[str, ...]
+    super_labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        labels = np.array(self.labels)
         if not self.paths:
             raise ValueError("an image set without images; give at least one path")
-        if labels.shape != (len(self.paths),) or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"labels are {labels.dtype} {labels.shape}; give one whole number per path ({len(self.paths)},)"
-            )
-        if not np.array_equal(np.unique(labels), np.arange(len(self.class_names))):
+        labels = _whole_numbers("labels", self.labels, len(self.paths))
+        classes, first = np.unique(labels, return_index=True)
+        if not np.array_equal(classes, np.arange(len(self.class_names))):
             raise ValueError(f"labels must be 0 .. {len(self.class_names) - 1}, every one present (one per class name)")
         for name, values in (("paths", self.paths), ("class_names", self.class_names)):
             if len(set(values)) < len(values):
@@ -54,18 +54,24 @@ class ImageSet:
                 raise ValueError(
                     f"path {path!r} does not stay below the root; give it relative, with '/', without '..'"
                 )
-        labels = labels.astype(np.int64)
-        labels.setflags(write=False)
+        super_labels = self.super_labels
+        if super_labels is not None:
+            super_labels = _whole_numbers("super_labels", super_labels, len(self.paths))
+            if not np.array_equal(super_labels, super_labels[first][labels]):
+                raise ValueError("super_labels differ within a class; give all images of a class the same")
         for name, value in (
             ("root", Path(self.root)),
             ("paths", tuple(self.paths)),
             ("labels", labels),
             ("class_names", tuple(self.class_names)),
+            ("super_labels", super_labels),
         ):
             object.__setattr__(self, name, value)
 
     @classmethod
-    def from_pairs(cls, root: str | Path, pairs: Iterable[tuple[str, str]]) -> ImageSet:
+    def from_pairs(
+        cls, root: str | Path, pairs: Iterable[tuple[str, str]], super_labels: np.ndarray | None = None
+    ) -> ImageSet:
         """The set of (path, class name) pairs: images in the order given, classes in natural order of their names.
 
         Natural order counts "character9" before "character10", so that labels do not depend on the order of a listing.
@@ -74,7 +80,7 @@ class ImageSet:
         class_names = sorted({name for _, name in pairs}, key=natural_key)
         label_of = {name: label for label, name in enumerate(class_names)}
         labels = np.array([label_of[name] for _, name in pairs], dtype=np.int64)
-        return cls(Path(root), tuple(path for path, _ in pairs), labels, tuple(class_names))
+        return cls(Path(root), tuple(path for path, _ in pairs), labels, tuple(class_names), super_labels)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -91,7 +97,7 @@ class ImageSet:
     def select(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
         """The images at these positions, in this order; classes left without an image are dropped.
 
-        The classes that stay keep their order and are numbered anew from 0.
+        The classes that stay keep their order and are numbered anew from 0; super-classes keep their numbers.
 
         Args:
             indices: positions 0 .. len - 1, none twice, at least one.
@@ -109,12 +115,15 @@ class ImageSet:
             tuple(self.paths[index] for index in indices),
             labels,
             tuple(self.class_names[label] for label in kept),
+            None if self.super_labels is None else self.super_labels[indices],
         )
 
     def fingerprint(self) -> str:
-        """A sha256 (64 hex digits) of paths, labels and class names: equal for the same list under any root."""
-        content = json.dumps([self.paths, self.labels.tolist(), self.class_names])
-        return hashlib.sha256(content.encode()).hexdigest()
+        """A sha256 (64 hex digits) of paths, labels, class names and super-labels: equal for the same list under any root."""
+        content: list[object] = [self.paths, self.labels.tolist(), self.class_names]
+        if self.super_labels is not None:
+            content.append(self.super_labels.tolist())
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def require_pairs(images: ImageSet, split_name: str) -> None:
@@ -131,6 +140,16 @@ def require_pairs(images: ImageSet, split_name: str) -> None:
             f"{(images.root / path).parent}: class {images.class_names[lone[0]]!r}{more} of the {split_name} set has a "
             "single image; training compares images of one class, so add a second image or remove the class"
         )
+
+
+def _whole_numbers(name: str, values: np.ndarray, length: int) -> np.ndarray:
+    """A read-only copy (length,) int64."""
+    numbers = np.array(values)
+    if numbers.shape != (length,) or numbers.dtype.kind not in "iu":
+        raise ValueError(f"{name} are {numbers.dtype} {numbers.shape}; give one whole number per path ({length},)")
+    numbers = numbers.astype(np.int64)
+    numbers.setflags(write=False)
+    return numbers
 
 
 def stays_below_root(path: str) -> bool:

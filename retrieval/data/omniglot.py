@@ -3,12 +3,14 @@
     root/images_background/<alphabet>/<character>/*.png    train: 964 classes, 19,280 images
     root/images_evaluation/<alphabet>/<character>/*.png    test: 659 classes, 13,180 images
 
-The two archives are the authors' own division by alphabet.
+The two archives are the authors' own division by alphabet. The super-class of a character is its alphabet.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+import numpy as np
 
 from retrieval.data.image_set import ImageSet
 from retrieval.errors import DatasetError
@@ -37,4 +39,5 @@ def _read_part(root: Path, part: str) -> ImageSet:
         raise DatasetError(
             f"{root / part}: no images; expected {part}/<alphabet>/<character>/*.png: unpack {part}.zip in {root}"
         )
-    return ImageSet.from_pairs(root, pairs)
+    alphabets = [name.partition("/")[0] for _, name in pairs]
+    return ImageSet.from_pairs(root, pairs, np.unique(alphabets, return_inverse=True)[1])

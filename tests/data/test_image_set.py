@@ -79,6 +79,37 @@ def test_paths_that_could_leave_the_root_on_some_system_are_noticed(path: str) -
     assert not stays_below_root(path)
 
 
+def test_super_labels_are_kept_with_their_images_by_a_selection() -> None:
+    plain = image_set("abcab")
+    assert plain.super_labels is None
+    super_labels = np.array([3, 1, 3, 3, 1], dtype=np.uint8)
+    images = ImageSet(plain.root, plain.paths, plain.labels, plain.class_names, super_labels)
+    super_labels[:] = 0
+    assert images.super_labels is not None
+    assert images.super_labels.tolist() == [3, 1, 3, 3, 1]
+    assert images.super_labels.dtype == np.int64
+    selected = images.select([4, 2])
+    assert selected.super_labels is not None
+    assert selected.super_labels.tolist() == [1, 3]
+    assert plain.select([4, 2]).super_labels is None
+    with pytest.raises(ValueError, match="read-only"):
+        images.super_labels[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("super_labels", "message"),
+    [
+        ([0, 0, 1, 1], "differ within a class"),
+        ([0, 1, 0], "one whole number per path"),
+        ([0.0, 1.0, 0.0, 1.0], "one whole number per path"),
+    ],
+)
+def test_super_labels_that_do_not_fit_are_refused(super_labels: list[float], message: str) -> None:
+    images = image_set("abab")
+    with pytest.raises(ValueError, match=message):
+        ImageSet(images.root, images.paths, images.labels, images.class_names, np.array(super_labels))
+
+
 def test_a_selection_keeps_the_order_given_and_numbers_its_classes_anew() -> None:
     images = image_set("abcabc").select([5, 0, 3])
     assert images.paths == ("c/5.png", "a/0.png", "a/3.png")
@@ -113,8 +144,9 @@ def test_the_fingerprint_depends_on_the_list_and_not_on_the_root() -> None:
         ImageSet(images.root, images.paths, np.array([0, 1, 1]), images.class_names),
         ImageSet(images.root, images.paths, images.labels, ("a", "c")),
         ImageSet(images.root, ("a/0.png", "a/1.png", "b/3.png"), images.labels, images.class_names),
+        ImageSet(images.root, images.paths, images.labels, images.class_names, np.array([0, 0, 1])),
     ]
-    assert len({images.fingerprint(), *(other.fingerprint() for other in others)}) == 6
+    assert len({images.fingerprint(), *(other.fingerprint() for other in others)}) == 7
 
 
 def test_a_lone_image_is_named_with_its_folder_and_a_remedy() -> None:

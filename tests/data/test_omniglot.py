@@ -30,6 +30,8 @@ def test_the_two_archives_are_train_and_test_and_a_class_is_a_character_of_an_al
     assert splits["train"].class_names == ("Greek/character01", "Greek/character02", "Latin/character01")
     assert splits["train"].labels.tolist() == [0, 0, 1, 1, 2]
     assert splits["train"].paths[-1] == "images_background/Latin/character01/0003_01.png"
+    assert splits["train"].super_labels is not None
+    assert splits["train"].super_labels.tolist() == [0, 0, 0, 0, 1]  # Greek, Latin
     assert splits["test"].class_names == ("ULOG/character01",)
 
 
