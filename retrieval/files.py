@@ -14,12 +14,13 @@ from typing import Any
 from retrieval.errors import RetrievalError
 
 
-def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
+def write_bytes(path: str | Path, data: bytes | memoryview, *, keep: Path | None = None) -> None:
     """Replaces the content of `path` by `data`, whole or not at all.
 
     Args:
         path: the file; its folder must exist.
         data: serialise first, then write: only then can a full disk never be taken for another error.
+        keep: another name in the folder, under which the file that is replaced goes on.
 
     Raises:
         RetrievalError: the disk is full or not writable; `path` keeps its old content.
@@ -34,6 +35,8 @@ def write_bytes(path: str | Path, data: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.chmod(0o644)
+        if keep is not None and path.exists():
+            _rename_with_both_names(path, keep)
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
@@ -87,6 +90,19 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
         raise RetrievalError(f"{path}: cannot be written ({error}); what was there before is unchanged") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename_with_both_names(path: Path, new: Path) -> None:
+    """Gives a file another name; where the file system can, it keeps the old one too, and so is never without one."""
+    link = path.with_name(f".{new.name}.link.tmp")
+    link.unlink(missing_ok=True)  # of a process that was killed here
+    try:
+        link.hardlink_to(path)
+    except OSError:
+        path.replace(new)
+    else:
+        link.replace(new)
+        link.unlink(missing_ok=True)  # nothing is renamed where both are the same file already
 
 
 def _replace_folder(new: Path, path: Path) -> None:

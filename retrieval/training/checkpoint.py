@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +24,27 @@ from retrieval.files import write_bytes
 FORMAT = "retrieval-checkpoint-1"
 
 
-def save_checkpoint(path: str | Path, state: dict[str, Any]) -> None:
+log = logging.getLogger("retrieval")
+
+
+def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
     """Writes `state` atomically.
 
     Args:
         path: the file, e.g. `last.safetensors`.
         state: nested dicts and lists of tensors, numbers, strings, booleans and None. Tensors below the key "model" can be read by
             any safetensors reader as `model.<name>`.
+        keep: another name in the folder, under which the checkpoint that is replaced goes on.
+
+    Raises:
+        RetrievalError: the disk is full or not writable; what was there is unchanged.
+        TypeError: the state holds something else.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _take_tensors(state, "", tensors)
     text = json.dumps(skeleton, allow_nan=False)
     header = {"format": FORMAT, "state": text, "sha256": _digest(text, tensors)}
-    write_bytes(path, save(tensors, metadata=header))
+    write_bytes(path, save(tensors, metadata=header), keep=keep)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -65,6 +74,25 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     state: dict[str, Any] = _put_tensors(json.loads(header["state"]), tensors)
     return state
+
+
+def load_newest(*paths: Path) -> dict[str, Any]:
+    """Reads the first of some checkpoints, newest first, that is whole; a warning says which were not.
+
+    Raises:
+        CheckpointError: none is; the message is that of the first.
+    """
+    errors = []
+    for path in paths:
+        try:
+            state = load_checkpoint(path)
+        except CheckpointError as error:
+            errors.append(error)
+            continue
+        if errors:
+            log.warning("%s; going on from %s, the one before", errors[0], path.name)
+        return state
+    raise errors[0]
 
 
 def _take_tensors(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import os
-import platform
-import sys
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from importlib import metadata
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from retrieval.errors import CheckpointError
 from retrieval.files import write_json, write_text
+from retrieval.training.checkpoint import load_newest, save_checkpoint
+from retrieval.training.folder_lock import NAME as LOCK
+from retrieval.training.folder_lock import locked
+from retrieval.training.tensorboard import write_events
+
+log = logging.getLogger("retrieval")
+
+Rows = Sequence[Mapping[str, float]]
 
 FILES = (
-    *("config.yaml", "environment.json", "metrics.csv", "results.json"),
-    *("last.safetensors", "best.safetensors", "curves.png", "gallery.png"),
+    *("config.yaml", "environment.json", "metrics.csv", "metrics.jsonl", "results.json", "log.txt"),
+    *("last.safetensors", "previous.safetensors", "best.safetensors", "curves.png", "gallery.png"),
 )
 
 
@@ -33,8 +37,21 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.config, self.environment, self.metrics, self.results, *rest = (self.path / name for name in FILES)
-        self.last, self.best, self.curves, self.gallery = rest
+        files = [self.path / name for name in FILES]
+        self.config, self.environment, self.metrics, self.metrics_lines, self.results, self.log = files[:6]
+        self.last, self.previous, self.best, self.curves, self.gallery = files[6:]
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Keeps other runs out of the folder for the time of the block, and clears away what a killed one has left half written.
+
+        Raises:
+            CheckpointError: another run is in the folder, or it cannot be made.
+        """
+        with locked(self.path):
+            for rest in self.path.glob(".*.tmp"):
+                rest.unlink(missing_ok=True)
+            yield
 
     def check_free(self, *, overwrite: bool = False) -> None:
         """Checks, before the work begins, that `create` will do.
@@ -44,7 +61,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path}: is a file; a run needs a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
             if not overwrite:
                 raise CheckpointError(
                     f"{self.path}: holds a run or other files; pass --resume, --overwrite, or another --out"
@@ -63,8 +80,8 @@ class RunFolder:
         self.check_free(overwrite=overwrite)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
+            for path in (*(self.path / name for name in FILES), *self.path.glob("events.out.tfevents.*")):
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be created ({error.strerror})") from error
         write_text(self.config, config)
@@ -79,8 +96,45 @@ class RunFolder:
         if not self.config.is_file():
             raise CheckpointError(f"{self.path}: not the folder of a training run (it has no {self.config.name})")
 
+    def save_last(self, state: dict[str, Any]) -> None:
+        """Writes the checkpoint to go on from; the one that was there becomes the previous one."""
+        save_checkpoint(self.last, state, keep=self.previous)
 
-def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    def load_last(self) -> dict[str, Any]:
+        """Reads the checkpoint to go on from: the previous one, with a warning, where the last is damaged.
+
+        Raises:
+            CheckpointError: none can be read.
+        """
+        return load_newest(self.last, self.previous)
+
+    def write_rows(self, rows: Rows) -> None:
+        """Writes the figures of all epochs, as CSV and as one JSON object a line, and those of the last for TensorBoard."""
+        write_metrics(self.metrics, rows)
+        write_text(self.metrics_lines, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        write_events(self.path, rows[-1:])
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Appends what the program logs within the block to the folder's log."""
+        handler = _LogFile(self.log, encoding="utf-8", delay=True)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A full disk ends a run where it loses something: not here."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
+def write_metrics(path: Path, rows: Rows) -> None:
     """Writes rows of figures as CSV; a figure that a row does not have stays empty."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
@@ -88,27 +142,3 @@ def write_metrics(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
-
-
-def describe_environment(**more: Any) -> dict[str, Any]:
-    """What decides a run besides its configuration: versions, machine, command."""
-    packages = (
-        "retrieval",
-        "torch",
-        "torchvision",
-        "timm",
-        "faiss-cpu",
-        "pytorch-metric-learning",
-        "albumentations",
-        "numpy",
-    )
-    return {
-        "command": sys.argv,
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processors": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": {name: metadata.version(name) for name in packages},
-        **more,
-    }

@@ -3,92 +3,177 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from retrieval.errors import RetrievalError
+from retrieval.training import distributed
+from retrieval.training.diagnosis import diagnose
+from retrieval.training.large_batch import embed_in_chunks, require_frozen_batchnorm
+from retrieval.training.randomness import seeded
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def train_all(model: nn.Module, epoch: int) -> None:
+    """Training mode with nothing frozen."""
+    model.train()
 
 
 @dataclass
 class Trainer:
     """A model in training: everything that changes from step to step.
 
+    Processes that train together (see `retrieval.training.distributed`) have a trainer each, with equal arguments.
+
     Args:
-        model: images (batch, 3, height, width) to embeddings (batch, dim).
-        loss_function: a loss of pytorch-metric-learning's signature: (embeddings, labels) to a scalar.
+        model: images (batch, 3, height, width) to embeddings (batch, dim), on the device where it is to be trained.
+        loss_function: a loss of pytorch-metric-learning's signature: (embeddings, labels) to a scalar. It gets the whole batch of
+            all processes at once, in float32 (float64 for embeddings of that).
         optimizer: over the parameters of the model, and of the loss if it has any.
         scheduler: one of timm's, stepped by `step_update(num_updates)`.
-        freeze_batchnorm: keep the running statistics of BatchNorm as they are.
+        training_mode: called with the model and the number of finished epochs whenever training begins or goes on; it puts the
+            model into training mode and freezes what is to be frozen in that epoch.
+        precision: of the model's forward pass: "float32", or "bfloat16" or "float16" by autocast.
         clip_norm: largest norm of the gradient; None leaves it alone.
+        chunk_size: images that pass through the model at a time, see `retrieval.training.large_batch`; None takes all at once.
+        average: timm's `ModelEmaV3` of the model, updated after every step; None keeps no average.
+        seed: of what is random in the model and the loss. Every step draws from a state of its own, and leaves torch's alone.
+        name_images: from a step to the images that this process sees in it, for the diagnosis of a step that failed.
+        step: steps taken.
+
+    Raises:
+        ValueError: an unknown precision.
     """
 
     model: nn.Module
     loss_function: nn.Module
     optimizer: torch.optim.Optimizer
     scheduler: Any
-    freeze_batchnorm: bool = False
+    _: KW_ONLY
+    training_mode: Callable[[nn.Module, int], None] = train_all
+    precision: str = "float32"
     clip_norm: float | None = None
+    chunk_size: int | None = None
+    average: Any = None
+    seed: int = 0
+    name_images: Callable[[int], Sequence[Any]] | None = None
     step: int = 0
+    _losses: list[float] = field(default_factory=list, init=False)  # of the open epoch
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        self.device = next(self.model.parameters()).device
+        # bfloat16 has the range of float32; gradients in float16 have to be scaled to stay above its smallest number.
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model to measure and to keep: the average where there is one."""
+        return self.model if self.average is None else self.average.module
 
     def epochs(
         self,
         batches: Iterable[tuple[Tensor, Tensor]],
         steps_per_epoch: int,
         *,
+        max_steps: int | None = None,
         after_step: Callable[[float], None] = lambda loss: None,
     ) -> Iterator[tuple[int, float]]:
         """Takes one step a batch, and pauses at the end of every epoch.
 
+        An epoch is open until the next one is asked for: a state that is saved in the pause, before a measurement that may fail,
+        makes the resumed run begin with the same pause.
+
         Args:
             batches: images (batch, 3, height, width) and labels (batch,), beginning with the batch of step `self.step`.
             steps_per_epoch: how many steps make an epoch.
+            max_steps: the training ends with that many, and with it the epoch under way; None takes all batches.
             after_step: called with the loss of every step.
 
         Yields:
             The number of the epoch that has ended, from 1, and its mean loss. Meanwhile the model may be put into evaluation mode.
 
         Raises:
-            RetrievalError: the loss or the gradient is not finite; the weights are still those before the step.
+            RetrievalError: the loss or the gradient is not finite, and the weights are still those before the step; or BatchNorm
+                is not frozen where the whole batch does not pass through the model at once.
         """
-        losses: list[float] = []
-        self._training_mode()
-        for images, labels in batches:
-            losses.append(self._step(images, labels))
-            after_step(losses[-1])
-            if self.step % steps_per_epoch == 0:
-                yield self.step // steps_per_epoch, sum(losses) / len(losses)
-                losses = []
-                self._training_mode()
+        for module in filter(None, (self.model, self.loss_function, self.average)):
+            distributed.synchronize(module)
+        self._enter_training(self.step // steps_per_epoch)
+        batches = iter(batches)
+        while True:
+            is_last = max_steps is not None and self.step >= max_steps
+            if self._losses and (is_last or self.step % steps_per_epoch == 0):
+                yield math.ceil(self.step / steps_per_epoch), sum(self._losses) / len(self._losses)
+                self._losses.clear()
+                self._enter_training(self.step // steps_per_epoch)
+            if is_last or (batch := next(batches, None)) is None:
+                return
+            self._losses.append(self._take_step(*batch))
+            after_step(self._losses[-1])
 
-    def _step(self, images: Tensor, labels: Tensor) -> float:
-        device = next(self.model.parameters()).device
-        embeddings = self.model(images.to(device, non_blocking=True))
-        loss = self.loss_function(embeddings, labels.to(device, non_blocking=True))
+    def _enter_training(self, epoch: int) -> None:
+        self.training_mode(self.model, epoch)
+        self.loss_function.train()
+        if self.chunk_size or distributed.world_size() > 1:
+            require_frozen_batchnorm(self.model, "training in chunks, or in several processes,")
+
+    def _take_step(self, images: Tensor, labels: Tensor) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with seeded(self.device, self.seed, self.step, 1 + distributed.rank()):
+            embeddings = self._embed(images)
+        # The loss is cut off from the model here: it sees the whole batch, while a process, or a chunk, takes its part backward.
+        whole, all_labels = distributed.gather(_at_least_float32(embeddings.detach()), labels.to(self.device))
+        whole.requires_grad_()
+        with seeded(self.device, self.seed, self.step, 0):
+            loss = self.loss_function(whole, all_labels)
+        self.scaler.scale(loss).backward()
+        assert whole.grad is not None
+        if embeddings.requires_grad:  # not so where only the loss has something to learn
+            embeddings.backward(distributed.own_part(whole.grad).to(embeddings.dtype))
+        distributed.sum_gradients(self.model.parameters())
+        distributed.average_gradients(self.loss_function.parameters())
+
+        self.scaler.unscale_(self.optimizer)
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf))
-        value = loss.item()
-        if not (math.isfinite(value) and math.isfinite(norm)):
-            raise RetrievalError(
-                f"step {self.step}: the loss is {value}, the gradient's norm {norm}; the weights are those before the step. "
-                f"Lower training.learning_rate (now {self.optimizer.param_groups[0]['lr']:.3g}) or set training.clip_norm"
-            )
-        self.optimizer.step()
+        gradient = nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf)
+        value, norm = torch.stack([loss.detach(), gradient.to(loss)]).tolist()
+        # The scaler skips a step whose gradient left float16's range, and tries a smaller scale for the next one.
+        scaled_too_far = not math.isfinite(norm) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if not (math.isfinite(value) and (math.isfinite(norm) or scaled_too_far)):
+            self._fail(value, norm, embeddings)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         self.scheduler.step_update(self.step)
+        if self.average is not None:
+            self.average.update(self.model, self.step)
         return value
 
-    def _training_mode(self) -> None:
-        self.model.train()
-        if self.freeze_batchnorm:
-            for module in self.model.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
+    def _embed(self, images: Tensor) -> Tensor:
+        dtype = PRECISIONS[self.precision]
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            if self.chunk_size and len(images) > self.chunk_size:
+                return embed_in_chunks(self.model, images, self.chunk_size)
+            return self.model(images.to(self.device, non_blocking=True))
+
+    def _fail(self, loss: float, norm: float, embeddings: Tensor) -> NoReturn:
+        message = diagnose(
+            self.step,
+            loss,
+            norm,
+            learning_rate=self.optimizer.param_groups[0]["lr"],
+            embeddings=embeddings.detach(),
+            parameters=(*self.model.named_parameters(), *self.loss_function.named_parameters("loss")),
+            images=self.name_images and self.name_images(self.step),
+        )
+        raise RetrievalError(message)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if it had not stopped."""
@@ -96,8 +181,11 @@ class Trainer:
             "model": self.model.state_dict(),
             "loss": self.loss_function.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "random": torch.get_rng_state(),
+            "scaler": self.scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "step": self.step,  # from which the schedule follows, and with the seed all that is random
+            "seed": self.seed,
+            "losses": list(self._losses),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -105,6 +193,13 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self.loss_function.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
-        torch.set_rng_state(state["random"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.step, self.seed, self._losses = state["step"], state["seed"], list(state["losses"])
         self.scheduler.step_update(self.step)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

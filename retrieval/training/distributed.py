@@ -1,0 +1,203 @@
+"""Several processes that train one model, as `torchrun` starts them.
+
+Every process embeds its part of a batch; all see all embeddings, and so the same loss. Alone, every function here does nothing, or
+returns what it is given.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, distributed, nn
+
+from retrieval.errors import RetrievalError
+
+Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def joined(device: torch.device | str, timeout: timedelta = timedelta(hours=1)) -> Iterator[torch.device]:
+    """Joins the processes that torchrun started with this one, and leaves them at the end; alone, nothing happens.
+
+    Args:
+        device: where this process computes; of several GPUs each process of a machine takes its own.
+        timeout: how long to wait for the others, e.g. while one of them measures, until they are taken for lost.
+
+    Yields:
+        The device of this process.
+
+    Raises:
+        RetrievalError: more processes than GPUs, a device that has no means of exchange, or no connection.
+    """
+    device = torch.device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        own = int(os.environ.get("LOCAL_RANK", "0"))
+        if own >= torch.cuda.device_count():
+            raise RetrievalError(
+                f"process {own} of this machine finds {torch.cuda.device_count()} GPUs; lower --nproc_per_node"
+            )
+        device = torch.device("cuda", own)
+        torch.cuda.set_device(device)
+    elif device.type != "cpu":
+        raise RetrievalError(f"several processes can share cpu or cuda devices, not {device.type}")
+    try:
+        if device.type == "cuda":
+            distributed.init_process_group("nccl", timeout=timeout, device_id=device)
+        else:
+            distributed.init_process_group("gloo", timeout=timeout)
+    except (ValueError, RuntimeError) as error:
+        raise RetrievalError(f"the {os.environ['WORLD_SIZE']} processes do not find each other ({error})") from error
+    try:
+        yield device
+    finally:
+        distributed.destroy_process_group()
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the one that writes."""
+    return rank() == 0
+
+
+def gather(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The whole batch from the parts of the processes, in their order, without a gradient.
+
+    Args:
+        embeddings: (part, dim).
+        labels: (part,).
+
+    Returns:
+        Embeddings (batch, dim) and labels (batch,), the same in every process.
+
+    Raises:
+        ValueError: parts of different sizes, which would be read as garbage.
+    """
+    if world_size() == 1:
+        return embeddings, labels
+    sizes = _all(torch.tensor([len(embeddings)], device=_device()))
+    if len(sizes.unique()) > 1:
+        raise ValueError(f"the processes have {sizes.tolist()} images of a batch; give all of them equally many")
+    return _all(embeddings), _all(labels)
+
+
+def own_part(whole: Tensor) -> Tensor:
+    """This process's part of a whole batch (batch, ...)."""
+    return whole.tensor_split(world_size())[rank()]
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces every gradient by its sum over the processes, which is the gradient of the whole batch."""
+    _reduce_gradients(parameters, divisor=1)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replaces every gradient by its mean: of what all processes compute alike, so that rounding cannot drive them apart."""
+    _reduce_gradients(parameters, divisor=world_size())
+
+
+def synchronize(module: nn.Module) -> None:
+    """Gives every process the parameters and buffers of process 0."""
+    if world_size() > 1:
+        for tensor in (*module.parameters(), *module.buffers()):
+            value = tensor.detach().contiguous()
+            distributed.broadcast(value, 0)
+            tensor.detach().copy_(value)
+
+
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if world_size() == 1:
+        return number
+    numbers = torch.tensor([number], device=_device())
+    distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
+    return int(numbers)
+
+
+def on_main(function: Callable[[], Result]) -> Result:
+    """Calls a function in process 0 only, and returns its result everywhere.
+
+    Raises:
+        RetrievalError: in the other processes, if the function failed; process 0 has its own error.
+    """
+    if world_size() == 1:
+        return function()
+    outcome: list[Any] = [False, None]
+    try:
+        if is_main():
+            outcome = [True, function()]
+    finally:
+        distributed.broadcast_object_list(outcome, 0, device=_device())
+    if not outcome[0]:
+        raise RetrievalError("process 0 has failed; its own message says why")
+    return outcome[1]
+
+
+def share_out(work: Callable[[slice], np.ndarray], count: int, unit: int) -> np.ndarray:
+    """Embeds images, each process its share, and gathers all vectors in order.
+
+    Args:
+        work: embeds the images of a slice as (number, dim) float32.
+        count: number of all images.
+        unit: images of a batch. Shares consist of whole batches, so every vector comes from the same batch, and is the same to the
+            last bit, as with one process.
+
+    Returns:
+        (count, dim) float32, in every process.
+    """
+    batches = -(-count // unit)
+    first, last = (batches * end // world_size() for end in (rank(), rank() + 1))
+    mine = slice(first * unit, min(last * unit, count))
+    if world_size() == 1:
+        return work(mine)
+    rows = torch.from_numpy(work(mine)) if mine.start < mine.stop else torch.empty(0, 0)
+    shapes = _all(torch.tensor([list(rows.shape)], device=_device()))
+    padded = torch.zeros(int(shapes[:, 0].max()), int(shapes[:, 1].max()), device=_device())
+    padded[: len(rows), : rows.shape[1]] = rows
+    parts = _all(padded[None]).cpu()
+    return torch.cat([part[:number] for part, number in zip(parts, shapes[:, 0].tolist(), strict=True)]).numpy()
+
+
+def _reduce_gradients(parameters: Iterable[nn.Parameter], divisor: int) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if world_size() == 1:
+        return
+    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
+        same = [gradient for gradient in gradients if gradient.dtype == dtype]
+        flat = torch.cat([gradient.reshape(-1) for gradient in same])  # one message in place of hundreds
+        distributed.all_reduce(flat)
+        for gradient, total in zip(same, flat.div_(divisor).split([g.numel() for g in same]), strict=True):
+            gradient.copy_(total.view(gradient.shape))
+
+
+def _all(tensor: Tensor) -> Tensor:
+    """Equally shaped tensors (n, ...) of all processes as one (world_size * n, ...)."""
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def _device() -> torch.device:
+    """Where the means of exchange wants its tensors."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if distributed.get_backend() == "nccl"
+        else torch.device("cpu")
+    )

@@ -1,0 +1,47 @@
+"""What decides a run besides its configuration."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from retrieval.training.distributed import world_size
+
+PACKAGES = (
+    *("retrieval", "torch", "torchvision", "timm", "faiss-cpu"),
+    *("pytorch-metric-learning", "albumentations", "numpy"),
+)
+
+
+def describe_environment(**more: Any) -> dict[str, Any]:
+    """Command, versions and machine.
+
+    Args:
+        **more: what the caller knows: seed, device, fingerprints of the data.
+    """
+    return {
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "processes": world_size(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda,
+        "versions": {name: _version(name) for name in PACKAGES},
+        **more,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # another distribution of the same module, such as faiss-gpu
+        return None

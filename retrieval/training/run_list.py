@@ -1,0 +1,59 @@
+"""The runs below a folder, side by side."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from retrieval.errors import RetrievalError
+from retrieval.training.folder_lock import is_locked
+from retrieval.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run has reached.
+
+    Args:
+        path: its folder.
+        state: "running", "finished", "stopped", or "damaged" where its files cannot be read.
+        epochs: how many have been measured.
+        best: of every figure of the epochs the best: the smallest loss, the largest of all others.
+        results: the final figures by what was measured ("untrained", "last", ...).
+    """
+
+    path: Path
+    state: str
+    epochs: int
+    best: dict[str, float]
+    results: dict[str, dict[str, float]]
+
+
+def list_runs(folder: str | Path) -> list[RunSummary]:
+    """All runs in a folder and its folders, by name.
+
+    Raises:
+        RetrievalError: there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RetrievalError(f"{folder}: no such folder; give the one that holds the runs")
+    runs = (RunFolder(config.parent) for config in sorted(folder.rglob("config.yaml")))
+    return [_summarize(run) for run in runs if run.environment.is_file()]
+
+
+def _summarize(run: RunFolder) -> RunSummary:
+    try:
+        lines = run.metrics_lines.read_text(encoding="utf-8").splitlines() if run.metrics_lines.is_file() else []
+        rows: list[dict[str, float]] = [json.loads(line) for line in lines]
+        results: Any = json.loads(run.results.read_text(encoding="utf-8")) if run.results.is_file() else {}
+        best: dict[str, float] = {}
+        for name, value in (item for row in rows for item in row.items() if item[0] not in ("epoch", "step")):
+            choose = min if name == "loss" else max
+            best[name] = choose(best.get(name, value), value)
+    except (OSError, ValueError, AttributeError, TypeError):
+        return RunSummary(run.path, "damaged", 0, {}, {})
+    state = "running" if is_locked(run.path) else "finished" if results else "stopped"
+    return RunSummary(run.path, state, len(rows), best, results)
