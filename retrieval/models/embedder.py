@@ -1,19 +1,20 @@
-"""The embedding model: a timm backbone, a linear head, unit vectors."""
+"""The embedding model: a timm backbone, pooling, a linear head, unit vectors."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, cast
 
-import timm
 import torch
-from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
+from timm.layers import AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retrieval.errors import CheckpointError, RetrievalError, did_you_mean
+from retrieval.models.backbone import create_backbone
+from retrieval.models.pooling import Pooling
+
+ATTENTION_POOLINGS = (AttentionPool2d, AttentionPoolLatent, RotAttentionPool2d)
 
 
 class Embedder(nn.Module):
@@ -23,21 +24,61 @@ class Embedder(nn.Module):
         backbone: maps images (batch, 3, height, width) to features (batch, width).
         width: number of features.
         embedding_dim: dimension of the vectors; None leaves out the head and keeps the features' own dimension.
+        pooling: used between the backbone's `forward_features` and `forward_head`; None calls the backbone as it is.
+        layer_norm: normalise the features before the head.
+        description: what `describe` returns.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, embedding_dim: int | None) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        width: int,
+        embedding_dim: int | None,
+        *,
+        pooling: Pooling | None = None,
+        layer_norm: bool = False,
+        description: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.pooling = pooling
+        self.norm = nn.LayerNorm(width) if layer_norm else nn.Identity()
         self.head = nn.Identity() if embedding_dim is None else nn.Linear(width, embedding_dim)
         self.embedding_dim = embedding_dim or width
+        self._description = description
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds images (batch, 3, height, width) as float32 vectors of unit length (batch, embedding_dim)."""
-        return functional.normalize(self.head(self.backbone(images)).float(), dim=1)
+        """Embeds images (batch, 3, height, width) as vectors of unit length (batch, embedding_dim), float32 under autocast too."""
+        vectors = self.head(self.norm(_features(self.backbone, self.pooling, images)))
+        return functional.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=1)
+
+    def train(self, mode: bool = True) -> Embedder:
+        """Training or evaluation mode; a backbone that is frozen as a whole stays in evaluation mode."""
+        super().train(mode)
+        if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+            self.backbone.eval()
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """What to give to `create_embedder` to build this model again, without its weights: words and numbers only.
+
+        Raises:
+            ValueError: it was not built by `create_embedder`.
+        """
+        if self._description is None:
+            raise ValueError("this embedder was not built by create_embedder, so there are no words that describe it")
+        return dict(self._description)
 
 
 def create_embedder(
-    backbone: str, *, pretrained: bool | str | Path = False, embedding_dim: int | None = 512, image_size: int = 224
+    backbone: str,
+    *,
+    pretrained: bool | str | Path = False,
+    embedding_dim: int | None = 512,
+    image_size: int = 224,
+    pooling: str | None = None,
+    layer_norm: bool = False,
+    gradient_checkpointing: bool = False,
 ) -> Embedder:
     """Builds an `Embedder` from the name of a timm model.
 
@@ -46,17 +87,29 @@ def create_embedder(
         pretrained: False for random weights, True for timm's own from the hub, or a local weights file.
         embedding_dim: see `Embedder`.
         image_size: side of the images that it will see, for backbones that must know it (vision transformers).
+        pooling: None for the backbone's own, or one of `Pooling`: "avg", "max", "avgmax", "gem", "cls".
+        layer_norm: see `Embedder`.
+        gradient_checkpointing: work out the backbone's inner features twice instead of keeping them: a larger batch in the same
+            memory, for a third more time. BatchNorm that is not frozen updates its statistics twice a step.
 
     Raises:
-        ValueError: an unknown backbone; the message has the nearest names.
+        ValueError: an unknown backbone (the message has the nearest names), or one that lacks what is asked for.
         CheckpointError: the weights file is missing or does not fit.
         RetrievalError: the hub cannot be reached.
     """
-    if not timm.is_model(backbone):
-        hint = did_you_mean(backbone, timm.list_models())
-        raise ValueError(f"backbone {backbone!r} is not a model of timm {timm.__version__}{hint}")
-    network = _create_backbone(backbone, pretrained, image_size)
-    return Embedder(network, _feature_width(network, image_size), embedding_dim)
+    network = create_backbone(backbone, pretrained, image_size)
+    pool = None if pooling is None else _create_pooling(backbone, network, pooling)
+    if gradient_checkpointing:
+        _checkpoint_gradients(backbone, network)
+    description = {
+        "backbone": backbone,
+        "embedding_dim": embedding_dim,
+        "image_size": image_size,
+        "pooling": pooling,
+        "layer_norm": layer_norm,
+    }
+    width = _feature_width(network, pool, image_size)
+    return Embedder(network, width, embedding_dim, pooling=pool, layer_norm=layer_norm, description=description)
 
 
 def pretraining_statistics(model: Embedder) -> tuple[tuple[float, ...], tuple[float, ...], str]:
@@ -65,30 +118,33 @@ def pretraining_statistics(model: Embedder) -> tuple[tuple[float, ...], tuple[fl
     return tuple(found["mean"]), tuple(found["std"]), str(found["interpolation"])
 
 
-def _create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -> nn.Module:
-    options: dict[str, Any] = {"num_classes": 0}
-    if isinstance(pretrained, (str, Path)):
-        if not Path(pretrained).is_file():
-            raise CheckpointError(f"{pretrained}: no such weights file; model.pretrained takes true, false or a path")
-        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+def _features(backbone: Any, pooling: Pooling | None, images: Tensor) -> Tensor:
+    """The backbone's features (batch, width); what it does after its own pooling, e.g. ConvNeXt's norm, it does after ours too."""
+    if pooling is None:
+        return cast(Tensor, backbone(images))
+    return cast(Tensor, backbone.forward_head(pooling(backbone.forward_features(images))))
+
+
+def _create_pooling(name: str, network: nn.Module, kind: str) -> Pooling:
+    if any(isinstance(module, ATTENTION_POOLINGS) for module in network.modules()):
+        raise ValueError(f"pooling is {kind!r}, but {name} pools by attention that it has learned; leave pooling to it")
+    return Pooling(
+        kind, getattr(network, "num_prefix_tokens", 0), channels_last=getattr(network, "output_fmt", "") == "NHWC"
+    )
+
+
+def _checkpoint_gradients(name: str, network: Any) -> None:
     try:
-        if timm.models.get_pretrained_cfg(name).fixed_input_size:
-            options["img_size"] = image_size
-        return timm.create_model(name, pretrained=bool(pretrained), **options)
-    except (OSError, RuntimeError, KeyError, UnpicklingError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if isinstance(pretrained, bool):
-            raise RetrievalError(
-                f"weights of {name} cannot be fetched ({reason}); set model.pretrained to the path of a local file, or to false"
-            ) from error
-        raise CheckpointError(f"{pretrained}: these weights do not fit {name} ({reason})") from error
+        network.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
+        raise ValueError(f"{name} has no gradient checkpointing in timm; leave it off") from error
 
 
-def _feature_width(network: nn.Module, image_size: int) -> int:
+def _feature_width(network: nn.Module, pooling: Pooling | None, image_size: int) -> int:
     """The number of features, by a dry forward: timm's `num_features` is wrong for some poolings."""
     training = network.training
     network.eval()
     with torch.no_grad():
-        features = network(torch.zeros(1, 3, image_size, image_size))
+        features = _features(network, pooling, torch.zeros(1, 3, image_size, image_size))
     network.train(training)
     return int(features.shape[1])

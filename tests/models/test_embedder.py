@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from timm.utils import ModelEmaV3
+from torch.nn import functional
 
-from retrieval.errors import CheckpointError, RetrievalError
-from retrieval.models import create_embedder, embed, pretraining_statistics
+from retrieval.models import Embedder, create_embedder, embed, freeze_batchnorm, pretraining_statistics
 
 
 @pytest.mark.parametrize(("backbone", "dim"), [("test_resnet", 16), ("test_vit", 16), ("test_efficientnet", None)])
@@ -33,46 +36,109 @@ def test_the_dry_forward_leaves_the_model_as_it_was():
     assert all(torch.equal(a, b) for a, b in zip(fresh.buffers(), model.backbone.buffers(), strict=True))
 
 
-def test_an_unknown_backbone_is_named_with_near_names():
-    with pytest.raises(ValueError, match=r"'resnet5O' is not a model of timm .*did you mean resnet50"):
-        create_embedder("resnet5O")
-
-
-def test_local_weights_are_loaded_and_wrong_ones_named(tmp_path):
-    network = timm.create_model("test_resnet", num_classes=0)
-    save_file(network.state_dict(), tmp_path / "w.safetensors")
-    model = create_embedder("test_resnet", pretrained=str(tmp_path / "w.safetensors"), image_size=32)
-    for left, right in zip(network.parameters(), model.backbone.parameters(), strict=True):
-        assert torch.equal(left, right)
-    with pytest.raises(CheckpointError, match="no such weights file"):
-        create_embedder("test_resnet", pretrained=tmp_path / "none", image_size=32)
-    with pytest.raises(CheckpointError, match=r"w\.safetensors: these weights do not fit test_efficientnet"):
-        create_embedder("test_efficientnet", pretrained=tmp_path / "w.safetensors", image_size=32)
-    (tmp_path / "text").write_text("no weights")
-    with pytest.raises(CheckpointError, match="these weights do not fit"):
-        create_embedder("test_resnet", pretrained=tmp_path / "text", image_size=32)
-
-
-def test_a_hub_out_of_reach_is_one_line(monkeypatch):
-    def offline(*args, **kwargs):
-        raise OSError("cannot reach the hub\nlong explanation")
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(
-        RetrievalError, match=r"weights of test_resnet cannot be fetched \(cannot reach the hub\); set"
-    ) as caught:
-        create_embedder("test_resnet", pretrained=True)
-    assert "\n" not in str(caught.value)
-
-
 def test_statistics_come_from_the_pretraining():
     mean, std, interpolation = pretraining_statistics(create_embedder("resnet18", image_size=32))
     assert (mean, std, interpolation) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
 
 
-def test_embedding_in_batches_equals_embedding_at_once_and_needs_no_gradient():
+def test_the_names_of_the_weights_are_those_of_the_backbone_and_the_head():
     model = create_embedder("test_resnet", embedding_dim=8, image_size=32)
-    images = torch.randn(7, 3, 32, 32)
-    vectors = embed(model, images.split(3))
-    assert not model.training
-    torch.testing.assert_close(torch.from_numpy(vectors), model(images).detach(), rtol=1e-5, atol=1e-6)
+    names = timm.create_model("test_resnet", num_classes=0).state_dict()
+    assert list(model.state_dict()) == [*(f"backbone.{name}" for name in names), "head.weight", "head.bias"]
+    headless = create_embedder("test_resnet", embedding_dim=None, image_size=32, pooling="avgmax")
+    assert list(headless.state_dict()) == [f"backbone.{name}" for name in names]
+    model = create_embedder("test_resnet", embedding_dim=8, image_size=32, pooling="gem", layer_norm=True)
+    others = {name for name in model.state_dict() if not name.startswith("backbone.")}
+    assert others == {"pooling.power", "norm.weight", "norm.bias", "head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"embedding_dim": None, "pooling": "max"},
+        {"embedding_dim": 7, "pooling": "gem", "layer_norm": True, "image_size": 64, "gradient_checkpointing": True},
+    ],
+)
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit"])
+def test_a_model_is_built_again_from_its_description(backbone, options):
+    model = create_embedder(backbone, **{"image_size": 32, **options}).eval()
+    description = json.loads(json.dumps(model.describe()))
+    again = create_embedder(**description).eval()
+    again.load_state_dict(model.state_dict())
+    assert again.describe() == model.describe()
+    images = torch.randn(2, 3, description["image_size"], description["image_size"])
+    assert torch.equal(again(images), model(images))
+
+
+def test_a_model_made_by_hand_has_no_description():
+    with pytest.raises(ValueError, match="was not built by create_embedder"):
+        Embedder(torch.nn.Flatten(), 12, 4).describe()
+
+
+def test_layer_norm_stands_before_the_head():
+    model = create_embedder("test_resnet", embedding_dim=None, image_size=32, layer_norm=True).eval()
+    images = torch.randn(2, 3, 32, 32)
+    expected = functional.normalize(functional.layer_norm(model.backbone(images), (model.embedding_dim,)), dim=1)
+    torch.testing.assert_close(model(images), expected)
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_vit", "mobilenetv2_100", "convnext_atto"])
+def test_gradient_checkpointing_changes_no_gradient(backbone):
+    gradients = []
+    images, weights = torch.randn(3, 3, 32, 32), torch.randn(3, 8)
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = create_embedder(backbone, embedding_dim=8, image_size=32, gradient_checkpointing=checkpointing)
+        freeze_batchnorm(model.train(), "statistics")
+        (model(images) * weights).sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+        embed(model, [images])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(checkpointed, plain)
+
+
+def test_a_backbone_without_gradient_checkpointing_is_named():
+    with pytest.raises(ValueError, match="vgg11 has no gradient checkpointing in timm; leave it off"):
+        create_embedder("vgg11", embedding_dim=None, image_size=32, gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("pooling", [None, "gem"])
+def test_vectors_are_float32_under_autocast_and_float64_in_a_float64_model(pooling):
+    model = create_embedder("test_resnet", embedding_dim=8, image_size=32, pooling=pooling).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors = model(images)
+    assert vectors.dtype == torch.float32
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    assert model.double()(images.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv2_100", "test_vit", "convnext_atto"])
+def test_a_model_with_weights_in_channels_last_learns_the_same(backbone):
+    gradients = []
+    images, weights = torch.randn(3, 3, 32, 32), torch.randn(3, 8)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(0)
+        model = create_embedder(backbone, embedding_dim=8, image_size=32, pooling="gem").to(memory_format=layout)
+        freeze_batchnorm(model.train(), "statistics")
+        (model(images) * weights).sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_timms_average_of_weights_follows_a_model_and_describes_itself():
+    model = create_embedder("test_resnet", embedding_dim=8, image_size=32, pooling="gem")
+    average = ModelEmaV3(model, decay=0.75)
+    before = copy.deepcopy(model.state_dict())
+    model(torch.randn(4, 3, 32, 32))  # moves BatchNorm's statistics
+    with torch.no_grad():
+        model.head.weight += 1
+        model.pooling.power += 1
+    average.update(model)
+    assert average.module.describe() == model.describe()
+    for name, value in average.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * model.state_dict()[name])
+    assert not average.module.training
