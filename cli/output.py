@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -28,3 +28,18 @@ def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "")
     figures = next(iter(results.values()))
     left_out = f", {figures['left_out']:.0f} left out (alone in their class)" if figures["left_out"] else ""
     return "\n".join([*lines, f"in percent, over {figures['queries']:.0f} queries{left_out}"])
+
+
+def runs_table(runs: Sequence[Mapping[str, Any]]) -> str:
+    """One row a run: recall@1 and MAP@R on the test classes, in percent, of the three epochs that people ask for."""
+    kinds = ("last", "best by validation", "best on test")
+    width = max(len("run"), *(len(run["path"]) for run in runs)) if runs else 3
+    lines = [f"{'run':{width}} {'state':8} {'epochs':>6} " + " ".join(f"{kind:>18}" for kind in kinds)]
+    for run in runs:
+        cells = (_pair(run["results"].get(kind)) for kind in kinds)
+        lines.append(f"{run['path']:{width}} {run['state']:8} {run['epochs']:6} " + " ".join(cells))
+    return "\n".join([*lines, "recall@1 and MAP@R on the test classes, in percent"])
+
+
+def _pair(figures: Mapping[str, float] | None) -> str:
+    return f"{100 * figures['recall@1']:9.2f} {100 * figures['map@r']:8.2f}" if figures else f"{'-':>18}"

@@ -23,19 +23,21 @@ def parse_ks(context: click.Context, parameter: click.Parameter, value: str) -> 
     epilog="""\b
 Examples:
   retrieval recall runs/glyphs/index-test
-  retrieval recall runs/glyphs/index-test --k 1,10,100 --json""",
+  retrieval recall runs/glyphs/index-test --k 1,10,100 --json
+  retrieval recall runs/inshop/index-gallery --queries runs/inshop/index-query""",
 )
 @click.argument("index", type=click.Path(file_okay=False))
 @click.option("--k", "ks", default="1,2,4,8", show_default=True, callback=parse_ks, help="Cut-offs of recall@k.")
+@click.option("--queries", type=click.Path(file_okay=False), help="An index whose images are the queries instead.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: fractions of 1 under recall@1, ..., map@r.")
-def command(index: str, ks: tuple[int, ...], as_json: bool) -> None:
-    """Measure INDEX: each image against all others.
+def command(index: str, ks: tuple[int, ...], queries: str | None, as_json: bool) -> None:
+    """Measure INDEX: each image against all others, or those of another index against it.
 
     recall@k is the share of queries with at least one image of the same class among the first k.
     """
     from retrieval import recipes
 
-    figures = recipes.evaluate(index, ks)
+    figures = recipes.evaluate(index, ks, queries=queries)
     if as_json:
         print_json(figures)
     else:

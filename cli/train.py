@@ -13,7 +13,8 @@ from .output import figures_table, print_json
 Examples:
   retrieval train --config glyphs
   retrieval train --config omniglot --out runs/none data.root=omniglot loss.projection=none
-  retrieval train --config runs/none/config.yaml --resume""",
+  retrieval train --config runs/none/config.yaml --resume
+  torchrun --nproc_per_node 4 -m retrieval.cli train --config sop data.root=DIR""",
 )
 @click.option(
     "--config",
@@ -30,7 +31,10 @@ Examples:
 def command(
     source: str, out: str | None, overwrite: bool, resume: bool, as_json: bool, overrides: tuple[str, ...]
 ) -> None:
-    """Train a model, and measure it on the test classes."""
+    """Train a model, and measure it on the test classes.
+
+    SIGTERM or Ctrl-C ends the step under way, saves and exits with 143 or 130; --resume goes on from there.
+    """
     from pathlib import Path
 
     from retrieval.config import load
@@ -43,6 +47,8 @@ def command(
     from retrieval import recipes  # after the check of the configuration: it takes seconds
 
     results = recipes.train(config, folder, overwrite=overwrite, resume=resume)
+    if not results:  # not the first of several processes
+        return
     if as_json:
         print_json({"run": folder, **results})
         return

@@ -36,6 +36,7 @@ class DataConfig(Section):
     split_seed: Whole = (
         0  # of that division; not `seed`, so that runs of several seeds are measured on the same classes
     )
+    lone_classes: Literal["refuse", "leave_out"] = "refuse"  # of a single training image, which makes no pair
     workers: Whole = 2
     timeout: NotNegative = 120.0  # seconds until a worker that hangs ends the run
 

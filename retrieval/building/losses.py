@@ -144,7 +144,7 @@ def _parameters(kind: Callable[..., nn.Module]) -> dict[str, inspect.Parameter]:
     for class_ in inspect.getmro(kind):  # type: ignore[arg-type]
         if "__init__" not in vars(class_):
             continue
-        parameters = inspect.signature(class_.__init__).parameters
+        parameters = inspect.signature(vars(class_)["__init__"]).parameters
         for name, parameter in list(parameters.items())[1:]:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY) and name not in _OBJECTS:
                 found.setdefault(name, parameter)

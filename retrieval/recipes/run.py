@@ -1,0 +1,295 @@
+"""A training run, from its beginning or from where it stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from retrieval import evaluation
+from retrieval.building import (
+    ProgressBar,
+    build_model,
+    build_preprocessing,
+    build_sampler,
+    build_trainer,
+    build_training_loader,
+    embed_images,
+    measured_splits,
+    name_images,
+    pick_device,
+    read_splits,
+    with_absolute_paths,
+    without_head,
+)
+from retrieval.config import Config, load, to_yaml
+from retrieval.data import ImageSet, MPerClassSampler, Preprocessing
+from retrieval.errors import CheckpointError, ConfigError
+from retrieval.files import write_json, write_text
+from retrieval.models import Embedder
+from retrieval.recipes.pictures import draw_neighbours
+from retrieval.report import plot_training
+from retrieval.training import (
+    RunFolder,
+    Stopped,
+    StopSignals,
+    Trainer,
+    describe_environment,
+    distributed,
+    load_checkpoint,
+    save_checkpoint,
+)
+from retrieval.training.record import Record, labelled, unlabelled
+
+log = logging.getLogger("retrieval")
+
+Figures = dict[str, float]
+
+# What a resumed run may change: no step that was taken would have been another.
+FREE_TO_CHANGE = ("device", "data.workers", "data.timeout", "training.max_steps", "training.patience")
+
+
+def train(config: Config, out: str | Path, *, overwrite: bool = False, resume: bool = False) -> dict[str, Figures]:
+    """Trains a model and measures it on the test classes.
+
+    Args:
+        config: what to train.
+        out: folder of the run.
+        overwrite: replace a run that is there.
+        resume: go on with the run that is there, from the step where it stopped.
+
+    Returns:
+        Figures of the test classes (see `retrieval.evaluation.evaluate`) by what they are of: the "frozen features" of a pretrained
+        backbone without a head; the "untrained" model; the "last" epoch; the epoch that is "best by validation", where classes
+        are held out; and the one that is "best on test", where `evaluation.test_every` asks for it: what papers report, and too
+        good, since it was chosen by the very figure. Nothing in any process but the first.
+
+    Raises:
+        Stopped: by SIGTERM or Ctrl-C, after everything was saved.
+    """
+    folder = RunFolder(out)
+    if resume:
+        folder.require()
+    else:
+        folder.check_free(overwrite=overwrite)
+    config = with_absolute_paths(config)
+    with StopSignals() as signals, distributed.joined(pick_device(config.device)) as device, _owned(folder):
+        run = _build(config, folder, device, signals)
+        if resume:
+            run.take_up()
+        else:
+            run.begin(overwrite=overwrite)
+        with folder.logging() if distributed.is_main() else contextlib.nullcontext():
+            results = run.go_on_to_the_end()
+            return results if distributed.is_main() else {}
+
+
+def describe(figures: Mapping[str, float]) -> str:
+    """recall@1 and MAP@R in one line, in percent."""
+    return "  ".join(
+        f"{name} {100 * value:.2f}" for name, value in figures.items() if name.endswith(("recall@1", "map@r"))
+    )
+
+
+def figures_of(
+    vectors: np.ndarray, labels: np.ndarray, *, ks: Sequence[int], ids: np.ndarray | None = None, **gallery: np.ndarray
+) -> Figures:
+    """`retrieval.evaluation.evaluate`, whose complaints are here about what a configuration asked for."""
+    try:
+        return evaluation.evaluate(vectors, labels, ks=ks, ids=ids, **gallery)
+    except ValueError as error:
+        raise ConfigError(f"these embeddings cannot be measured: {error}") from error
+
+
+@dataclass
+class _Run:
+    """What a run consists of; see `_build`."""
+
+    config: Config
+    folder: RunFolder
+    device: torch.device
+    signals: StopSignals
+    splits: dict[str, ImageSet]
+    model: Embedder
+    preprocessing: Preprocessing
+    sampler: MPerClassSampler
+    trainer: Trainer
+    record: Record = field(default_factory=Record)
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Measures the model as it is, and makes the folder."""
+        if self.config.model.pretrained and self.config.model.embedding_dim:
+            self.record.results["frozen features"] = self.measure("test", without_head(self.model))
+        self.record.results["untrained"] = self.measure("test", self.model)
+        if distributed.is_main():
+            fingerprints = {name: images.fingerprint() for name, images in self.splits.items()}
+            environment = describe_environment(device=str(self.device), seed=self.config.seed, data=fingerprints)
+            self.folder.create(to_yaml(self.config), environment, overwrite=overwrite)
+        self.save()
+
+    def take_up(self) -> None:
+        """Brings everything to where the run stopped."""
+        _require_same(self.config, load(self.folder.config), self.folder)
+        state = self.folder.load_last()
+        self.trainer.load_state_dict(state)
+        self.record = Record(state["rows"], state["results"])
+        if distributed.is_main():
+            write_text(self.folder.config, to_yaml(self.config))
+
+    def go_on_to_the_end(self) -> dict[str, Figures]:
+        """Trains and measures what was trained; a signal stops it after everything is saved."""
+        for what, figures in self.record.results.items():
+            log.info("%s, test classes: %s", what, describe(figures))
+        try:
+            self.go_on()
+        except Stopped:
+            self.save()
+            log.warning("stopped after step %d; go on with --resume", self.trainer.step)
+            raise
+        return self.finish()
+
+    def go_on(self) -> None:
+        """Trains to the last step, or until the validation classes show no gain any more."""
+        settings, trainer, steps_per_epoch = self.config.training, self.trainer, self.sampler.steps_per_epoch
+        num_steps = settings.epochs * steps_per_epoch
+        num_steps = min(num_steps, settings.max_steps or num_steps)
+        loader = build_training_loader(
+            self.config, self.splits["train"], self.preprocessing, self.sampler, trainer.step
+        )
+        if self.has_no_patience_left():  # of a run that had ended so
+            return
+        with ProgressBar(num_steps, "training", initial=trainer.step) as bar:
+            batches = self.signals.each(loader, together=True)
+            for epoch, loss in trainer.epochs(
+                batches, steps_per_epoch, max_steps=num_steps, after_step=lambda loss: bar.update()
+            ):
+                self.save()  # before the measurement, which may fail
+                self.end_epoch(epoch, loss, is_last=trainer.step >= num_steps)
+                if self.has_no_patience_left():
+                    log.info("no better figure on the validation classes in %d looks: stopped early", settings.patience)
+                    break
+        self.save()
+
+    def end_epoch(self, epoch: int, loss: float, *, is_last: bool) -> None:
+        """Measures what is due, and keeps the epoch if it is the best."""
+        settings = self.config.evaluation
+        row: Figures = {"epoch": epoch, "step": self.trainer.step, "loss": loss}
+        for split, every in (("validation", settings.every), ("test", settings.test_every)):
+            is_there = split == "test" or split in self.splits
+            if every and is_there and (epoch % every == 0 or is_last):
+                row |= labelled(split, self.measure(split, self.trainer.evaluated))
+        self.record.add(row)
+        log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.epochs, loss, describe(row))
+        if distributed.is_main():
+            self.folder.write_rows(self.record.rows)
+            if self.record.improved("validation"):
+                best = {"model": self.trainer.evaluated.state_dict(), "step": self.trainer.step}
+                save_checkpoint(self.folder.best, best)
+
+    def has_no_patience_left(self) -> bool:
+        """Whether the validation classes were looked at often enough without a better figure."""
+        patience = self.config.training.patience
+        return patience is not None and self.record.looks_since_best("validation") >= patience
+
+    def finish(self) -> dict[str, Figures]:
+        """Measures the last and the best epoch, draws pictures and writes the results."""
+        model, results = self.trainer.evaluated, dict(self.record.results)
+        vectors = self.embed("test", model)
+        results["last"] = self._figures(vectors, "test")
+        if distributed.on_main(self.folder.best.is_file):
+            model.load_state_dict(load_checkpoint(self.folder.best)["model"])
+            results["best by validation"] = self.measure("test", model)
+        if best := self.record.best("test"):
+            results["best on test"] = unlabelled("test", best)
+        if distributed.is_main():
+            queries, gallery = (self.splits[name] for name in measured_splits(self.splits))
+            draw_neighbours(*vectors, queries, gallery, self.folder.gallery, seed=self.config.seed)
+            plot_training(self.record.rows, self.folder.curves)
+            write_json(self.folder.results, results)
+        return results
+
+    def save(self) -> None:
+        """Writes everything that a resumed run needs."""
+        if distributed.is_main():
+            state = {**self.trainer.state_dict(), "rows": self.record.rows, "results": self.record.results}
+            self.folder.save_last(state)
+
+    def measure(self, split: str, model: nn.Module) -> Figures:
+        """The figures of the validation classes or the test classes."""
+        return self._figures(self.embed(split, model), split)
+
+    def embed(self, split: str, model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of the queries and of the gallery of a split: twice the same, if it is its own gallery."""
+        names = self._parts(split)
+        vectors = {
+            name: embed_images(self.config, model, self.preprocessing, self.splits[name], watch=self.signals.each)
+            for name in dict.fromkeys(names)
+        }
+        return vectors[names[0]], vectors[names[1]]
+
+    def _figures(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:
+        names = self._parts(split)
+        queries, gallery = (self.splits[name].labels for name in names)
+        against = {} if names[0] == names[1] else {"gallery": vectors[1], "gallery_labels": gallery}
+        ks = sorted({1, *self.config.evaluation.ks})
+        return distributed.on_main(lambda: figures_of(vectors[0], queries, ks=ks, **against))
+
+    def _parts(self, split: str) -> tuple[str, str]:
+        return measured_splits(self.splits) if split == "test" else (split, split)
+
+
+def _build(config: Config, folder: RunFolder, device: torch.device, signals: StopSignals) -> _Run:
+    """Everything that a run needs, from its configuration."""
+    splits = read_splits(config)
+    torch.manual_seed(config.seed)
+    model = build_model(config).to(device)
+    preprocessing = build_preprocessing(config, model)
+    sampler = build_sampler(config, splits["train"])
+    trainer = build_trainer(
+        config,
+        model,
+        num_classes=splits["train"].num_classes,
+        steps_per_epoch=sampler.steps_per_epoch,
+        name_images=name_images(splits["train"], sampler),
+    )
+    return _Run(config, folder, device, signals, splits, model, preprocessing, sampler, trainer)
+
+
+@contextlib.contextmanager
+def _owned(folder: RunFolder) -> Iterator[None]:
+    """Keeps other runs out of the folder; of several processes, only the first writes, there and on the screen."""
+    with contextlib.ExitStack() as stack:
+        distributed.on_main(lambda: stack.enter_context(folder.hold()))
+        if not distributed.is_main():
+            stack.callback(log.setLevel, log.level)
+            log.setLevel(logging.CRITICAL)
+        yield
+
+
+def _require_same(config: Config, begun: Config, folder: RunFolder) -> None:
+    """CheckpointError unless the run was begun with this configuration, but for what may change."""
+    free = set(FREE_TO_CHANGE)
+    if config.training.schedule not in ("cosine", "tanh"):  # those end with the last epoch
+        free.add("training.epochs")
+    now, then = _flat(config.model_dump()), _flat(begun.model_dump())
+    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
+    if changed:
+        words = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
+        raise CheckpointError(
+            f"{folder.path}: was begun with another configuration ({words}); resume it with --config {folder.config}"
+        )
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{place}{key}.") if isinstance(value, Mapping) else {f"{place}{key}": value}
+    return flat
