@@ -117,7 +117,7 @@ def synchronize(module: nn.Module) -> None:
     """Gives every process the parameters and buffers of process 0."""
     if world_size() > 1:
         for tensor in (*module.parameters(), *module.buffers()):
-            value = tensor.detach().contiguous()
+            value = tensor.detach().to(_device()).contiguous()
             distributed.broadcast(value, 0)
             tensor.detach().copy_(value)
 

@@ -16,7 +16,7 @@ from retrieval.files import write_json, write_text
 from retrieval.training.checkpoint import load_newest, save_checkpoint
 from retrieval.training.folder_lock import NAME as LOCK
 from retrieval.training.folder_lock import locked
-from retrieval.training.tensorboard import write_events
+from retrieval.training.tensorboard import EVENT_FILES, Events
 
 log = logging.getLogger("retrieval")
 
@@ -40,6 +40,7 @@ class RunFolder:
         files = [self.path / name for name in FILES]
         self.config, self.environment, self.metrics, self.metrics_lines, self.results, self.log = files[:6]
         self.last, self.previous, self.best, self.curves, self.gallery = files[6:]
+        self._events: Events | None = None
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -49,9 +50,14 @@ class RunFolder:
             CheckpointError: another run is in the folder, or it cannot be made.
         """
         with locked(self.path):
-            for rest in self.path.glob(".*.tmp"):
-                rest.unlink(missing_ok=True)
-            yield
+            for name in FILES:
+                for rest in self.path.glob(f".{name}.*.tmp"):
+                    rest.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                if self._events is not None:
+                    self._events.close()
 
     def check_free(self, *, overwrite: bool = False) -> None:
         """Checks, before the work begins, that `create` will do.
@@ -80,7 +86,7 @@ class RunFolder:
         self.check_free(overwrite=overwrite)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in (*(self.path / name for name in FILES), *self.path.glob("events.out.tfevents.*")):
+            for path in (*(self.path / name for name in FILES), *self.path.glob(EVENT_FILES)):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be created ({error.strerror})") from error
@@ -109,10 +115,15 @@ class RunFolder:
         return load_newest(self.last, self.previous)
 
     def write_rows(self, rows: Rows) -> None:
-        """Writes the figures of all epochs, as CSV and as one JSON object a line, and those of the last for TensorBoard."""
+        """Writes the figures of all epochs, as CSV and as one JSON object a line, and those of the last for TensorBoard.
+
+        Args:
+            rows: of every epoch "epoch", "step" and figures by name.
+        """
         write_metrics(self.metrics, rows)
         write_text(self.metrics_lines, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-        write_events(self.path, rows[-1:])
+        self._events = self._events or Events(self.path)
+        self._events.add(rows[-1])
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:

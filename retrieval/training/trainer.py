@@ -19,11 +19,6 @@ from retrieval.training.randomness import seeded
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def train_all(model: nn.Module, epoch: int) -> None:
-    """Training mode with nothing frozen."""
-    model.train()
-
-
 @dataclass
 class Trainer:
     """A model in training: everything that changes from step to step.
@@ -55,7 +50,7 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     scheduler: Any
     _: KW_ONLY
-    training_mode: Callable[[nn.Module, int], None] = train_all
+    training_mode: Callable[[nn.Module, int], object] = lambda model, epoch: model.train()
     precision: str = "float32"
     clip_norm: float | None = None
     chunk_size: int | None = None
@@ -129,25 +124,27 @@ class Trainer:
         with seeded(self.device, self.seed, self.step, 1 + distributed.rank()):
             embeddings = self._embed(images)
         # The loss is cut off from the model here: it sees the whole batch, while a process, or a chunk, takes its part backward.
-        whole, all_labels = distributed.gather(_at_least_float32(embeddings.detach()), labels.to(self.device))
+        whole, all_labels = distributed.gather(embeddings.detach(), labels.to(self.device))
         whole.requires_grad_()
         with seeded(self.device, self.seed, self.step, 0):
             loss = self.loss_function(whole, all_labels)
         self.scaler.scale(loss).backward()
         assert whole.grad is not None
         if embeddings.requires_grad:  # not so where only the loss has something to learn
-            embeddings.backward(distributed.own_part(whole.grad).to(embeddings.dtype))
+            embeddings.backward(distributed.own_part(whole.grad))
         distributed.sum_gradients(self.model.parameters())
         distributed.average_gradients(self.loss_function.parameters())
 
         self.scaler.unscale_(self.optimizer)
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        gradient = nn.utils.clip_grad_norm_(parameters, self.clip_norm or math.inf)
-        value, norm = torch.stack([loss.detach(), gradient.to(loss)]).tolist()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        value, norm = torch.stack([loss.detach(), total.to(loss)]).tolist()
         # The scaler skips a step whose gradient left float16's range, and tries a smaller scale for the next one.
         scaled_too_far = not math.isfinite(norm) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
         if not (math.isfinite(value) and (math.isfinite(norm) or scaled_too_far)):
             self._fail(value, norm, embeddings)
+        if self.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, total)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.step += 1
@@ -160,8 +157,10 @@ class Trainer:
         dtype = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             if self.chunk_size and len(images) > self.chunk_size:
-                return embed_in_chunks(self.model, images, self.chunk_size)
-            return self.model(images.to(self.device, non_blocking=True))
+                embeddings = embed_in_chunks(self.model, images, self.chunk_size)
+            else:
+                embeddings = self.model(images.to(self.device, non_blocking=True))
+        return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def _fail(self, loss: float, norm: float, embeddings: Tensor) -> NoReturn:
         message = diagnose(
@@ -199,7 +198,3 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         self.step, self.seed, self._losses = state["step"], state["seed"], list(state["losses"])
         self.scheduler.step_update(self.step)
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

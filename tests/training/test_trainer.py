@@ -1,23 +1,34 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from pytorch_metric_learning import losses
 from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import nn
 
 from retrieval.errors import RetrievalError
 from retrieval.losses import RecallLoss
-from retrieval.training import Trainer
+from retrieval.losses.memory import CrossBatchMemory
+from retrieval.training import SiMix, Trainer, load_checkpoint, save_checkpoint
+
+STEPS = 3  # of an epoch
 
 
-def make_trainer(**options) -> Trainer:
+def make_trainer(loss: nn.Module | None = None, *, average: bool = False, **options) -> Trainer:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Linear(12, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.1)
-    )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    scheduler, _ = create_scheduler_v2(optimizer, num_epochs=4, step_on_epochs=False, updates_per_epoch=3)
+    if isinstance(loss, losses.ProxyAnchorLoss):
+        nn.init.normal_(loss.proxies)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.Dropout(0.1))
+    loss = RecallLoss(noise=0.1) if loss is None else loss
+    optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()], lr=0.01)
+    scheduler, _ = create_scheduler_v2(optimizer, num_epochs=4, step_on_epochs=False, updates_per_epoch=STEPS)
     scheduler.step_update(0)
-    return Trainer(model, RecallLoss(noise=0.1), optimizer, scheduler, **options)
+    if average:
+        options["average"] = ModelEmaV3(model, decay=0.8)
+    return Trainer(model, loss, optimizer, scheduler, **options)
 
 
 def batches(first: int, last: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -27,9 +38,46 @@ def batches(first: int, last: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
     ]
 
 
+def train(trainer: Trainer, last: int, **options) -> list[tuple[int, float]]:
+    """Trains from where the trainer is to a step; returns the epochs that ended."""
+    return list(trainer.epochs(batches(trainer.step, last), STEPS, **options))
+
+
+def same(left: nn.Module, right: nn.Module) -> bool:
+    pairs = zip(left.state_dict().values(), right.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) if isinstance(pair[0], torch.Tensor) else pair[0] == pair[1] for pair in pairs)
+
+
+class Computed(nn.Module):
+    """A loss that a function computes."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.forward = function
+
+
+class ScaledGradient(torch.autograd.Function):
+    """Leaves values as they are, and multiplies their gradient."""
+
+    @staticmethod
+    def forward(ctx, values, factor):
+        ctx.factor = factor
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx, incoming):
+        return incoming * ctx.factor, None
+
+
+def scale_gradients(trainer: Trainer, *factors: float) -> None:
+    """Multiplies the gradient of the bias by the next of the factors in every step."""
+    forward, rest = trainer.model.forward, iter(factors)
+    trainer.model.forward = lambda images: forward(images) + 0 * ScaledGradient.apply(trainer.model[1].bias, next(rest))
+
+
 def test_epochs_are_counted_and_the_model_trains_again_after_an_evaluation():
     trainer, seen = make_trainer(), []
-    for epoch, loss in trainer.epochs(batches(0, 6), steps_per_epoch=3, after_step=seen.append):
+    for epoch, loss in trainer.epochs(batches(0, 6), STEPS, after_step=seen.append):
         trainer.model.eval()
         assert loss == pytest.approx(sum(seen[-3:]) / 3)
         assert trainer.step == 3 * epoch
@@ -37,48 +85,224 @@ def test_epochs_are_counted_and_the_model_trains_again_after_an_evaluation():
     assert trainer.model.training
 
 
-def test_three_epochs_and_three_more_after_a_resume_equal_six_bit_for_bit():
-    whole = make_trainer()
-    list(whole.epochs(batches(0, 12), steps_per_epoch=3))
+def test_the_last_step_ends_the_epoch_under_way():
+    trainer, seen = make_trainer(), []
+    ended = [epoch for epoch, _ in trainer.epochs(batches(0, 12), STEPS, max_steps=4, after_step=seen.append)]
+    assert (ended, trainer.step, len(seen)) == ([1, 2], 4, 4)
+    assert train(trainer, 12, max_steps=4) == []
+    exactly = make_trainer()
+    assert [epoch for epoch, _ in train(exactly, 12, max_steps=6)] == [1, 2]
 
-    first = make_trainer()
-    list(first.epochs(batches(0, 6), steps_per_epoch=3))
-    state = first.state_dict()
-    second = make_trainer()
+
+EVERYTHING = {
+    "dropout and noise": lambda: make_trainer(),
+    "all at once": lambda: make_trainer(
+        SiMix(CrossBatchMemory(RecallLoss("local", noise=0.1), 8, 30)),
+        average=True,
+        clip_norm=0.1,
+        precision="bfloat16",
+        seed=5,
+    ),
+    "a loss with parameters": lambda: make_trainer(losses.ProxyAnchorLoss(4, 8), average=True),
+    "a scaler": lambda: make_trainer(precision="float16"),
+    "chunks": lambda: make_trainer(chunk_size=3, training_mode=frozen_batchnorm),
+}
+
+
+def frozen_batchnorm(model: nn.Module, epoch: int) -> None:
+    model.train()
+    model[2].eval()
+
+
+@pytest.mark.parametrize("stop", [4, 6], ids=["in the midst of an epoch", "at its end"])
+@pytest.mark.parametrize("make", EVERYTHING.values(), ids=EVERYTHING.keys())
+def test_a_resumed_run_equals_one_in_one_go_bit_for_bit(tmp_path, make, stop):
+    whole = make()
+    epochs = train(whole, 12)
+
+    first = make()
+    before = train(first, stop)
+    save_checkpoint(tmp_path / "last", first.state_dict())
+    second = make()
     torch.manual_seed(99)
-    second.load_state_dict(state)
-    list(second.epochs(batches(6, 12), steps_per_epoch=3))
+    second.load_state_dict(load_checkpoint(tmp_path / "last"))
+    assert before + train(second, 12) == epochs
 
     assert second.step == whole.step
-    for left, right in zip(second.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
-        assert torch.equal(left, right)
+    assert same(second.model, whole.model)
+    assert same(second.evaluated, whole.evaluated)
+    assert same(second.loss_function, whole.loss_function)
     assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
+    assert second.scaler.state_dict() == whole.scaler.state_dict()
 
 
-def test_frozen_batchnorm_keeps_its_statistics():
-    trainer = make_trainer(training_mode=lambda model, epoch: model.eval())
-    list(trainer.epochs(batches(0, 3), steps_per_epoch=3))
-    assert trainer.model[2].running_mean.eq(0).all()
-    unfrozen = make_trainer()
-    list(unfrozen.epochs(batches(0, 3), steps_per_epoch=3))
-    assert not unfrozen.model[2].running_mean.eq(0).all()
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_before_the_step():
+def test_a_state_saved_before_the_epoch_was_measured_makes_the_resumed_run_measure_it():
     trainer = make_trainer()
-    trainer.loss_function = torch.nn.Module()
-    trainer.loss_function.forward = lambda embeddings, labels: embeddings.sum() * torch.nan
+    pauses = trainer.epochs(batches(0, 6), STEPS)
+    epoch, loss = next(pauses)
+    state = trainer.state_dict()
+    pauses.close()  # the measurement failed
+
+    resumed = make_trainer()
+    resumed.load_state_dict(state)
+    assert train(resumed, 3) == [(epoch, loss)]
+    assert train(resumed, 3) == []  # now it is closed
+    assert train(resumed, 6) == train(make_trainer(), 6)[1:]
+
+
+def test_training_draws_from_its_own_random_state_and_leaves_torchs_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    trainer, seeded = make_trainer(), make_trainer(seed=1)
+    torch.manual_seed(7)
+    train(trainer, 3)
+    assert torch.equal(torch.rand(3), expected)
+    train(seeded, 3)
+    assert not same(trainer.model, seeded.model)
+
+
+def test_the_training_mode_is_entered_with_the_number_of_finished_epochs():
+    seen = []
+
+    def mode(model, epoch):
+        seen.append(epoch)
+        model.train(epoch > 0)
+
+    trainer = make_trainer(training_mode=mode)
+    modes = [trainer.model.training for _ in trainer.epochs(batches(0, 6), STEPS)]
+    assert (seen, modes) == ([0, 1, 2], [False, True])
+    resumed = make_trainer(training_mode=mode)
+    resumed.load_state_dict(trainer.state_dict())
+    seen.clear()
+    train(resumed, 7)
+    assert seen == [2]
+
+
+def test_batchnorm_that_the_training_mode_froze_keeps_its_statistics():
+    frozen, free = make_trainer(training_mode=frozen_batchnorm), make_trainer()
+    for trainer in (frozen, free):
+        train(trainer, 6)
+    assert frozen.model[2].running_mean.eq(0).all()
+    assert not free.model[2].running_mean.eq(0).all()
+
+
+@pytest.mark.parametrize(("precision", "inside"), [("float32", "float32"), ("bfloat16",) * 2, ("float16",) * 2])
+def test_the_model_computes_in_its_precision_and_the_loss_in_float32(precision, inside):
+    seen = []
+
+    def record(*arguments):
+        seen.append(arguments[-1].dtype)
+        assert torch.is_autocast_enabled("cpu") == (precision != "float32")
+
+    def loss(embeddings, labels):
+        seen.append(embeddings.dtype)
+        assert not torch.is_autocast_enabled("cpu")
+        return (embeddings @ embeddings.T).square().mean()
+
+    trainer = make_trainer(Computed(loss), precision=precision)
+    trainer.model[1].register_forward_hook(record)
+    train(trainer, 1)
+    assert seen == [getattr(torch, inside), torch.float32]
+    assert trainer.model[1].weight.dtype == torch.float32
+
+
+def test_a_model_in_float64_gets_its_loss_in_float64():
+    trainer = make_trainer(Computed(lambda embeddings, labels: seen.append(embeddings.dtype) or embeddings.sum()))
+    seen = []
+    trainer.model.double()
+    next(trainer.epochs([(images.double(), labels) for images, labels in batches(0, 1)], 1))
+    assert seen == [torch.float64]
+
+
+def test_an_unknown_precision_is_refused():
+    with pytest.raises(ValueError, match="precision is 'half', expected one of float32, bfloat16, float16"):
+        make_trainer(precision="half")
+
+
+def test_float16_skips_a_step_that_was_scaled_too_far_and_lowers_the_scale():
+    trainer = make_trainer(precision="float16")
+    scale_gradients(trainer, math.inf, 1, 1)
     before = trainer.model[1].weight.clone()
-    with pytest.raises(RetrievalError, match=r"(?s)step 0: the loss is nan.*training\.learning_rate"):
-        list(trainer.epochs(batches(0, 3), steps_per_epoch=3))
+    train(trainer, 1)
     assert torch.equal(trainer.model[1].weight, before)
+    assert (trainer.scaler.get_scale(), trainer.step) == (2.0**15, 1)
+    train(trainer, 3)
+    assert not torch.equal(trainer.model[1].weight, before)
+
+
+def test_float16_whose_scale_cannot_go_lower_stops_the_run():
+    trainer = make_trainer(precision="float16")
+    scale_gradients(trainer, *[math.inf] * 30)
+    with pytest.raises(RetrievalError, match=r"step 16: the loss is \S+ and the gradient's norm nan"):
+        train(trainer, 30)
+
+
+def test_the_average_follows_the_weights_and_is_what_is_evaluated():
+    trainer, expected = make_trainer(average=True), None
+    for step in range(1, 5):
+        train(trainer, step)
+        weight = trainer.model[1].weight.detach()
+        # timm's average begins with the weights after the first step.
+        expected = weight.clone() if step == 1 else 0.8 * expected + 0.2 * weight
+    torch.testing.assert_close(trainer.evaluated[1].weight, expected)
+    assert make_trainer().evaluated[1].weight.shape == expected.shape
 
 
 def test_the_gradient_is_clipped_to_its_norm():
     norms = []
     for clip_norm in (None, 1e-4):
         trainer = make_trainer(clip_norm=clip_norm)
-        list(trainer.epochs(batches(0, 1), steps_per_epoch=1))
+        train(trainer, 1)
         norms.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters()]).norm().item())
     assert norms[0] > 2e-4
     assert norms[1] == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_the_loss_learns_too_even_where_nothing_else_does():
+    def freeze(model, epoch):
+        model.requires_grad_(False).eval()
+
+    trainer = make_trainer(losses.ProxyAnchorLoss(4, 8), training_mode=freeze)
+    model, proxies = trainer.model[1].weight.clone(), trainer.loss_function.proxies.clone()
+    train(trainer, 2)
+    assert torch.equal(trainer.model[1].weight, model)
+    assert not torch.equal(trainer.loss_function.proxies, proxies)
+
+
+class TestAStepThatCannotBeTaken:
+    """The run stops with a diagnosis, and everything is as before the step."""
+
+    def stop(self, trainer: Trainer, steps: int = 1) -> str:
+        before = [parameter.clone() for parameter in trainer.model.parameters()]
+        with pytest.raises(RetrievalError) as caught:
+            train(trainer, steps)
+        assert trainer.step == 0
+        assert not trainer.optimizer.state
+        assert all(map(torch.equal, trainer.model.parameters(), before))
+        return str(caught.value)
+
+    def test_a_loss_that_is_not_a_number(self):
+        trainer = make_trainer(Computed(lambda embeddings, labels: embeddings.sum() * math.nan), average=True)
+        message = self.stop(trainer)
+        assert "step 0: the loss is nan and the gradient's norm nan; the step was not taken" in message
+        assert "all 8 embeddings are finite, from -" in message
+        assert "lower training.learning_rate (now 0.01)" in message
+        assert same(trainer.evaluated[1], make_trainer().model[1])
+
+    @pytest.mark.parametrize("clip_norm", [None, 1.0])
+    def test_a_gradient_that_is_not_finite_while_the_loss_is(self, clip_norm):
+        trainer = make_trainer(clip_norm=clip_norm)
+        scale_gradients(trainer, math.inf)
+        message = self.stop(trainer)
+        assert "the gradient's norm nan" in message
+        assert "the gradient is not finite in 1 of 4 parameters (1.bias)" in message
+        assert "its largest finite part is that of" in message
+
+    def test_images_whose_embeddings_are_not_finite_are_named(self):
+        images, labels = batches(0, 1)[0]
+        images[5] = math.inf
+        trainer = make_trainer(
+            training_mode=frozen_batchnorm, name_images=lambda step: [f"{step}/{i}.jpg" for i in range(8)]
+        )
+        with pytest.raises(RetrievalError, match=r"1 of 8 embeddings are not finite \(images 0/5\.jpg\); the others"):
+            list(trainer.epochs([(images, labels)], STEPS))
