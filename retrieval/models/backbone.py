@@ -40,7 +40,7 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -
     options: dict[str, Any] = {"num_classes": 0}
     if config.fixed_input_size:
         options["img_size"] = image_size
-    if not pretrained:
+    if pretrained is False:
         return timm.create_model(name, **options)
     if isinstance(pretrained, (str, Path)):
         return _from_users_file(name, Path(pretrained), options, custom=bool(config.custom_load))
@@ -51,7 +51,7 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -
         _require_hub(name, config.hf_hub_id)
     try:
         return timm.create_model(name, pretrained=True, **options)
-    except (OSError, RuntimeError) as error:
+    except Exception as error:  # which errors a download has depends on the version of the hub's library
         raise RetrievalError(f"weights of {name} cannot be fetched ({_reason(error)}); {_remedy()}") from error
 
 
@@ -116,8 +116,8 @@ def _require_hub(name: str, repository: str) -> None:
             failures.append(None)
         except HfHubHTTPError as error:
             # An answer, if only to say that the file has another name; but 5xx come from a gateway on the way, or a broken hub.
-            failures.append(_reason(error) if error.response.status_code >= 500 else None)
-        except Exception as error:  # noqa: BLE001 - which errors there are depends on the library's version
+            failures.append(_reason(error) if getattr(error.response, "status_code", 0) >= 500 else None)
+        except Exception as error:  # noqa: BLE001 - which errors there are depends on the version of the hub's library
             failures.append(_reason(error))
 
     # In a thread, because the time limit does not cover the look-up of the hub's address.

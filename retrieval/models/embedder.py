@@ -93,7 +93,8 @@ def create_embedder(
             memory, for a third more time. BatchNorm that is not frozen updates its statistics twice a step.
 
     Raises:
-        ValueError: an unknown backbone (the message has the nearest names), or one that lacks what is asked for.
+        ValueError: an unknown backbone (the message has the nearest names), or one that lacks what is asked for or
+            cannot take images of that size.
         CheckpointError: the weights file is missing or does not fit.
         RetrievalError: the hub cannot be reached.
     """
@@ -108,7 +109,7 @@ def create_embedder(
         "pooling": pooling,
         "layer_norm": layer_norm,
     }
-    width = _feature_width(network, pool, image_size)
+    width = _feature_width(backbone, network, pool, image_size)
     return Embedder(network, width, embedding_dim, pooling=pool, layer_norm=layer_norm, description=description)
 
 
@@ -140,11 +141,14 @@ def _checkpoint_gradients(name: str, network: Any) -> None:
         raise ValueError(f"{name} has no gradient checkpointing in timm; leave it off") from error
 
 
-def _feature_width(network: nn.Module, pooling: Pooling | None, image_size: int) -> int:
+def _feature_width(name: str, network: nn.Module, pooling: Pooling | None, image_size: int) -> int:
     """The number of features, by a dry forward: timm's `num_features` is wrong for some poolings."""
     training = network.training
     network.eval()
-    with torch.no_grad():
-        features = _features(network, pooling, torch.zeros(1, 3, image_size, image_size))
+    try:
+        with torch.no_grad():
+            features = _features(network, pooling, torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot take images of {image_size} x {image_size} pixels ({error})") from error
     network.train(training)
     return int(features.shape[1])

@@ -107,6 +107,8 @@ def test_loading_local_weights_leaves_the_random_numbers_as_building_without_the
 def test_weights_that_do_not_fit_are_named(tmp_path, weights):
     with pytest.raises(CheckpointError, match="none: no such weights file"):
         create_backbone("test_resnet", tmp_path / "none", 32)
+    with pytest.raises(CheckpointError, match="no such weights file"):
+        create_backbone("test_resnet", "", 32)
     (tmp_path / "text").write_text("no weights")
     (tmp_path / "empty.pth").touch()
     (tmp_path / "cut.safetensors").write_bytes(save(weights)[:1000])

@@ -41,6 +41,13 @@ def test_statistics_come_from_the_pretraining():
     assert (mean, std, interpolation) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
 
 
+def test_a_size_of_images_that_a_backbone_cannot_take_is_named():
+    with pytest.raises(ValueError, match=r"test_vit cannot take images of 50 x 50 pixels \(.*divisible by patch size"):
+        create_embedder("test_vit", image_size=50)
+    with pytest.raises(ValueError, match=r"convnext_atto cannot take images of 20 x 20 pixels"):
+        create_embedder("convnext_atto", image_size=20)
+
+
 def test_the_names_of_the_weights_are_those_of_the_backbone_and_the_head():
     model = create_embedder("test_resnet", embedding_dim=8, image_size=32)
     names = timm.create_model("test_resnet", num_classes=0).state_dict()
