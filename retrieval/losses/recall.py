@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity, LpDistance
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from retrieval.losses.closed_form import Settings, closed_form
 from retrieval.losses.score_matrix import AllButOwn, ScoreMatrixLoss, at_least_float32, check_masks, reduce_queries
@@ -36,6 +37,8 @@ WEIGHTINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sqrt": lambda intruders: torch.sqrt(1 + intruders) - 1,
     "linear": lambda intruders: intruders,
 }
+
+OPTIONS = ("projection", "weighting", "ks", "tau", "noise", "margin", "local_margin", "gradient", "generator")
 
 
 def recall_loss(
@@ -84,7 +87,7 @@ def recall_loss(
     Raises:
         ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, negative noise, bad cut-offs.
     """
-    _check(projection, weighting, ks, tau, noise, local_margin, gradient)
+    _check(projection, weighting, ks, gradient, noise=noise, tau=tau, local_margin=local_margin)
     scores, relevant, irrelevant = check_masks(scores, relevant, irrelevant)
     candidates = relevant | irrelevant
     projected = PROJECTIONS[projection](scores, candidates)
@@ -144,46 +147,28 @@ class RecallLoss(ScoreMatrixLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(projection, weighting, ks, tau, noise, local_margin, gradient)
-        self.projection = projection
-        self.weighting = weighting
-        self.noise = noise
-        self.ks = ks
-        self.tau = tau
-        self.margin = margin
-        self.local_margin = local_margin
-        self.gradient = gradient
+        _check(projection, weighting, ks, gradient, noise=noise, tau=tau, local_margin=local_margin)
+        self.projection, self.weighting, self.gradient = projection, weighting, gradient
+        self.ks, self.tau = ks, tau
+        self.noise, self.margin, self.local_margin = noise, margin, local_margin
         self.generator = generator
         self._said = False
         self.add_to_recordable_attributes(list_of_names=["noise", "margin"], is_stat=False)
-        self.add_to_recordable_attributes(
-            list_of_names=["perfect_queries", "mean_intruders", "score_spread"], is_stat=True
-        )
+        statistics = ["perfect_queries", "mean_intruders", "score_spread"]
+        self.add_to_recordable_attributes(list_of_names=statistics, is_stat=True)
 
     def losses_of_queries(self, scores: Tensor, relevant: Tensor, irrelevant: Tensor) -> Tensor:
         if self.collect_stats:
-            candidates = relevant | irrelevant
+            plain, candidates = scores.detach(), relevant | irrelevant
             intruders = recall_loss(
-                scores.detach(), relevant, irrelevant, projection="none", weighting="linear", reduction="none"
+                plain, relevant, irrelevant, projection="none", weighting="linear", reduction="none"
             )
+            spread = vector_norm(center(plain, candidates), dim=1) / candidates.sum(dim=1).clamp(min=1).sqrt()
             num_relevant = relevant.sum(dim=1)
-            spread = center(scores.detach(), candidates).norm(dim=1) / candidates.sum(dim=1).clamp(min=1).sqrt()
             self._record((intruders * num_relevant)[:, None], num_relevant, spread)
-        return recall_loss(
-            scores,
-            relevant,
-            irrelevant,
-            projection=self.projection,
-            weighting=self.weighting,
-            ks=self.ks,
-            tau=self.tau,
-            noise=self.noise if self.training else 0.0,
-            margin=self.margin,
-            local_margin=self.local_margin,
-            gradient=self.gradient,
-            generator=self.generator,
-            reduction="none",
-        )
+        options = {name: getattr(self, name) for name in OPTIONS}
+        options["noise"] = self.noise if self.training else 0.0
+        return recall_loss(scores, relevant, irrelevant, **options, reduction="none")
 
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
@@ -197,9 +182,10 @@ class RecallLoss(ScoreMatrixLoss):
             queries = at_least_float32(embeddings)
             references = None if ref_emb is embeddings else at_least_float32(ref_emb)
             own = indices_tuple.own if isinstance(indices_tuple, AllButOwn) else None
-            found = closed_form(queries, references, labels, ref_labels, self._settings(), own)
+            settings = self._settings()
+            found = closed_form(queries, references, labels, ref_labels, settings, own)
             if self.collect_stats:  # without noise and margins, and with the spread, which "std" measures
-                plain = Settings(centered=True, scaled=True, weight=WEIGHTINGS["linear"], unit=self._settings().unit)
+                plain = Settings(centered=True, scaled=True, weight=WEIGHTINGS["linear"], unit=settings.unit)
                 with torch.no_grad():
                     seen = closed_form(queries, references, labels, ref_labels, plain, own)
                 self._record(seen.intruders, seen.num_relevant, seen.spread)
@@ -220,30 +206,23 @@ class RecallLoss(ScoreMatrixLoss):
     def _has_closed_form(self) -> bool:
         """Whether scores are inner products, or a linear function of them that the projection undoes, and the gradient identity."""
         distance = self.distance
-        usual = (distance.p, distance.power) == (2, 1)
-        inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and usual
-        squared_distance = (
-            type(distance) is LpDistance
-            and (distance.p, distance.power, distance.normalize_embeddings) == (2, 2, True)
-            and self.projection in ("std", "local")
-        )
-        if (inner_product or squared_distance) and self.gradient == "identity":
+        inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and distance.power == 1
+        squared_distance = type(distance) is LpDistance and distance.normalize_embeddings and distance.power == 2
+        linear = inner_product or (squared_distance and self.projection in ("std", "local"))
+        if linear and distance.p == 2 and self.gradient == "identity":
             return True
         if not self._said:
-            what = (
-                f"gradient {self.gradient!r}" if self.gradient != "identity" else f"distance {type(distance).__name__}"
-            )
+            identity = self.gradient == "identity"
+            what = f"distance {type(distance).__name__}" if identity else f"gradient {self.gradient!r}"
             log.warning("RecallLoss: no closed form with %s; computing the whole matrix of scores", what)
             self._said = True
         return False
 
     def _record(self, intruders: Tensor, num_relevant: Tensor, spread: Tensor) -> None:
         """Statistics of the last call: intruders (num_queries, any) at relevant items, 0 elsewhere; spread (num_queries,)."""
-        with torch.no_grad():
-            queries = num_relevant > 0
-            self.perfect_queries = (intruders[queries].sum(1) == 0).float().mean().item()
-            self.mean_intruders = (intruders.sum() / num_relevant.sum()).item()
-            self.score_spread = spread.mean().item()
+        self.perfect_queries = (intruders[num_relevant > 0].sum(1) == 0).float().mean().item()
+        self.mean_intruders = (intruders.sum() / num_relevant.sum()).item()
+        self.score_spread = spread.mean().item()
 
 
 class _Local(torch.autograd.Function):
@@ -279,26 +258,19 @@ def _rank_as_scores(scores: Tensor) -> Tensor:
 
 
 def _check(
-    projection: str,
-    weighting: str,
-    ks: Sequence[int] | None,
-    tau: float,
-    noise: float,
-    local_margin: float,
-    gradient: str | GradientRule,
+    projection: str, weighting: str, ks: Sequence[int] | None, gradient: str | GradientRule, **numbers: float
 ) -> None:
-    if projection not in PROJECTIONS:
-        raise ValueError(f"projection is {projection!r}, expected one of {', '.join(PROJECTIONS)}")
-    if weighting not in WEIGHTINGS:
-        raise ValueError(f"weighting is {weighting!r}, expected one of {', '.join(WEIGHTINGS)}")
+    for name, word, known in (("projection", projection, PROJECTIONS), ("weighting", weighting, WEIGHTINGS)):
+        if word not in known:
+            raise ValueError(f"{name} is {word!r}, expected one of {', '.join(known)}")
     if ks is not None and (not ks or min(ks) < 1):
         raise ValueError(f"ks is {ks}, expected cut-offs of at least 1")
     if isinstance(gradient, str) and gradient not in ("identity", "blackbox"):
-        raise ValueError(
-            f"gradient is {gradient!r}, expected identity, blackbox or a rule such as Blackbox(lambda_=0.2)"
-        )
+        expected = "identity, blackbox or a rule such as Blackbox(lambda_=0.2)"
+        raise ValueError(f"gradient is {gradient!r}, expected {expected}")
     if projection == "local" and gradient != "identity":
         raise ValueError("projection 'local' is a projection for the gradient 'identity'; choose 'std' for another one")
-    for name, value, least in (("noise", noise, 0), ("local_margin", local_margin, 0), ("tau", tau, 1e-6)):
+    for name, value in numbers.items():
+        least = 1e-6 if name == "tau" else 0
         if not value >= least:
             raise ValueError(f"{name} is {value}, expected at least {least}")

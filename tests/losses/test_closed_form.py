@@ -45,10 +45,9 @@ CASES = {
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles so small that a few hundred rows need many, of uneven sizes."""
-    monkeypatch.setattr(closed_form, "TILE", (64, 96))
-    monkeypatch.setattr(closed_form, "OWN_TILE", (64, 64))
-    monkeypatch.setattr(closed_form, "CHUNK", 1000)
-    monkeypatch.setattr(closed_form, "GATHERED", 500)
+    monkeypatch.setattr(closed_form, "TILE", 64)
+    monkeypatch.setattr(closed_form, "BAND", 7)
+    monkeypatch.setattr(closed_form, "ENTRIES", 500)
 
 
 def both(case: str, dtype: torch.dtype, **options) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
