@@ -1,9 +1,9 @@
 """Unpacks the shared test data into the layout in which the data sets are published.
 
-    python scripts/unpack_test_data.py SHARED_DATA OUT [omniglot|cub200]
+    python scripts/unpack_test_data.py SHARED_DATA OUT [cars196|cub200|omniglot]
 
-SHARED_DATA holds `omniglot/omniglot_bits105.npz`, or `cub200/` with its lists and images. OUT gets a folder per data set,
-`omniglot` and `cub200`, each of which appears only when it is complete; one that is there already is kept.
+SHARED_DATA holds `omniglot/omniglot_bits105.npz`, or `cub200/` or `cars196/` with their lists and images. OUT gets a folder per
+data set, of the same name, which appears only when it is complete; one that is there already is kept.
 """
 
 from __future__ import annotations
@@ -55,7 +55,26 @@ def unpack_cub200(shared: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / "CUB_200_2011" / path.name)
 
 
-UNPACK: dict[str, Callable[[Path, Path], None]] = {"cub200": unpack_cub200, "omniglot": unpack_omniglot}
+def unpack_cars196(shared: Path, folder: Path) -> None:
+    """Writes the lists and the images of the train half: <folder>/{devkit/*.mat,cars_train/}; read it with halves=["train"].
+
+    Args:
+        shared: the folder with `cars196/devkit/*.mat`, `cars196/cars_test_annos_withlabels.mat` and
+            `cars196/images_train_long160.tar`.
+        folder: must exist.
+    """
+    with tarfile.open(shared / "cars196" / "images_train_long160.tar") as archive:
+        archive.extractall(folder, filter="data")
+    (folder / "devkit").mkdir()
+    for path in [*(shared / "cars196" / "devkit").glob("*.mat"), shared / "cars196" / "cars_test_annos_withlabels.mat"]:
+        shutil.copyfile(path, folder / "devkit" / path.name)
+
+
+UNPACK: dict[str, Callable[[Path, Path], None]] = {
+    "cars196": unpack_cars196,
+    "cub200": unpack_cub200,
+    "omniglot": unpack_omniglot,
+}
 
 
 def unpack(name: str, shared: Path, out: Path) -> Path:
@@ -76,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared_data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("name", nargs="?", choices=sorted(UNPACK), help="one data set; both by default")
+    parser.add_argument("name", nargs="?", choices=sorted(UNPACK), help="one data set; all by default")
     arguments = parser.parse_args()
     for name in [arguments.name] if arguments.name else sorted(UNPACK):
         print(unpack(name, arguments.shared_data, arguments.out))

@@ -37,6 +37,12 @@ def cub200_root(shared_data: Path) -> Path:
     return _unpacked("cub200", shared_data)
 
 
+@pytest.fixture(scope="session")
+def cars196_root(shared_data: Path) -> Path:
+    """Cars196 with all lists and the images of the train half: read it with halves=["train"]."""
+    return _unpacked("cars196", shared_data)
+
+
 def _unpacked(name: str, shared_data: Path) -> Path:
     """The unpacked data set; kept for later runs in the system's folder for temporary files."""
     if not (shared_data / name).is_dir():

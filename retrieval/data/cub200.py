@@ -11,19 +11,25 @@ Retrieval trains on the classes 1-100 and tests on 101-200 (Oh Song et al., CVPR
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from retrieval.data.image_set import ImageSet, stays_below_root
+from retrieval.data.class_range import check_ranges, divide
+from retrieval.data.entry import Entry, image_sets
+from retrieval.data.image_set import ImageSet
+from retrieval.data.list_file import image_path, read_lines, refuse_repeated, shorten, split_line, whole_number
 from retrieval.errors import DatasetError
 
 TRAIN_CLASSES, TEST_CLASSES = (1, 100), (101, 200)
-PUBLISHED = {("train", TRAIN_CLASSES): 5_864, ("test", TEST_CLASSES): 5_924}
+PUBLISHED = {("train", TRAIN_CLASSES): (5_864, 100), ("test", TEST_CLASSES): (5_924, 100)}
 
 
 def read(
-    root: str | Path, *, train_classes: Sequence[int] = TRAIN_CLASSES, test_classes: Sequence[int] = TEST_CLASSES
+    root: str | Path,
+    *,
+    train_classes: Sequence[int] = TRAIN_CLASSES,
+    test_classes: Sequence[int] = TEST_CLASSES,
+    check_images: bool = True,
 ) -> dict[str, ImageSet]:
     """The "train" and "test" images of the given classes, in the order of `images.txt`.
 
@@ -31,110 +37,62 @@ def read(
         root: the folder `CUB_200_2011` or the one that holds it.
         train_classes: the first and the last class id, both included.
         test_classes: likewise; must not overlap with `train_classes`.
+        check_images: whether the images must exist; their lists must in any case.
 
     Raises:
         ValueError: a range is not two class ids in order, or the ranges overlap.
         DatasetError: a list is missing or malformed (with file and line), a listed image is missing, or the default
             classes do not have the published number of images (5,864 and 5,924).
     """
-    ranges = {"train": _check_range("train_classes", train_classes), "test": _check_range("test_classes", test_classes)}
-    if max(ranges["train"][0], ranges["test"][0]) <= min(ranges["train"][1], ranges["test"][1]):
-        raise ValueError(f"train_classes {ranges['train']} and test_classes {ranges['test']} overlap; keep them apart")
+    ranges = check_ranges(train_classes, test_classes)
     root = Path(root)
     folder = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
-    names = _read_texts(folder / "classes.txt")
-    paths = _read_texts(folder / "images.txt")
-    class_ids = _read_class_ids(folder / "image_class_labels.txt", names, paths)
-    splits = {}
-    for split, (first, last) in ranges.items():
-        if last not in names:
-            raise ValueError(
-                f"{split}_classes ends at {last}; {folder / 'classes.txt'} goes to {max(names, default=0)}"
-            )
-        pairs = [
-            (f"images/{paths[image]}", names[label]) for image, label in class_ids.items() if first <= label <= last
-        ]
-        splits[split] = _check_images(folder, split, (first, last), pairs)
-    return splits
+    names = {key: text for _, key, text in _read_pairs(folder / "classes.txt", "class")}
+    entries = _read_entries(folder, names)
+    return image_sets(
+        folder,
+        divide(folder, ranges, entries, max(names)),
+        published={split: PUBLISHED[split, limits] for split, limits in ranges.items() if (split, limits) in PUBLISHED},
+        check_images=check_images,
+        advice="unpack the official archive again, or choose other train_classes and test_classes",
+    )
 
 
-def _check_range(name: str, limits: Sequence[int]) -> tuple[int, int]:
-    if len(limits) == 2 and all(type(limit) is int for limit in limits) and 1 <= limits[0] <= limits[1]:
-        return limits[0], limits[1]
-    raise ValueError(f"{name} is {limits!r}; give the first and the last class id, e.g. (1, 100)")
+def _read_pairs(path: Path, name: str) -> list[tuple[str, int, str]]:
+    """The lines "<id> <text>" of a list: where it stands, id, text; neither the ids nor the texts repeat."""
+    pairs = []
+    ids: set[object] = set()
+    texts: set[object] = set()
+    for line in read_lines(path, remedy="root must be the unpacked CUB_200_2011 or the folder above it"):
+        key, text = split_line(line, (f"{name} id", name))
+        number = whole_number(line.where, key, f"{name} id")
+        refuse_repeated(line.where, number, ids, f"{name} id")
+        refuse_repeated(line.where, text, texts, name)
+        pairs.append((line.where, number, text))
+    return pairs
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, int, str]]:
-    """The rows "<id> <text>" of a list: where it stands (for messages), id, text. No id comes twice."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: cannot be read ({error.strerror}); root must be the unpacked CUB_200_2011 or the folder above it"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: is not UTF-8 text ({error}); unpack the official archive again") from error
-    seen: set[int] = set()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        columns = line.strip().split(maxsplit=1)
-        if len(columns) != 2 or not re.fullmatch("[0-9]{1,9}", columns[0]):
-            raise DatasetError(f"{where}: {line.strip()!r} is not '<whole number> <value>'; mend the line")
-        if int(columns[0]) in seen:
-            raise DatasetError(f"{where}: id {columns[0]} is there twice; remove one of its lines")
-        seen.add(int(columns[0]))
-        yield where, int(columns[0]), columns[1]
-
-
-def _read_texts(path: Path) -> dict[int, str]:
-    """Names of folders or files by id."""
-    texts: dict[int, str] = {}
-    seen: set[str] = set()
-    for where, key, text in _read_rows(path):
-        if not stays_below_root(text):
-            raise DatasetError(
-                f"{where}: {text!r} does not stay below the data folder; unpack the official archive again"
-            )
-        if text in seen:
-            raise DatasetError(f"{where}: {text!r} is there twice; remove one of its lines")
-        seen.add(text)
-        texts[key] = text
-    return texts
-
-
-def _read_class_ids(path: Path, names: dict[int, str], paths: dict[int, str]) -> dict[int, int]:
-    """The class id of every image id, in the order of `paths`."""
+def _read_entries(folder: Path, names: dict[int, str]) -> list[tuple[int, Entry]]:
+    """All images with their class ids, in the order of `images.txt`."""
+    images = _read_pairs(folder / "images.txt", "image")
+    labels = folder / "image_class_labels.txt"
     class_ids: dict[int, int] = {}
-    for where, image, text in _read_rows(path):
-        if not re.fullmatch("[0-9]{1,9}", text) or int(text) not in names:
-            raise DatasetError(f"{where}: {text!r} is not a class id of classes.txt; mend one of the lists")
-        if image not in paths:
-            raise DatasetError(f"{where}: image id {image} is not in images.txt; mend one of the lists")
-        class_ids[image] = int(text)
-    unlabelled = [image for image in paths if image not in class_ids]
-    if unlabelled:
-        raise DatasetError(
-            f"{path}: {len(unlabelled)} images of images.txt have no line, the first is id {unlabelled[0]}"
-        )
-    return {image: class_ids[image] for image in paths}
-
-
-def _check_images(folder: Path, split: str, limits: tuple[int, int], pairs: list[tuple[str, str]]) -> ImageSet:
-    """The set of a split, once its number of images is right and all of them exist."""
-    published = PUBLISHED.get((split, limits), len(pairs))
-    if len(pairs) != published:
-        raise DatasetError(
-            f"{folder}: the {split} classes {limits[0]}-{limits[1]} have {len(pairs)} images in the lists, the published "
-            f"protocol has {published}; unpack the official archive again, or choose other {split}_classes"
-        )
-    if not pairs:
-        raise DatasetError(f"{folder}: the lists have no image of the {split} classes {limits[0]}-{limits[1]}")
-    missing = [path for path, _ in pairs if not (folder / path).is_file()]
-    if missing:
-        raise DatasetError(
-            f"{folder / missing[0]}: this and {len(missing) - 1} more of the {len(pairs)} {split} images do not exist; "
-            f"unpack the images, or choose {split}_classes that are there"
-        )
-    return ImageSet.from_pairs(folder, pairs)
+    seen: set[object] = set()
+    known = {key for _, key, _ in images}
+    for line in read_lines(labels, remedy="unpack the official archive again"):
+        image, text = split_line(line, ("image id", "class id"))
+        key = whole_number(line.where, image, "image id")
+        refuse_repeated(line.where, key, seen, "image id")
+        class_id = whole_number(line.where, text, "class id")
+        if class_id not in names:
+            raise DatasetError(f"{line.where}: {class_id} is not a class id of classes.txt; mend one of the lists")
+        if key not in known:
+            raise DatasetError(f"{line.where}: image id {key} is not in images.txt; mend one of the lists")
+        class_ids[key] = class_id
+    for where, key, text in images:
+        if key not in class_ids:
+            raise DatasetError(f"{where}: image {shorten(text)} has no line in {labels.name}; mend one of the lists")
+    return [
+        (class_ids[key], Entry(where, f"images/{image_path(where, text)}", names[class_ids[key]]))
+        for where, key, text in images
+    ]

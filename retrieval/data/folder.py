@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.data.class_splits import split_classes
+from retrieval.data.entry import CLOSED_SET
 from retrieval.data.image_set import ImageSet, natural_key, stays_below_root
+from retrieval.data.list_file import shorten
 from retrieval.errors import DatasetError
 
 SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -39,8 +41,8 @@ def read(root: str | Path, *, test_share: float = 0.5, seed: int = 0) -> dict[st
         both = sorted(set(train.class_names) & set(test.class_names), key=natural_key)
         if both:
             raise DatasetError(
-                f"{root}: {len(both)} classes are in train/ and in test/, the first is {both[0]!r}; retrieval is "
-                "tested on classes never trained on: rename or move them, or put all class folders directly below root"
+                f"{root}: {len(both)} classes are in train/ and in test/, the first is {both[0]!r}; {CLOSED_SET}, or all class "
+                "folders directly below root"
             )
         return {"train": train, "test": test}
     if given:
@@ -48,11 +50,21 @@ def read(root: str | Path, *, test_share: float = 0.5, seed: int = 0) -> dict[st
             f"{root}: has {given[0]}/ alone; add the other of train/ and test/, or put the class folders directly "
             "below root to have the classes divided"
         )
-    images = _read_classes(root, "")
+    return divide_classes(_read_classes(root, ""), test_share, seed)
+
+
+def divide_classes(images: ImageSet, test_share: float, seed: int) -> dict[str, ImageSet]:
+    """Divides the classes at random into "train" and "test".
+
+    Raises:
+        ValueError: `test_share` is not between 0 and 1, or leaves fewer than two classes on a side.
+        DatasetError: no share could leave two classes on each side.
+    """
     if images.num_classes < 4:
+        names = ", ".join(shorten(name) for name in images.class_names)
         raise DatasetError(
-            f"{root}: has {images.num_classes} class folders with images ({', '.join(images.class_names)}); "
-            "train and test need two or more each: add classes, or choose the folder that holds them all"
+            f"{images.root}: has {images.num_classes} classes with images ({names}); train and test need two or more each: "
+            "add classes, or choose the folder that holds them all"
         )
     train, test = split_classes(images, test_share, seed=seed)
     return {"train": train, "test": test}

@@ -10,19 +10,19 @@ from retrieval.data import cub200
 from retrieval.errors import DatasetError
 
 CLASSES = "1 001.Albatross\n2 002.Auklet\n3 003.Bunting\n4 004.Cardinal\n"
+IMAGE_PATHS = [f"{name}/{name}_{i}.jpg" for name in CLASSES.split()[1::2] for i in range(2)]
+IMAGES = "".join(f"{i} {path}\n" for i, path in enumerate(IMAGE_PATHS, start=1))
 RANGES = {"train_classes": (1, 2), "test_classes": (3, 4)}
 
 
 def write(folder: Path, **lists: str) -> Path:
     """A small copy of the data set, two images a class, with some of the lists replaced."""
-    names = [line.split()[1] for line in CLASSES.splitlines()]
-    paths = [f"{name}/{name}_{i}.jpg" for name in names for i in range(2)]
     contents = {
         "classes": CLASSES,
-        "images": "".join(f"{i} {path}\n" for i, path in enumerate(paths, start=1)),
-        "image_class_labels": "".join(f"{i + 1} {i // 2 + 1}\n" for i in range(len(paths))),
+        "images": IMAGES,
+        "image_class_labels": "".join(f"{i + 1} {i // 2 + 1}\n" for i in range(len(IMAGE_PATHS))),
     }
-    for path in paths:
+    for path in IMAGE_PATHS:
         (folder / "images" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "images" / path).touch()
     for name, content in (contents | lists).items():
@@ -60,25 +60,33 @@ def test_the_closed_set_split_of_the_archive_is_never_read(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("images", "1 /etc/passwd\n", r"images.txt, line 1: '/etc/passwd' does not stay below"),
-        ("images", "1 a.jpg\n2 ../../b.jpg\n", r"images.txt, line 2: '../../b.jpg' does not stay below"),
-        ("images", "1 a.jpg\n\n2\n", r"images.txt, line 3: '2' is not '<whole number> <value>'"),
-        ("images", "one a.jpg\n", r"images.txt, line 1: 'one a.jpg' is not '<whole number> <value>'"),
+        (
+            "images",
+            IMAGES.replace("001.Albatross/", "/etc/", 1),
+            r"images.txt, line 1: '/etc/001.* does not stay below",
+        ),
+        ("images", IMAGES.replace("002.Auklet/", "../../", 1), r"images.txt, line 3: '../../002.* does not stay below"),
+        ("images", "1 a.jpg\n\n2\n", r"images.txt, line 3: '2' is not '<image id> <image>'"),
+        ("images", "one a.jpg\n", r"images.txt, line 1: image id 'one' is not a whole number"),
         ("images", "-1 a.jpg\n", r"images.txt, line 1"),
         ("images", "9999999999 a.jpg\n", r"images.txt, line 1"),
-        ("images", "1 a.jpg\n1 b.jpg\n", r"images.txt, line 2: id 1 is there twice"),
-        ("images", "1 a.jpg\n2 a.jpg\n", r"images.txt, line 2: 'a.jpg' is there twice"),
+        ("images", "1 a.jpg\n1 b.jpg\n", r"images.txt, line 2: image id '1' is there twice"),
+        ("images", "1 a.jpg\n2 a.jpg\n", r"images.txt, line 2: image 'a.jpg' is there twice"),
         (
             "images",
             "1 001.Albatross/001.Albatross_0.jpg\n",
             r"image_class_labels.txt, line 2: image id 2 is not in images",
         ),
-        ("classes", "1 a\n2 a\n", r"classes.txt, line 2: 'a' is there twice"),
-        ("classes", "1 a\n2 b\n3 c\n", r"image_class_labels.txt, line 7: '4' is not a class id"),
-        ("image_class_labels", "1 1\n2 one\n", r"image_class_labels.txt, line 2: 'one' is not a class id"),
-        ("image_class_labels", "1 1\n2 1 1\n", r"image_class_labels.txt, line 2: '1 1' is not a class id"),
-        ("image_class_labels", "1 1\n1 1\n", r"image_class_labels.txt, line 2: id 1 is there twice"),
-        ("image_class_labels", "1 1\n", r"7 images of images.txt have no line, the first is id 2"),
+        ("classes", "1 a\n2 a\n", r"classes.txt, line 2: class 'a' is there twice"),
+        ("classes", "1 a\n2 b\n3 c\n", r"image_class_labels.txt, line 7: 4 is not a class id of classes.txt"),
+        ("image_class_labels", "1 1\n2 one\n", r"image_class_labels.txt, line 2: class id 'one' is not a whole number"),
+        ("image_class_labels", "1 1\n2 1 1\n", r"image_class_labels.txt, line 2: class id '1 1' is not a whole number"),
+        ("image_class_labels", "1 1\n1 1\n", r"image_class_labels.txt, line 2: image id '1' is there twice"),
+        (
+            "image_class_labels",
+            "1 1\n",
+            r"images.txt, line 2: image '001.Albatross/001.Albatross_1.jpg' has no line in image_class_labels.txt",
+        ),
     ],
 )
 def test_a_malformed_list_is_named_with_its_line(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -89,7 +97,7 @@ def test_a_malformed_list_is_named_with_its_line(tmp_path: Path, name: str, cont
 
 def test_a_list_that_is_no_text_is_named(tmp_path: Path) -> None:
     (write(tmp_path) / "images.txt").write_bytes(b"1 \xff\xfe.jpg\n")
-    with pytest.raises(DatasetError, match=r"images.txt: is not UTF-8 text"):
+    with pytest.raises(DatasetError, match=r"images.txt, line 1: is not UTF-8 text"):
         cub200.read(tmp_path, **RANGES)
 
 
@@ -110,7 +118,9 @@ def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> No
 
 def test_a_range_without_images_is_refused(tmp_path: Path) -> None:
     write(tmp_path, classes=CLASSES + "5 005.Catbird\n")
-    with pytest.raises(DatasetError, match="no image of the test classes 5-5"):
+    with pytest.raises(
+        DatasetError, match=r"no image of the test set; .* or choose other train_classes and test_classes"
+    ):
         cub200.read(tmp_path, train_classes=(1, 4), test_classes=(5, 5))
 
 
@@ -121,14 +131,19 @@ def test_a_range_without_images_is_refused(tmp_path: Path) -> None:
         ({"train_classes": (2, 1)}, "train_classes is"),
         ({"test_classes": (3, 4, 4)}, "test_classes is"),
         ({"test_classes": ("3", "4")}, "test_classes is"),
+        ({"test_classes": "34"}, "test_classes is '34'"),
         ({"test_classes": (2, 4)}, "overlap"),
         ({"train_classes": (3, 4), "test_classes": (1, 3)}, "overlap"),
-        ({"test_classes": (3, 5)}, r"test_classes ends at 5; .*classes.txt goes to 4"),
     ],
 )
 def test_a_wrong_range_is_refused(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         cub200.read(write(tmp_path), **(RANGES | options))
+
+
+def test_a_range_beyond_the_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="test_classes ends at 5, the classes of the lists at 4; choose"):
+        cub200.read(write(tmp_path), train_classes=(1, 2), test_classes=(3, 5))
 
 
 def test_the_published_counts_are_asserted_for_the_default_classes(tmp_path: Path) -> None:
@@ -140,21 +155,21 @@ def test_the_published_counts_are_asserted_for_the_default_classes(tmp_path: Pat
     write(tmp_path, **lists)
     for i in range(1, 5_865):
         (tmp_path / "images" / f"{i:05}.jpg").touch()
-    with pytest.raises(DatasetError, match=r"the test classes 101-200 have 0 images .* protocol has 5924"):
+    with pytest.raises(DatasetError, match="no image of the test set"):
         cub200.read(tmp_path)
-    with pytest.raises(DatasetError, match=r"the train classes 1-100 have 4 images .* protocol has 5864"):
-        cub200.read(write(tmp_path, classes=lists["classes"], **SHORT))
-
-
-SHORT = {"images": "1 a\n2 b\n3 c\n4 d\n", "image_class_labels": "1 1\n2 2\n3 3\n4 4\n"}
+    short = {"images": "1 a\n2 b\n3 c\n4 d\n", "image_class_labels": "1 1\n2 2\n3 3\n4 4\n"}
+    with pytest.raises(DatasetError, match=r"train set has 4 images of 4 classes .* protocol has 5864 of 100"):
+        cub200.read(write(tmp_path, classes=lists["classes"], **short))
 
 
 def test_the_official_lists_have_the_published_counts(cub200_root: Path) -> None:
     splits = cub200.read(cub200_root, train_classes=(1, 25), test_classes=(26, 50))
     assert {split: images.num_classes for split, images in splits.items()} == {"train": 25, "test": 25}
     assert len(splits["train"]) + len(splits["test"]) == 2_889
-    # The images of the other classes are not there, so a count that is right shows as the first missing image.
     with pytest.raises(DatasetError, match=r"of the 5864 train images do not exist"):
         cub200.read(cub200_root)
-    with pytest.raises(DatasetError, match=r"of the 5924 test images do not exist"):
-        cub200.read(cub200_root, train_classes=(1, 50))
+    listed = cub200.read(cub200_root, check_images=False)
+    assert {split: (len(images), images.num_classes) for split, images in listed.items()} == {
+        "train": (5_864, 100),
+        "test": (5_924, 100),
+    }

@@ -29,7 +29,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_an_unknown_data_set_is_refused_with_the_one_meant() -> None:
-    with pytest.raises(ValueError, match=r"no data set 'cub20'; known are cub200, .*did you mean cub200\?"):
+    with pytest.raises(ValueError, match=r"no data set 'cub20'; known are cars196, .*did you mean cub200\?"):
         read_dataset("cub20", "data")
 
 
@@ -44,6 +44,22 @@ def test_an_unknown_option_is_refused_with_the_one_meant() -> None:
 def test_every_data_set_on_disk_needs_a_root(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} needs a root"):
         read_dataset(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("cub200", "CUB_200_2011/train_test_split.txt"),
+        ("cars196", "devkit/cars_train_annos.mat"),
+        ("csv", "anno_test.csv"),
+        ("folder", "cars_test_annos_withlabels.mat"),
+    ],
+)
+def test_closed_set_lists_are_refused_with_an_explanation(tmp_path: Path, name: str, path: str) -> None:
+    with pytest.raises(
+        DatasetError, match=r"closed-set split\) cannot be used; .*as the data set c\w+ does when its folder"
+    ):
+        read_dataset(name, tmp_path / path)
 
 
 @pytest.mark.parametrize("name", sorted(DATASETS))

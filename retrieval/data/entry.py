@@ -1,0 +1,180 @@
+"""Images as a list names them, checked against the disk and one another: the way from a data set's lists to image sets."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.data.image_set import ImageSet, natural_key
+from retrieval.data.list_file import refuse_repeated, shorten
+from retrieval.errors import DatasetError
+
+CLOSED_SET = (
+    "retrieval is tested on classes never trained on, so a list that divides the images of every class (a closed-set "
+    "split) cannot be used; put all images of a class into one split"
+)
+
+# Lists that a user could take for splits, and the data set that reads what they belong to.
+_CLOSED_SET_LISTS = {
+    "train_test_split.txt": "cub200",
+    **dict.fromkeys(("cars_train_annos.mat", "cars_test_annos.mat", "cars_test_annos_withlabels.mat"), "cars196"),
+    **dict.fromkeys(("anno_train.csv", "anno_test.csv"), "cars196"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One image of a list.
+
+    Args:
+        where: the list and the line, for messages.
+        path: relative to the data folder; see `retrieval.data.list_file.image_path`.
+        class_name: the class; equal for all its images, in all splits.
+        super_class: the class of classes; None in all entries of a data set that has none.
+    """
+
+    where: str
+    path: str
+    class_name: str
+    super_class: str | None = None
+
+
+def refuse_closed_set(path: Path) -> None:
+    """Refuses the lists that divide CUB-200-2011 and Cars196 for classification.
+
+    Raises:
+        DatasetError: says why, and how the data set is read.
+    """
+    if path.name in _CLOSED_SET_LISTS:
+        raise DatasetError(
+            f"{path}: {CLOSED_SET}, as the data set {_CLOSED_SET_LISTS[path.name]} does when its folder is the root"
+        )
+
+
+def image_sets(
+    root: Path,
+    splits: Mapping[str, Sequence[Entry]],
+    *,
+    published: Mapping[str, tuple[int, int]] | None = None,
+    check_images: bool = True,
+    advice: str,
+) -> dict[str, ImageSet]:
+    """The image sets of the splits, once all of it fits together.
+
+    No image is listed twice and no class is both in "train" and in another split. "query" and "gallery" have the same classes,
+    with the same labels. Super-classes are numbered from 0 over all splits, in natural order of their names.
+
+    Args:
+        root: the data folder.
+        splits: the entries of every split.
+        published: how many images and classes a split must have.
+        check_images: whether the images must exist.
+        advice: what to do when images are missing or their number is wrong.
+
+    Raises:
+        DatasetError: something does not fit, with list and line where one line is to blame.
+    """
+    for split, entries in splits.items():
+        if not entries:
+            raise DatasetError(f"{root}: the lists have no image of the {split} set; {advice}")
+        found = (len(entries), len({entry.class_name for entry in entries}))
+        expected = (published or {}).get(split, found)
+        if found != expected:
+            raise DatasetError(
+                f"{root}: the {split} set has {found[0]} images of {found[1]} classes in the lists, the published "
+                f"protocol has {expected[0]} of {expected[1]}; {advice}"
+            )
+    seen: set[object] = set()
+    for entry in _all(splits):
+        refuse_repeated(entry.where, entry.path, seen, "image")
+    _check_classes(splits)
+    super_classes = _number_super_classes(_all(splits))
+    _check_links(root, _all(splits))
+    if check_images:
+        for split, entries in splits.items():
+            _check_images(root, split, entries, advice)
+    return {split: _image_set(root, entries, super_classes) for split, entries in splits.items()}
+
+
+def _image_set(root: Path, entries: Sequence[Entry], super_classes: Mapping[str, int]) -> ImageSet:
+    pairs = [(entry.path, entry.class_name) for entry in entries]
+    super_labels = np.array([super_classes[name] for _, name in pairs]) if super_classes else None
+    return ImageSet.from_pairs(root, pairs, super_labels)
+
+
+def _all(splits: Mapping[str, Sequence[Entry]]) -> Iterator[Entry]:
+    return (entry for entries in splits.values() for entry in entries)
+
+
+def _check_classes(splits: Mapping[str, Sequence[Entry]]) -> None:
+    """No class of "train" is in another split, and "query" and "gallery" have the same ones."""
+    classes = {split: {entry.class_name for entry in entries} for split, entries in splits.items()}
+    train = classes.get("train", set())
+    for split, entries in splits.items():
+        for entry in entries:
+            if split != "train" and entry.class_name in train:
+                raise DatasetError(
+                    f"{entry.where}: class {shorten(entry.class_name)} is in train and in {split}; {CLOSED_SET}"
+                )
+    for split, other in (("query", "gallery"), ("gallery", "query")):
+        for entry in splits.get(split, ()):
+            if entry.class_name not in classes[other]:
+                raise DatasetError(
+                    f"{entry.where}: class {shorten(entry.class_name)} is in {split} and not in {other}; add an image of it "
+                    "there, or take the class out"
+                )
+
+
+def _number_super_classes(entries: Iterable[Entry]) -> dict[str, int]:
+    """The number of the super-class of every class; empty for a data set without super-classes."""
+    super_of: dict[str, str] = {}
+    for entry in entries:
+        if entry.super_class is None:
+            return {}
+        if super_of.setdefault(entry.class_name, entry.super_class) != entry.super_class:
+            raise DatasetError(
+                f"{entry.where}: class {shorten(entry.class_name)} is of super-class {shorten(entry.super_class)}, further up of "
+                f"{shorten(super_of[entry.class_name])}; a class has one"
+            )
+    numbers = {name: number for number, name in enumerate(sorted(set(super_of.values()), key=natural_key))}
+    return {name: numbers[super_class] for name, super_class in super_of.items()}
+
+
+def _check_links(root: Path, entries: Iterable[Entry]) -> None:
+    """No image lies elsewhere than below the root, whatever links lead to it."""
+    top = os.path.realpath(root)
+    inside: dict[str, bool] = {"": True}
+    for entry in entries:
+        folder, _, _ = entry.path.rpartition("/")
+        if folder not in inside:
+            inside[folder] = _is_below(top, root / folder)
+        path = root / entry.path
+        if not inside[folder] or (os.path.islink(path) and not _is_below(top, path)):  # noqa: PTH114 - Path raises on long names
+            raise DatasetError(
+                f"{entry.where}: {shorten(entry.path)} leads out of {root} by a link; put the image itself there, or choose "
+                "a root that holds them all"
+            )
+
+
+def _is_below(top: str, path: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(top)
+
+
+def _check_images(root: Path, split: str, entries: Sequence[Entry], advice: str) -> None:
+    missing = [entry.path for entry in entries if not _is_file(root / entry.path)]
+    if missing:
+        raise DatasetError(
+            f"{root / missing[0]}: this and {len(missing) - 1} more of the {len(entries)} {split} images do not exist; {advice}"
+        )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # also of a name too long for the system, which Path.is_file lets out
+        return False

@@ -1,0 +1,129 @@
+"""Promises of `retrieval.data.csv_list`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrieval.data import csv_list
+from retrieval.errors import DatasetError
+
+PLAIN = "path,label\n" + "".join(f"{name}/{i}.jpg,{name}\n" for name in "abcdef" for i in range(2))
+SPLIT = "path,split,label\n1.jpg,train,a\n2.jpg,train,b\n3.jpg,test,c\n4.jpg,test,c\n"
+
+
+def write(root: Path, content: str, *, name: str = "images.csv", images: bool = True) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / name).write_text(content)
+    for line in content.splitlines()[1:] if images else ():
+        path = root / line.split(",")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def test_without_a_split_column_the_classes_are_divided(tmp_path: Path) -> None:
+    write(tmp_path, PLAIN)
+    splits = csv_list.read(tmp_path, test_share=0.34, seed=1)
+    assert (splits["train"].num_classes, splits["test"].num_classes) == (4, 2)
+    assert set(splits["train"].class_names) | set(splits["test"].class_names) == set("abcdef")
+    assert all((images.root / path).is_file() for images in splits.values() for path in images.paths)
+    assert len({csv_list.read(tmp_path, seed=seed)["test"].class_names for seed in range(5)}) > 1
+    with pytest.raises(ValueError, match="share is 2"):
+        csv_list.read(tmp_path, test_share=2)
+
+
+def test_a_split_column_is_used_as_it_is_and_columns_come_in_any_order(tmp_path: Path) -> None:
+    splits = csv_list.read(write(tmp_path, SPLIT))
+    assert list(splits) == ["train", "test"]
+    assert splits["train"].paths == ("1.jpg", "2.jpg")
+    assert splits["train"].class_names == ("a", "b")
+    assert splits["test"].labels.tolist() == [0, 0]
+    assert splits["train"].super_labels is None
+
+
+def test_query_and_gallery_take_the_place_of_test(tmp_path: Path) -> None:
+    content = "path,label,split\n1.jpg,z,gallery\n2.jpg,z,query\n3.jpg,y,query\n4.jpg,x,train\n5.jpg,y,gallery\n"
+    splits = csv_list.read(write(tmp_path, content))
+    assert list(splits) == ["train", "query", "gallery"]
+    assert splits["query"].labels.tolist() == [1, 0]
+    assert splits["gallery"].labels.tolist() == [1, 0]
+
+
+def test_super_classes_are_numbered_over_all_splits(tmp_path: Path) -> None:
+    content = (
+        "super_class,path,label,split\nbird,1.jpg,a,train\nfish,2.jpg,b,train\nant,3.jpg,c,test\nfish,4.jpg,d,test\n"
+    )
+    splits = csv_list.read(write(tmp_path, content, images=False), check_images=False)
+    found = {name: images.super_labels.tolist() for name, images in splits.items() if images.super_labels is not None}
+    assert found == {"train": [1, 2], "test": [0, 2]}
+
+
+def test_values_with_commas_stand_in_quotes_and_space_around_them_does_not_count(tmp_path: Path) -> None:
+    content = '\ufeffpath, label ,split\r\n"a, b.jpg", "x, ""y""",train\r\n\r\n./c.jpg,z,test\r\n'
+    (tmp_path / "images.csv").write_bytes(content.encode())
+    splits = csv_list.read(tmp_path, check_images=False)
+    assert (splits["train"].paths, splits["train"].class_names) == (("a, b.jpg",), ('x, "y"',))
+    assert splits["test"].paths == ("c.jpg",)
+
+
+def test_the_list_may_have_another_name_and_lie_elsewhere(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", SPLIT, name="birds.csv")
+    assert len(csv_list.read(root, file="birds.csv")["train"]) == 2
+    (root / "birds.csv").rename(tmp_path / "birds.csv")
+    assert len(csv_list.read(root, file=str(tmp_path / "birds.csv"))["train"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is empty; expected a list that begins with a line path,label"),
+        ("path,label\n", "line 1: no image follows"),
+        ("path,split\na,train\n", "line 1: there is no column label"),
+        ("label,split\na,train\n", "line 1: there is no column path"),
+        ("path;label\na;b\n", "line 1: column 'path;label' is not known"),
+        ("path,lable\na,b\n", r"line 1: column 'lable' is not known; did you mean label\?"),
+        ("path,label,label\na,b,b\n", "line 1: column 'label' stands twice"),
+        ("path,label,\na,b,\n", "line 1: column '' is not known"),
+        ("path,label\na.jpg\n", "line 2: 1 values, expected 2"),
+        ("path,label\na.jpg,b,c\n", "line 2: 3 values, expected 2"),
+        ("path,label\na.jpg,\n", "line 2: the column label is empty"),
+        ('path,label\n"a.jpg,b\n', "line 2: .* is no line of a CSV file"),
+        ('path,label\n"a"b.jpg,b\n', "line 2: .* is no line of a CSV file"),
+        ("path,label\n../a.jpg,b\n", "line 2: '../a.jpg' does not stay below"),
+        ("path,label\na.jpg,b\na.jpg,b\n", "line 3: image 'a.jpg' is there twice"),
+        ("path,label,split\na.jpg,b,val\n", "line 2: split 'val' is none of train, test, query, gallery"),
+        ("path,label,split\na.jpg,b,train\n", "its splits are train; expected train, test or train, query, gallery"),
+        (
+            "path,label,split\na.jpg,b,test\nb.jpg,c,query\nc.jpg,d,train\n",
+            "its splits are train, test, query; expected",
+        ),
+        ("path,label,split\na.jpg,b,test\nb.jpg,b,train\n", "line 2: class 'b' is in train and in test.*closed-set"),
+        (
+            "path,label,super_class\na.jpg,b,c\nb.jpg,b,d\n",
+            "line 3: class 'b' is of super-class 'd', further up of 'c'",
+        ),
+        ("path,label\na.jpg,b\n", r"has 1 classes with images \('b'\)"),
+    ],
+)
+def test_a_malformed_list_is_named_with_its_line(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message) as caught:
+        csv_list.read(write(tmp_path, content, images=False), check_images=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["train_test_split.txt", "anno_train.csv"])
+def test_closed_set_lists_are_refused_with_an_explanation(tmp_path: Path, name: str) -> None:
+    write(tmp_path, "1 0\n2 1\n", name=name, images=False)
+    with pytest.raises(DatasetError, match=rf"{name}: retrieval is tested on classes never trained on.*the data set c"):
+        csv_list.read(tmp_path, file=name)
+
+
+def test_missing_images_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, SPLIT)
+    (tmp_path / "3.jpg").unlink()
+    with pytest.raises(
+        DatasetError, match=r"3.jpg: this and 0 more of the 2 test images do not exist; .*choose the root"
+    ):
+        csv_list.read(tmp_path)

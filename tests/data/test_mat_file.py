@@ -1,0 +1,127 @@
+"""Promises of `retrieval.data.mat_file`."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.io import loadmat, savemat
+
+from retrieval.data import mat_file
+from retrieval.data.mat_file import read_structs, read_texts
+from retrieval.errors import DatasetError
+
+
+def structs(names: list[str]) -> np.ndarray:
+    array = np.empty((1, len(names)), dtype=[("fname", object), ("class", object)])
+    for place, name in enumerate(names):
+        array[0, place] = (name, np.uint8(place + 1))
+    return array
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("names", [["a.jpg", "é b.jpg"], ["a.jpg"]])
+def test_values_come_with_the_place_they_stand_at(tmp_path: Path, names: list[str], compressed: bool) -> None:
+    path = tmp_path / "list.mat"
+    cells = np.empty(len(names), dtype=object)
+    cells[:] = names
+    content = {"other": np.eye(3), "class_names": cells, "annotations": structs(names)}
+    savemat(path, content, do_compression=compressed)
+    expected = [(f"{path}, entry {i} of annotations", (name, i)) for i, name in enumerate(names, start=1)]
+    assert read_structs(path, "annotations", ("fname", "class")) == expected
+    assert [line.text for line in read_texts(path, "class_names")] == names
+
+
+@given(st.lists(st.integers(-(2**40), 2**40) | st.text(st.characters(codec="latin-1"), min_size=1), min_size=1))
+@settings(deadline=None, max_examples=50)
+def test_what_scipy_reads_is_read_likewise(tmp_path_factory: pytest.TempPathFactory, values: list[int | str]) -> None:
+    path = tmp_path_factory.getbasetemp() / "like-scipy.mat"
+    array = np.empty((1, len(values)), dtype=[("value", object)])
+    for place, value in enumerate(values):
+        array[0, place] = (value,)
+    savemat(path, {"array": array})
+    expected = [value.item() for value in loadmat(path)["array"]["value"][0]]
+    assert [value for _, (value,) in read_structs(path, "array", ("value",))] == expected
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+def test_a_whole_number_may_be_stored_in_any_type(tmp_path: Path, dtype: str) -> None:
+    array = structs(["a.jpg"])
+    array[0, 0]["class"] = np.array(14, dtype=dtype)
+    savemat(tmp_path / "list.mat", {"annotations": array})
+    ((_, (number,)),) = read_structs(tmp_path / "list.mat", "annotations", ("class",))
+    assert (number, type(number)) == (14, int)
+
+
+@pytest.mark.parametrize("value", [1.5, np.nan, np.inf, np.array([1, 2]), np.array([]), 1 + 2j, {"a": 1}])
+def test_a_value_that_is_neither_text_nor_whole_number_is_named(tmp_path: Path, value: object) -> None:
+    array = structs(["a.jpg", "b.jpg"])
+    array[0, 1]["class"] = value
+    savemat(tmp_path / "list.mat", {"annotations": array})
+    with pytest.raises(DatasetError, match=r"list.mat, entry 2 of annotations: holds something else than a text"):
+        read_structs(tmp_path / "list.mat", "annotations", ("class",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"cannot be read \(No such file"),
+        (b"", "is no MATLAB file of level 5, or damaged"),
+        (b"1 a.jpg\n" * 100, "is no MATLAB file of level 5, or damaged"),
+        (b" " * 124 + b"\0\1IM", "has no cells 'class_names'"),
+    ],
+)
+def test_what_is_no_such_file_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "list.mat").write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"list.mat: {message}") as caught:
+        read_texts(tmp_path / "list.mat", "class_names")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_arrays_and_fields_and_other_contents_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "list.mat"
+    numbers = np.empty(2, dtype=object)
+    numbers[:] = [1, 2]
+    savemat(path, {"annotations": structs(["a"]), "empty": np.empty((0, 0), dtype=object), "numbers": numbers})
+    for variable in ("class_names", "empty", "annotations"):
+        with pytest.raises(DatasetError, match=rf"list.mat: has no cells '{variable}'"):
+            read_texts(path, variable)
+    with pytest.raises(DatasetError, match=r"list.mat, entry 1 of numbers: is no text"):
+        read_texts(path, "numbers")
+    with pytest.raises(DatasetError, match=r"list.mat: has no structures 'numbers'"):
+        read_structs(path, "numbers", ("fname",))
+    with pytest.raises(DatasetError, match=r"list.mat: 'annotations' has no fields fname, test"):
+        read_structs(path, "annotations", ("fname", "test"))
+
+
+def test_a_variable_that_grows_without_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    savemat(tmp_path / "list.mat", {"annotations": structs(["a" * 10_000])}, do_compression=True)
+    assert len(read_structs(tmp_path / "list.mat", "annotations", ("fname",))) == 1
+    monkeypatch.setattr(mat_file, "_LARGEST", 5_000)
+    with pytest.raises(DatasetError, match="cut off or too large"):
+        read_structs(tmp_path / "list.mat", "annotations", ("fname",))
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_damage_anywhere_is_a_dataset_error_or_a_list(tmp_path: Path, compressed: bool) -> None:
+    path = tmp_path / "list.mat"
+    savemat(path, {"annotations": structs(["a.jpg", "b.jpg", "c.jpg"])}, do_compression=compressed)
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    refusals = []
+    for _ in range(500):
+        damaged = bytearray(whole)
+        for _ in range(generator.choice([1, 3, 20])):
+            damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        path.write_bytes(damaged[: generator.choice([len(damaged), generator.randrange(len(damaged))])])
+        try:
+            assert len(read_structs(path, "annotations", ("fname", "class"))) > 0
+        except DatasetError as error:
+            refusals.append(str(error))
+    assert 0 < len(refusals) < 500
+    assert all(message.startswith(str(path)) and "\n" not in message for message in refusals)
