@@ -13,7 +13,7 @@ import click
 from retrieval import __version__
 from retrieval.errors import RetrievalError
 
-from . import config, index, recall, search, train
+from . import config, data, index, recall, runs, search, train
 
 
 @click.group(
@@ -29,7 +29,7 @@ def retrieval(quiet: bool, debug: bool) -> None:
     logging.getLogger("retrieval").setLevel(logging.ERROR if quiet else logging.INFO)
 
 
-for command in (train.command, index.command, recall.command, search.command, config.group):
+for command in (train.command, index.command, recall.command, search.command, runs.command, data.group, config.group):
     retrieval.add_command(command)
 
 
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> int:
     """Runs the command line.
 
     Returns:
-        0; 1 after an error; 2 after wrong usage or a wrong configuration; 130 after Ctrl-C.
+        0; 1 after an error; 2 after wrong usage or a wrong configuration; 130 after Ctrl-C, 143 after SIGTERM.
     """
     # Threads that wait busily for one another take the processor from the data workers: twice the time on two cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -56,6 +56,8 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
+    except SystemExit as stopped:  # a training run, by a signal; it has said so
+        return stopped.code if isinstance(stopped.code, int) else 1
     except RetrievalError as error:
         if debug:
             traceback.print_exc()

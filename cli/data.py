@@ -1,0 +1,174 @@
+"""`retrieval data`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .output import print_json
+
+if TYPE_CHECKING:
+    from retrieval.data.verify import Report
+
+
+@click.group("data")
+def group() -> None:
+    """List, describe, check and unpack data sets. Nothing is downloaded."""
+
+
+@group.command("list", epilog="Example: retrieval data list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: title and published counts by name.")
+def list_datasets(as_json: bool) -> None:
+    """The data sets that can be read."""
+    from retrieval.data.catalogue import CATALOGUE
+
+    if as_json:
+        print_json({name: {"title": it.title, "published": _by_split(it.published)} for name, it in CATALOGUE.items()})
+        return
+    for name, source in CATALOGUE.items():
+        click.echo(f"{name:9} {source.title}")
+
+
+@group.command("describe", epilog="Example: retrieval data describe cub200")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def describe(name: str, as_json: bool) -> None:
+    """What NAME is, the files that it expects, where to get it, and under what terms."""
+    with _mistakes():
+        from retrieval.data.catalogue import find_source, read_description, read_options
+
+        source, description, options = find_source(name), read_description(name), read_options(name)
+    if as_json:
+        about = {"name": name, "description": description, "source": source.origin, "terms": source.terms}
+        files = {"archives": source.archives, "md5": source.md5, "published": _by_split(source.published)}
+        print_json({**about, **files, "options": options})
+        return
+    click.echo(description)
+    click.echo(f"\nsource     {source.origin}\nterms      {source.terms}")
+    for split, (classes, images) in source.published.items():
+        click.echo(f"published  {split:9}{classes:7,} classes {images:7,} images")
+    for archive, md5 in source.md5.items():
+        click.echo(f"md5        {md5}  {archive}")
+    for option, default in options.items():
+        click.echo(f"option     {option}={json.dumps(default)}")
+    if source.archives:
+        click.echo(f"unpack     retrieval data prepare {name} {' '.join(source.archives)} --root DIR")
+    click.echo(f"check      retrieval data verify {name} --root DIR")
+
+
+@group.command(
+    "verify",
+    epilog="""\b
+Examples:
+  retrieval data verify cub200 --root CUB_200_2011
+  retrieval data verify cub200 --root CUB_200_2011 "train_classes=[1, 25]" "test_classes=[26, 50]"
+  retrieval data verify csv --root photos file=list.csv --faults faults.txt""",
+)
+@click.argument("name")
+@click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
+@click.option("--root", type=click.Path(), help="Folder of the data set.")
+@click.option(
+    "--faults",
+    "file",
+    type=click.Path(dir_okay=False),
+    help="File for the faults, one a line.  [default: NAME-faults.txt]",
+)
+@click.option("--processes", type=click.IntRange(min=1), help="Processes that open images.  [default: one a core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts and the faults as JSON.")
+def verify(
+    name: str, options: tuple[str, ...], root: str | None, file: str | None, processes: int | None, as_json: bool
+) -> None:
+    """Check the data set NAME: its lists, the published counts, and every image. Exits with 1 if there are faults.
+
+    OPTION=VALUE is for its reader, as data.options.OPTION=VALUE is in training; see `retrieval data describe NAME`.
+    """
+    from retrieval.config import load
+    from retrieval.errors import DatasetError
+    from retrieval.files import write_text
+
+    values = load("glyphs", [f"data.options.{option}" for option in options]).data.options
+    with _mistakes():
+        from retrieval.data.verify import verify as check
+
+        report = check(name, root, values, processes=processes, watch=_progress("opening images"))
+    if as_json:
+        print_json({"name": name, "splits": _by_split(report.splits), "faults": report.faults})
+    else:
+        _print_report(report)
+    path = Path(file or f"{name}-faults.txt")
+    if report.faults or path.is_file():  # what an earlier call found there holds no longer
+        write_text(path, "".join(f"{fault}\n" for fault in report.faults))
+    if report.faults:
+        raise DatasetError(f"{name}: faults: {len(report.faults)}, listed in {path}")
+
+
+@group.command(
+    "prepare",
+    epilog="""\b
+Examples:
+  retrieval data prepare cub200 CUB_200_2011.tgz --root data/cub200
+  retrieval data prepare cars196 car_ims.tgz cars_annos.mat --root data/cars196""",
+)
+@click.argument("name")
+@click.argument("archives", nargs=-1, required=True, type=click.Path(), metavar="ARCHIVE...")
+@click.option("--root", required=True, type=click.Path(), help="New folder for the data set.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def prepare(name: str, archives: tuple[str, ...], root: str, as_json: bool) -> None:
+    """Unpack the archives of the data set NAME, which you have downloaded, into a new folder.
+
+    An ARCHIVE is a .tar, .tgz or .zip file, or a list (.csv, .mat, .txt), which is copied. Published md5 sums are checked.
+    """
+    with _mistakes():
+        from retrieval.data.preparation import prepare as unpack
+
+        unpacked = unpack(name, archives, root, watch=_progress("unpacking"))
+    if as_json:
+        print_json({"root": root, "files": unpacked.files, "bytes": unpacked.bytes, "md5_checked": unpacked.md5})
+        return
+    click.echo(f"unpacked  {unpacked.files:,} files, {unpacked.bytes / 1e6:,.1f} MB: {root}")
+    for archive, checked in unpacked.md5.items():
+        click.echo(f"md5       {archive}: {'as published' if checked else 'none published, not checked'}")
+    click.echo(f"next      retrieval data verify {name} --root {root}")
+
+
+def _by_split(counts: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
+    return {split: {"classes": classes, "images": images} for split, (classes, images) in counts.items()}
+
+
+def _print_report(report: Report) -> None:
+    for split, (classes, images) in report.splits.items():
+        click.echo(f"{split:9}{classes:7,} classes {images:7,} images")
+    for fault in report.faults:
+        click.echo(fault)
+    if not report.faults:
+        compared = "as published" if report.as_published else "not compared with published ones"
+        click.echo(f"no faults: every image was opened; the counts are {compared}")
+
+
+@contextlib.contextmanager
+def _mistakes() -> Iterator[None]:
+    """A wrong argument of the library is a wrong word on the command line."""
+    from retrieval.errors import ConfigError
+
+    try:
+        yield
+    except (ValueError, TypeError) as error:  # a TypeError: an option of another type than the reader expects
+        raise ConfigError(str(error)) from error
+
+
+def _progress(what: str) -> Callable[..., Iterable[Any]]:
+    """Passes on what it is given and counts it on stderr, on a terminal only."""
+    from tqdm import tqdm
+
+    quiet = not logging.getLogger("retrieval").isEnabledFor(logging.INFO)
+
+    def watch(items: Iterable[Any], total: int | None = None) -> Iterable[Any]:
+        return tqdm(items, what, total, leave=False, disable=quiet or None, dynamic_ncols=True)
+
+    return watch

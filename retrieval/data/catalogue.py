@@ -1,0 +1,121 @@
+"""What is known of each data set beyond its reader: where a user gets it, under what terms, and the figures that were published.
+
+Nothing here is downloaded. Sources are described in words: links to such data die, and the terms are to be read at the source.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from retrieval.data.registry import DATASETS
+from retrieval.errors import did_you_mean
+
+_OWNERS = "for research; the photographs belong to their owners, and the authors' page has the terms"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    Args:
+        title: what it is, in a few words.
+        origin: where a user gets it.
+        terms: what it may be used for.
+        archives: the files that `retrieval data prepare` unpacks or copies, by their published names.
+        md5: the published md5 sums among them.
+        published: the numbers of (classes, images) of every split; empty where they depend on the user's images.
+    """
+
+    title: str
+    origin: str
+    terms: str
+    archives: tuple[str, ...] = ()
+    md5: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+
+CATALOGUE: dict[str, Source] = {
+    "cars196": Source(
+        title="16,185 photographs of 196 models of cars, in any of three layouts",
+        origin="the authors' download links (Stanford) are dead; bring one of the copies described above, e.g. from Kaggle",
+        terms="for research; the photographs belong to their owners",
+        archives=("car_ims.tgz", "cars_annos.mat"),
+        md5={"car_ims.tgz": "d5c8f0aa497503f355e17dc7886c3f14", "cars_annos.mat": "b407c6086d669747186bd1d764ff9dbc"},
+        published={"train": (98, 8_054), "test": (98, 8_131)},
+    ),
+    "csv": Source(
+        title="any images, named by a list of comma-separated values",
+        origin="your own",
+        terms="your own",
+        archives=("images.zip", "images.csv"),
+    ),
+    "cub200": Source(
+        title="11,788 photographs of 200 species of birds",
+        origin="the authors' page, Caltech-UCSD Birds-200-2011: one archive",
+        terms=_OWNERS,
+        archives=("CUB_200_2011.tgz",),
+        md5={"CUB_200_2011.tgz": "97eceeb196236b17998738112f37df78"},
+        published={"train": (100, 5_864), "test": (100, 5_924)},
+    ),
+    "folder": Source(
+        title="any images, one folder per class", origin="your own", terms="your own", archives=("images.zip",)
+    ),
+    "glyphs": Source(
+        title="1,200 characters in 12 views each, drawn on the spot",
+        origin="drawn by this program into its cache folder, the first time it is read without a root; nothing to download",
+        terms="those of the fonts that come with matplotlib",
+        published={"train": (720, 8_640), "test": (480, 5_760)},
+    ),
+    "inshop": Source(
+        title="52,712 photographs of 7,982 articles of clothing",
+        origin="the page of DeepFashion (CUHK), In-shop Clothes Retrieval Benchmark: Img/img.zip and Eval/list_eval_partition.txt",
+        terms="non-commercial research and education; the authors do not own the photographs, and their page has the terms",
+        archives=("img.zip", "list_eval_partition.txt"),
+        published={"train": (3_997, 25_882), "query": (3_985, 14_218), "gallery": (3_985, 12_612)},
+    ),
+    "omniglot": Source(
+        title="32,460 drawings of 1,623 handwritten characters of 50 alphabets",
+        origin="the authors' repository, brendenlake/omniglot on GitHub: two archives in its folder python/",
+        terms="the MIT licence of that repository",
+        archives=("images_background.zip", "images_evaluation.zip"),
+        published={"train": (964, 19_280), "test": (659, 13_180)},
+    ),
+    "sop": Source(
+        title="Stanford Online Products: 120,053 photographs of 22,634 goods",
+        origin="the authors' page of Deep Metric Learning via Lifted Structured Feature Embedding (CVPR 2016): one archive",
+        terms=_OWNERS,
+        archives=("Stanford_Online_Products.zip",),
+        md5={"Stanford_Online_Products.zip": "7f73d41a2f44250d4779881525aea32e"},
+        published={"train": (11_318, 59_551), "test": (11_316, 60_502)},
+    ),
+}
+
+
+def find_source(name: str) -> Source:
+    """The entry of a data set.
+
+    Raises:
+        ValueError: there is no such data set.
+    """
+    if name not in CATALOGUE:
+        raise ValueError(
+            f"there is no data set {name!r}; known are {', '.join(CATALOGUE)}{did_you_mean(name, CATALOGUE)}"
+        )
+    return CATALOGUE[name]
+
+
+def read_description(name: str) -> str:
+    """What the reader of a data set says of it: what it is, the files that it expects, and how it is divided."""
+    find_source(name)
+    return inspect.getdoc(sys.modules[DATASETS[name].__module__]) or ""
+
+
+def read_options(name: str) -> dict[str, Any]:
+    """The options of the reader of a data set, with their defaults."""
+    find_source(name)
+    parameters = inspect.signature(DATASETS[name]).parameters
+    return {option: parameter.default for option, parameter in parameters.items() if option != "root"}
