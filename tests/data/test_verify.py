@@ -147,3 +147,10 @@ def test_the_real_images_are_whole_and_the_missing_ones_are_all_named(cub200_roo
     assert report.splits == {"train": (100, 5_864), "test": (100, 5_924)}
     assert len(report.faults) == 11_788 - 2_889
     assert all("No such file" in fault for fault in report.faults)
+
+
+@pytest.mark.slow
+def test_a_whole_real_data_set_has_the_published_counts(omniglot_root: Path) -> None:
+    report = verify("omniglot", omniglot_root, processes=2)
+    assert (report.faults, report.as_published) == ((), True)
+    assert report.splits == {"train": (964, 19_280), "test": (659, 13_180)}
