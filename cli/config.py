@@ -15,8 +15,10 @@ def list_configs() -> None:
     """The configurations that ship with the project."""
     from retrieval.config import config_names
 
-    for name, what in config_names().items():
-        click.echo(f"{name:12} {what}")
+    names = config_names()
+    width = max(map(len, names))
+    for name, what in names.items():
+        click.echo(f"{name:{width}} {what}")
 
 
 @group.command("show", epilog="Example: retrieval config show glyphs loss.projection=norm")
