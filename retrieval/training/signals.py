@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,7 @@ class StopSignals:
         self.requested = 0
         self._waiting = False
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def __enter__(self) -> Self:
         # Only the main thread receives signals, and only it may say who handles them.
@@ -80,6 +82,10 @@ class StopSignals:
             raise Stopped(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # forked from it: Ctrl-C is for the one that will end the others by SIGTERM
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
         self.requested = number
         self._set(signal.SIGINT, signal.SIG_DFL)
         self._set(signal.SIGTERM, signal.SIG_IGN)  # whoever sends it again wants what is already under way

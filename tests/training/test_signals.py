@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from retrieval.training import Stopped, StopSignals
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+def handlers() -> list:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_the_step_under_way_ends_and_no_other_begins(caplog, number, code):
+    before, done = handlers(), []
+
+    def step(batch):
+        if batch == 2:
+            os.kill(os.getpid(), number)
+        done.append(batch)
+
+    with StopSignals() as signals, pytest.raises(Stopped) as stopped:
+        list(map(step, signals.each(range(10))))
+    assert done == [0, 1, 2]
+    assert stopped.value.code == code
+    assert isinstance(stopped.value, SystemExit)
+    assert f"{number.name}: stopping after this step" in caplog.text
+    assert handlers() == before
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_waiting_for_a_batch_ends_at_once(number, code):
+    def batches():
+        yield 1
+        os.kill(os.getpid(), number)
+        raise AssertionError("not reached")
+
+    with StopSignals() as signals, pytest.raises(Stopped) as stopped:
+        list(signals.each(batches()))
+    assert stopped.value.code == code
+
+
+def test_a_signal_outside_the_loops_is_obeyed_by_the_next_one():
+    with StopSignals() as signals:
+        signals.check()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped):
+            next(signals.each([1]))
+        with pytest.raises(Stopped):
+            signals.check(together=True)
+
+
+def test_a_signal_in_the_last_step_counts_too():
+    with StopSignals() as signals, pytest.raises(Stopped):
+        [os.kill(os.getpid(), signal.SIGINT) for _ in signals.each([1])]
+
+
+def test_without_a_signal_all_batches_pass_and_errors_too():
+    def batches():
+        yield from (1, 2)
+        raise ValueError("broken")
+
+    with StopSignals() as signals:
+        assert list(signals.each([1, 2, 3])) == [1, 2, 3]
+        with pytest.raises(ValueError, match="broken"):
+            list(signals.each(batches()))
+
+
+def test_in_another_thread_signals_stay_as_they_are():
+    before, found = handlers(), []
+
+    def work():
+        with StopSignals() as signals:
+            found.append((handlers(), list(signals.each([1, 2]))))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [(before, [1, 2])]
+
+
+LOOP = """
+import sys, time
+from pathlib import Path
+from torch.utils.data import DataLoader, Dataset
+from retrieval.training import Stopped, StopSignals
+
+folder, workers, load, step = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
+
+class Slow(Dataset):
+    def __len__(self):
+        return 10**6
+
+    def __getitem__(self, index):
+        time.sleep(load if index > 2 * workers else 0)
+        return index
+
+with StopSignals() as signals:
+    try:
+        for batch in signals.each(DataLoader(Slow(), batch_size=None, num_workers=workers)):
+            print("begin", int(batch), flush=True)
+            end = time.monotonic() + step
+            while time.monotonic() < end:  # a signal that raised here would leave the step half done
+                time.sleep(0.01)
+            (folder / "done").write_text(str(int(batch)))
+    except Stopped:
+        (folder / "saved").write_text((folder / "done").read_text())
+        raise
+"""
+
+
+def run_and_stop(
+    folder: Path, *signals: signal.Signals, at: int = 1, workers: int = 0, load: float = 0.0, step: float = 0.3
+) -> tuple[int, str]:
+    """Sends signals to the program and its workers, as a terminal does, in step `at`; returns its exit code and last words."""
+    command = [sys.executable, "-c", LOOP, str(folder), *map(str, (workers, load, step))]
+    first, *others = signals
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            while process.stdout.readline() != f"begin {at}\n":
+                assert process.poll() is None, process.stderr.read()
+            os.killpg(process.pid, first)
+            said = (
+                process.stderr.readline()
+            )  # by then it has arrived; the same signal twice, sent at once, would be one
+            for number in others:
+                os.killpg(process.pid, number)
+            errors = said + process.communicate(timeout=60)[1]
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_process_ends_its_step_saves_and_exits_with_the_signals_code(tmp_path, number, code, workers):
+    found, errors = run_and_stop(tmp_path, number, workers=workers)
+    assert found == code, errors
+    assert (tmp_path / "saved").read_text() == "1"
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_process_that_waits_for_its_workers_saves_and_exits_at_once(tmp_path, number, code):
+    # Step 3 needs a batch that takes its worker a minute and more.
+    found, errors = run_and_stop(tmp_path, number, at=2, workers=1, load=100, step=0.0)
+    assert found == code, errors
+    assert (tmp_path / "saved").read_text() == "2"
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_leaves_at_once(tmp_path):
+    found, errors = run_and_stop(tmp_path, signal.SIGINT, signal.SIGINT, at=0, step=100)
+    assert found == -signal.SIGINT, errors  # which a shell shows as 130
+    assert not (tmp_path / "saved").exists()
+
+
+@pytest.mark.slow
+def test_a_second_sigterm_does_not_disturb_the_end(tmp_path):
+    found, errors = run_and_stop(tmp_path, signal.SIGTERM, signal.SIGTERM, at=0, step=2)
+    assert found == 143, errors
+    assert (tmp_path / "saved").read_text() == "0"
