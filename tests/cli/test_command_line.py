@@ -3,69 +3,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
+from small_run import arguments, call
 
-from retrieval import cli
 from retrieval.index import read_bundle
-from retrieval.training import load_checkpoint
-
-SMALL = [
-    "data.name=folder",
-    "image.size=32",
-    "image.resize=32",
-    "image.augmentation=character",
-    "model.backbone=test_resnet",
-    "model.pretrained=false",
-    "model.embedding_dim=16",
-    "data.validation_share=0.25",
-    "data.workers=0",
-    "batch.size=8",
-    "batch.samples_per_class=2",
-    "training.epochs=2",
-    "device=cpu",
-]
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory) -> Path:
-    """Eight training and four test classes of seven noisy drawings each."""
-    root, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    for split, classes in (("train", range(8)), ("test", range(8, 12))):
-        for class_ in classes:
-            folder = root / split / f"class {class_:02d}"
-            folder.mkdir(parents=True)
-            corners = generator.integers(4, 36, (3, 2))
-            for i in range(7):
-                image = Image.new("RGB", (40, 40), "white")
-                ImageDraw.Draw(image).polygon(
-                    [tuple(map(int, c)) for c in corners + generator.integers(-2, 3, (3, 2))], "black"
-                )
-                image.save(folder / f"{i}.png")
-    return root
-
-
-@pytest.fixture(scope="module")
-def run(images, tmp_path_factory) -> Path:
-    """A trained run with an index of its test split."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    assert cli.run(["train", "--config", "glyphs", "--out", str(folder), f"data.root={images}", *SMALL]) == 0
-    assert cli.run(["index", str(folder)]) == 0
-    return folder
-
-
-def call(capsys, *arguments: str) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = cli.run(list(arguments))
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def test_a_run_leaves_everything_that_was_promised(run):
@@ -74,12 +21,14 @@ def test_a_run_leaves_everything_that_was_promised(run):
         "config.yaml",
         "environment.json",
         "metrics.csv",
+        "metrics.jsonl",
+        "log.txt",
         "results.json",
         "last.safetensors",
         "best.safetensors",
     }
     assert names >= {"curves.png", "gallery.png", "index-test"}
-    assert not [name for name in names if name.startswith(".")]
+    assert [name for name in names if name.startswith(".")] == [".lock"]
     assert (run / "metrics.csv").read_text().splitlines()[0].startswith("epoch,step,loss,validation recall@1")
     for picture in ("curves.png", "gallery.png"):
         with Image.open(run / picture) as image:
@@ -152,74 +101,6 @@ def test_the_best_checkpoint_and_other_splits_can_be_indexed(run, capsys, tmp_pa
     assert bundle.manifest["source"]["checkpoint"] == "best"
 
 
-def test_a_stopped_run_is_resumed_to_the_same_weights_as_one_that_was_not(images, tmp_path, monkeypatch, capsys):
-    from retrieval import recipes
-    from retrieval.training import load_checkpoint
-
-    arguments = ["train", "--config", "glyphs", f"data.root={images}", *SMALL, "training.epochs=4", "loss.noise=0.01"]
-    assert cli.run([*arguments, "--out", str(tmp_path / "whole")]) == 0
-
-    write = recipes.write_metrics
-
-    def stop_in_the_third_epoch(path, rows):
-        if len(rows) == 3:
-            raise KeyboardInterrupt
-        write(path, rows)
-
-    monkeypatch.setattr(recipes, "write_metrics", stop_in_the_third_epoch)
-    assert cli.run([*arguments, "--out", str(tmp_path / "stopped")]) == 130
-    assert capsys.readouterr().err.endswith("interrupted\n")
-    monkeypatch.undo()
-    assert cli.run([*arguments, "--out", str(tmp_path / "stopped"), "--resume"]) == 0
-
-    whole, stopped = (load_checkpoint(tmp_path / name / "last.safetensors") for name in ("whole", "stopped"))
-    assert all((whole["model"][name] == stopped["model"][name]).all() for name in whole["model"])
-    assert whole["rows"] == stopped["rows"]
-    for file in ("metrics.csv", "results.json"):
-        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()
-
-
-def test_workers_do_not_change_a_run(images, run, tmp_path):
-    arguments = [
-        "train",
-        "--config",
-        "glyphs",
-        "--out",
-        str(tmp_path / "run"),
-        f"data.root={images}",
-        *SMALL,
-        "data.workers=2",
-    ]
-    assert cli.run(arguments) == 0
-    assert (tmp_path / "run" / "results.json").read_bytes() == (run / "results.json").read_bytes()
-
-
-@pytest.mark.slow
-def test_ctrl_c_and_kill_at_any_moment_leave_a_run_that_can_be_resumed(images, tmp_path):
-    out = tmp_path / "run"
-    arguments = ["train", "--config", "glyphs", "--out", str(out), f"data.root={images}", *SMALL, "data.workers=2"]
-    command = [sys.executable, "-m", "retrieval.cli", *arguments, "training.epochs=100000"]
-    for stop, code in (
-        (signal.SIGINT, 130),
-        (signal.SIGKILL, -signal.SIGKILL),
-        (signal.SIGINT, 130),
-        (signal.SIGINT, 130),
-    ):
-        resume = ["--resume"] if out.exists() else []
-        process = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
-        before = out.joinpath("metrics.csv").read_text().count("\n") if resume else 0
-        deadline = time.monotonic() + 120
-        while not (out / "metrics.csv").exists() or (out / "metrics.csv").read_text().count("\n") < before + 3:
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        os.killpg(process.pid, stop)  # as a terminal does: to the data workers too
-        errors = process.communicate(timeout=60)[1]
-        assert process.returncode == code, errors
-        assert "Traceback" not in errors
-    assert load_checkpoint(out / "last.safetensors")["step"] > 0
-
-
 class TestBadInput:
     """Each is one line on stderr, nothing on stdout, and the right exit code."""
 
@@ -231,22 +112,17 @@ class TestBadInput:
         assert err.count("\n") == 1
         assert "Traceback" not in err
 
-    def train(self, root, out, *overrides: str) -> list[str]:
-        return ["train", "--config", "glyphs", "--out", str(out), f"data.root={root}", *SMALL, *overrides]
-
     def test_a_missing_or_empty_data_folder(self, capsys, tmp_path):
-        self.expect(capsys, 1, str(tmp_path / "none"), *self.train(tmp_path / "none", tmp_path / "run"))
+        self.expect(capsys, 1, str(tmp_path / "none"), *arguments(tmp_path / "none", tmp_path / "run"))
         (tmp_path / "empty").mkdir()
-        self.expect(capsys, 1, str(tmp_path / "empty"), *self.train(tmp_path / "empty", tmp_path / "run"))
+        self.expect(capsys, 1, str(tmp_path / "empty"), *arguments(tmp_path / "empty", tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
     def test_a_training_class_with_one_image(self, capsys, images, tmp_path):
         shutil.copytree(images, tmp_path / "images")
         for i in range(1, 7):
             (tmp_path / "images" / "train" / "class 03" / f"{i}.png").unlink()
-        self.expect(
-            capsys, 1, "class 03", *self.train(tmp_path / "images", tmp_path / "run", "data.validation_share=0")
-        )
+        self.expect(capsys, 1, "class 03", *arguments(tmp_path / "images", tmp_path / "run", "data.validation_share=0"))
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_an_unreadable_image_in_training_and_in_evaluation(self, capsys, images, tmp_path, workers):
@@ -257,7 +133,7 @@ class TestBadInput:
                 file.write_bytes(file.read_bytes()[:60])
             overrides = (f"data.workers={workers}", "data.validation_share=0", "training.epochs=1")
             # The log says how the untrained model did before training meets the first broken image.
-            found, out, err = call(capsys, "--quiet", *self.train(root, tmp_path / f"run-{split}", *overrides))
+            found, out, err = call(capsys, "--quiet", *arguments(root, tmp_path / f"run-{split}", *overrides))
             assert (found, out) == (1, "")
             assert f"{root}/{split}/class" in err
             assert "2.png" in err
@@ -278,24 +154,24 @@ class TestBadInput:
 
     def test_an_unknown_backbone_data_set_optimizer_or_device(self, capsys, images, tmp_path):
         out = tmp_path / "run"
-        self.expect(capsys, 2, "did you mean resnet50", *self.train(images, out, "model.backbone=resnet5O"))
-        self.expect(capsys, 2, "did you mean folder", *self.train(images, out, "data.name=fodler"))
-        self.expect(capsys, 2, "did you mean", *self.train(images, out, "training.optimizer=adamx"))
-        self.expect(capsys, 2, "device", *self.train(images, out, "device=tpu9"))
-        self.expect(capsys, 2, "did you mean test_share", *self.train(images, out, "data.options={test_shar: 0.5}"))
+        self.expect(capsys, 2, "did you mean resnet50", *arguments(images, out, "model.backbone=resnet5O"))
+        self.expect(capsys, 2, "did you mean folder", *arguments(images, out, "data.name=fodler"))
+        self.expect(capsys, 2, "did you mean", *arguments(images, out, "training.optimizer=adamx"))
+        self.expect(capsys, 2, "device", *arguments(images, out, "device=tpu9"))
+        self.expect(capsys, 2, "did you mean test_share", *arguments(images, out, "data.options={test_shar: 0.5}"))
         assert not out.exists()
 
     def test_a_batch_that_the_classes_cannot_fill(self, capsys, images, tmp_path):
-        self.expect(capsys, 2, "batch", *self.train(images, tmp_path / "run", "batch.size=128"))
+        self.expect(capsys, 2, "batch", *arguments(images, tmp_path / "run", "batch.size=128"))
 
     def test_a_run_folder_in_use(self, capsys, images, run):
         before = (run / "results.json").read_bytes()
-        self.expect(capsys, 1, "--resume, --overwrite, or another --out", *self.train(images, run))
-        self.expect(capsys, 1, "another configuration", *self.train(images, run, "seed=5"), "--resume")
+        self.expect(capsys, 1, "--resume, --overwrite, or another --out", *arguments(images, run))
+        self.expect(capsys, 1, "another configuration", *arguments(images, run, "seed=5"), "--resume")
         assert (run / "results.json").read_bytes() == before
 
     def test_resuming_where_there_is_no_run(self, capsys, images, tmp_path):
-        self.expect(capsys, 1, "not the folder of a training run", *self.train(images, tmp_path / "none"), "--resume")
+        self.expect(capsys, 1, "not the folder of a training run", *arguments(images, tmp_path / "none"), "--resume")
 
     def test_a_missing_or_altered_file_of_an_index(self, capsys, run, tmp_path):
         for name in ("vectors.faiss", "items.csv", "model.json", "model.safetensors", "manifest.json"):
@@ -320,14 +196,14 @@ class TestBadInput:
         self.expect(capsys, 2, "largest usable k is 27", "recall", str(run / "index-test"), "--k", "28")
 
     def test_wrong_usage(self, capsys):
-        for arguments in (
+        for words in (
             ["trian"],
             ["recall"],
             ["recall", "x", "--k", "0"],
             ["recall", "x", "--k", "one"],
             ["train", "--resume", "--overwrite"],
         ):
-            code, out, err = call(capsys, *arguments)
+            code, out, err = call(capsys, *words)
             assert (code, out) == (2, "")
             assert "Error: " in err
 

@@ -1,0 +1,191 @@
+"""What a training run promises: nothing lost, nothing mixed up, the same whatever happens in between."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from small_run import arguments, call
+
+from retrieval import cli
+from retrieval.training import RunFolder, Trainer, load_checkpoint
+
+# All that a run remembers from step to step.
+STATEFUL = [
+    "model.ema=0.9",
+    "loss.memory=24",
+    "loss.noise=0.01",
+    "training.warmup_epochs=1",
+    "batch.size=12",
+    "evaluation.test_every=1",
+    "training.epochs=6",
+]
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """All weights, states and figures, to the last bit."""
+    states = [load_checkpoint(run / "last.safetensors") for run in (left, right)]
+    assert_same(*states)
+    assert_same(*(load_checkpoint(run / "best.safetensors") for run in (left, right)))
+    for file in ("metrics.csv", "results.json"):
+        assert (left / file).read_bytes() == (right / file).read_bytes()
+
+
+def assert_same(left, right) -> None:
+    assert type(left) is type(right)
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for pair in zip(left, right, strict=True):
+            assert_same(*pair)
+    else:
+        assert left == right
+
+
+def stop_at(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Sends this process a signal in the midst of a step."""
+    take_step = Trainer._take_step
+
+    def and_a_signal(trainer: Trainer, *batch: torch.Tensor) -> float:
+        if trainer.step == step:
+            os.kill(os.getpid(), number)
+        return take_step(trainer, *batch)
+
+    monkeypatch.setattr(Trainer, "_take_step", and_a_signal)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_step_saves_and_exits_with_its_code(images, tmp_path, monkeypatch, capsys, number, code):
+    stop_at(monkeypatch, 6, number)  # an epoch has 5 steps
+    found, out, err = call(capsys, *arguments(images, tmp_path / "run", "training.epochs=4"))
+    assert (found, out) == (code, "")
+    assert "Traceback" not in err
+    state = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert state["step"] == 7
+    assert len(state["rows"]) == 1
+    assert not (tmp_path / "run" / "results.json").exists()
+    assert "go on with --resume" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_end_as_one_that_was_not(images, tmp_path, monkeypatch):
+    words = [*STATEFUL, "training.epochs=3"]
+    assert cli.run(arguments(images, tmp_path / "whole", *words)) == 0
+    stop_at(monkeypatch, 4)  # an epoch has 3 steps
+    assert cli.run(arguments(images, tmp_path / "stopped", *words)) == 143
+    monkeypatch.undo()
+    assert cli.run(arguments(images, tmp_path / "stopped", *words, "--resume")) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+@pytest.mark.slow
+def test_three_epochs_and_a_resume_of_three_more_equal_six_in_one_go(images, tmp_path):
+    assert cli.run(arguments(images, tmp_path / "six", *STATEFUL, "data.workers=2")) == 0
+    assert cli.run(arguments(images, tmp_path / "three", *STATEFUL, "training.max_steps=9")) == 0
+    assert load_checkpoint(tmp_path / "three" / "last.safetensors")["step"] == 9
+    assert cli.run(arguments(images, tmp_path / "three", *STATEFUL, "data.workers=1", "--resume")) == 0
+    assert load_checkpoint(tmp_path / "three" / "last.safetensors")["step"] == 18
+    assert_same_run(tmp_path / "six", tmp_path / "three")
+
+
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(images, tmp_path, monkeypatch, caplog):
+    assert cli.run(arguments(images, tmp_path / "whole")) == 0
+    stop_at(monkeypatch, 7)
+    assert cli.run(arguments(images, tmp_path / "stopped")) == 143
+    monkeypatch.undo()
+    last = tmp_path / "stopped" / "last.safetensors"
+    last.write_bytes(last.read_bytes()[:-100])
+    assert cli.run(arguments(images, tmp_path / "stopped", "--resume")) == 0
+    assert "last.safetensors" in caplog.text
+    assert_same(*(load_checkpoint(tmp_path / run / "last.safetensors")["model"] for run in ("whole", "stopped")))
+
+
+def test_a_finished_run_that_is_resumed_changes_nothing(run, images, tmp_path):
+    before = {name: (run / name).read_bytes() for name in ("results.json", "metrics.csv", "best.safetensors")}
+    step = load_checkpoint(run / "last.safetensors")["step"]
+    assert cli.run(arguments(images, run, "--resume")) == 0
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert load_checkpoint(run / "last.safetensors")["step"] == step
+
+
+def test_what_changes_no_step_may_change_when_a_run_is_resumed(images, run, capsys):
+    code, _, err = call(capsys, *arguments(images, run, "--resume", "training.learning_rate=1", "seed=3"))
+    assert code == 1
+    assert "seed: 0, now 3, training.learning_rate: 0.002, now 1.0" in err
+    assert call(capsys, *arguments(images, run, "--resume", "training.epochs=9"))[0] == 1  # a cosine would be another
+    assert call(capsys, *arguments(images, run, "--resume", "training.patience=9", "data.timeout=9"))[0] == 0
+
+
+def test_a_second_run_in_the_same_folder_is_refused(images, tmp_path, capsys):
+    out = tmp_path / "run"
+    with RunFolder(out).hold():
+        code, _, err = call(capsys, *arguments(images, out))
+        assert code == 1
+        assert "another run" in err
+        assert err.count("\n") == 1
+
+
+def test_workers_do_not_change_a_run(images, run, tmp_path):
+    assert cli.run(arguments(images, tmp_path / "run", "data.workers=2")) == 0
+    assert_same_run(tmp_path / "run", run)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_model_that_one_would(images, tmp_path):
+    # Without noise, which goes by the order of a batch; and not by Adam, which makes much of a gradient that is but rounding.
+    words = [*STATEFUL, "loss.noise=0", "model.freeze_batchnorm=statistics", "training.epochs=2", "batch.chunk=4"]
+    words += ["training.optimizer=sgd", "training.learning_rate=0.001"]
+    assert cli.run(arguments(images, tmp_path / "one", *words)) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, "-m", "retrieval.cli", *arguments(images, tmp_path / "two", *words), "--json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["last"]["queries"] == 28  # printed once, by the first process
+    one, two = (load_checkpoint(tmp_path / run / "last.safetensors") for run in ("one", "two"))
+    for name, weights in one["model"].items():
+        torch.testing.assert_close(two["model"][name], weights, rtol=1e-3, atol=1e-5)
+    results = [json.loads((tmp_path / run / "results.json").read_text()) for run in ("one", "two")]
+    assert results[0]["untrained"] == results[1]["untrained"]
+    assert results[0]["last"] == pytest.approx(results[1]["last"], abs=0.08)  # of 28 queries, two may differ
+    losses = [[row["loss"] for row in state["rows"]] for state in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0][0] != losses[0][1]
+
+
+@pytest.mark.slow
+def test_ctrl_c_and_kill_at_any_moment_leave_a_run_that_can_be_resumed(images, tmp_path):
+    out = tmp_path / "run"
+    words = arguments(images, out, "data.workers=2", "training.epochs=100000")
+    command = [sys.executable, "-m", "retrieval.cli", *words]
+    for stop, code in (
+        (signal.SIGINT, 130),
+        (signal.SIGKILL, -signal.SIGKILL),
+        (signal.SIGTERM, 143),
+        (signal.SIGINT, 130),
+    ):
+        resume = ["--resume"] if out.exists() else []
+        process = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        before = out.joinpath("metrics.csv").read_text().count("\n") if resume else 0
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.csv").exists() or (out / "metrics.csv").read_text().count("\n") < before + 3:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, stop)  # as a terminal does: to the data workers too
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == code, errors
+        assert "Traceback" not in errors
+    assert load_checkpoint(out / "last.safetensors")["step"] > 0
