@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import errno
+import os
+import pickle
 import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from retrieval.errors import CheckpointError
-from retrieval.training import load_checkpoint, save_checkpoint
+from retrieval.errors import CheckpointError, RetrievalError
+from retrieval.training import RunFolder, load_checkpoint, load_newest, save_checkpoint
 
 
 def state() -> dict:
@@ -102,3 +111,144 @@ def test_what_is_neither_tensor_nor_plain_value_is_refused_before_anything_is_wr
     with pytest.raises(TypeError, match=r"a\.b: a set cannot be stored"):
         save_checkpoint(tmp_path / "c", {"a": {"b": {1}}})
     assert not any(tmp_path.iterdir())
+
+
+def number(path) -> int:
+    return load_checkpoint(path)["number"]
+
+
+def test_the_checkpoint_that_is_replaced_goes_on_under_another_name(tmp_path):
+    last, previous = tmp_path / "last", tmp_path / "previous"
+    for count in range(4):
+        save_checkpoint(last, {"number": count}, keep=previous)
+    assert (number(last), number(previous)) == (3, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "previous"]
+
+
+def test_a_damaged_or_missing_checkpoint_falls_back_to_the_one_before_with_a_warning(tmp_path, caplog):
+    last, previous = tmp_path / "last", tmp_path / "previous"
+    for count in range(2):
+        save_checkpoint(last, {"number": count}, keep=previous)
+    assert load_newest(last, previous)["number"] == 1
+    assert not caplog.records
+
+    last.write_bytes(last.read_bytes()[:-1])
+    assert load_newest(last, previous)["number"] == 0
+    assert "last: not a readable safetensors file" in caplog.text
+    assert "going on from previous, the one before" in caplog.text
+    last.unlink()
+    assert load_newest(last, previous)["number"] == 0
+
+    previous.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="last: no such checkpoint"):
+        load_newest(last, previous)
+
+
+def test_a_foreign_pickle_is_refused_and_nothing_of_it_runs(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "sprung",)
+
+    pickled, archive = tmp_path / "pickled", tmp_path / "archive"
+    pickled.write_bytes(pickle.dumps({"model": Trap()}))
+    torch.save({"model": Trap()}, archive)
+    for file in (pickled, archive):
+        with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+            load_checkpoint(file)
+    assert not (tmp_path / "sprung").exists()
+    pickle.loads(pickled.read_bytes())  # the trap works
+    assert (tmp_path / "sprung").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 2 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no permission to mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_checkpoints_and_nothing_else_and_says_so_in_one_line(small_disk):
+    last, previous = small_disk / "last", small_disk / "previous"
+    weights = {"weights": torch.zeros(100_000)}  # 400 kB: five do not fit
+    for count in range(2):
+        save_checkpoint(last, {"number": count} | weights, keep=previous)
+    (small_disk / "other").write_bytes(bytes(900_000))
+    with pytest.raises(
+        RetrievalError, match=r"last: cannot be written \(.*No space left.*\); what was there"
+    ) as caught:
+        save_checkpoint(last, {"number": 2} | weights, keep=previous)
+    assert "\n" not in str(caught.value)
+    assert (number(last), number(previous)) == (1, 0)
+    assert sorted(path.name for path in small_disk.iterdir()) == ["last", "other", "previous"]
+
+
+def test_a_write_that_fails_leaves_both_checkpoints_and_one_name_is_enough_for_a_file(tmp_path, monkeypatch):
+    def no_space(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    last, previous = tmp_path / "last", tmp_path / "previous"
+    for count in range(2):
+        save_checkpoint(last, {"number": count}, keep=previous)
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "fsync", no_space)
+        with pytest.raises(RetrievalError, match="No space left"):
+            save_checkpoint(last, {"number": 2}, keep=previous)
+    assert (number(last), number(previous)) == (1, 0)
+    with monkeypatch.context() as failing:  # a file system that knows no second name for a file
+        failing.setattr(Path, "hardlink_to", no_space)
+        save_checkpoint(last, {"number": 2}, keep=previous)
+    assert (number(last), number(previous)) == (2, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "previous"]
+
+
+SAVE_FOR_EVER = """
+import itertools, os, sys
+import torch
+from retrieval.training import RunFolder
+
+def save_for_ever():
+    run = RunFolder(sys.argv[1])
+    with run.hold():
+        first = run.load_last()["number"] + 1 if run.last.exists() else 0
+        for number in itertools.count(first):
+            run.save_last({"number": number, "weights": torch.full((200_000,), float(number))})
+            print("saved", number, flush=True)
+
+torch.set_num_threads(1)
+for _ in sys.stdin:  # a new process for every line, but torch is imported only once
+    process = os.fork()
+    if process == 0:
+        save_for_ever()
+    print("process", process, flush=True)
+    os.waitpid(process, 0)
+    print("ended", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path):
+    rng, last = random.Random(0), -1
+    command, pipe = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1) as processes:
+        for _ in range(20):
+            processes.stdin.write("next\n")
+            said = [processes.stdout.readline().split(), processes.stdout.readline().split()]
+            assert {word for word, *_ in said} == {"process", "saved"}, processes.stderr.read()
+            time.sleep(rng.uniform(0, 0.1))
+            os.kill(int(dict(said)["process"]), signal.SIGKILL)
+            while (line := processes.stdout.readline()) != "ended\n":
+                said.append(line.split())
+            saved = [int(number) for word, number in said if word == "saved"]
+            assert saved[0] == last + 1  # it went on from there
+            for path in (tmp_path / "last.safetensors", tmp_path / "previous.safetensors"):
+                if path.exists():  # each of them is whole, not only one
+                    state = load_checkpoint(path)
+                    assert state["weights"].eq(state["number"]).all()
+            last = RunFolder(tmp_path).load_last()["number"]
+            assert last in (saved[-1], saved[-1] + 1)
+    assert len(list(tmp_path.glob(".*.tmp"))) <= 1  # the next run clears it away
