@@ -1,6 +1,7 @@
 """From the words of a configuration to objects: the only place that knows both."""
 
 from retrieval.building.data import (
+    build_augmentation,
     build_preprocessing,
     build_sampler,
     build_training_loader,
@@ -23,6 +24,7 @@ from retrieval.building.training import build_trainer
 
 __all__ = [
     "ProgressBar",
+    "build_augmentation",
     "build_loss",
     "build_model",
     "build_preprocessing",

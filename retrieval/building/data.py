@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from retrieval.building.mistakes import mistakes_in
 from retrieval.config import Config
 from retrieval.data import (
+    Augmentation,
     HierarchicalSampler,
     ImageSet,
     MPerClassSampler,
@@ -91,16 +92,20 @@ def build_sampler(config: Config, images: ImageSet) -> MPerClassSampler:
         )
 
 
+def build_augmentation(config: Config, preprocessing: Preprocessing) -> Augmentation:
+    """What training makes of an image."""
+    with mistakes_in("image.augmentation_options"):
+        return make_augmentation(config.image.augmentation, preprocessing, **config.image.augmentation_options)
+
+
 def build_training_loader(
-    config: Config, images: ImageSet, preprocessing: Preprocessing, sampler: MPerClassSampler, start_step: int
+    config: Config, images: ImageSet, augmentation: Augmentation, sampler: MPerClassSampler, start_step: int
 ) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
     """The batches from `start_step` to the end of the last epoch."""
-    with mistakes_in("image.augmentation_options"):
-        augment = make_augmentation(config.image.augmentation, preprocessing, **config.image.augmentation_options)
     return training_loader(
         images,
         _batches(sampler, start_step, config.training.epochs),
-        augment,
+        augmentation,
         seed=config.seed,
         workers=config.data.workers,
         timeout=config.data.timeout,

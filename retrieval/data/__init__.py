@@ -1,6 +1,6 @@
 """Images on disk, and batches of them. One reader a file, all with the same interface."""
 
-from retrieval.data.augmentation import AUGMENTATIONS, make_augmentation
+from retrieval.data.augmentation import AUGMENTATIONS, Augmentation, make_augmentation
 from retrieval.data.class_splits import fold_classes, split_classes
 from retrieval.data.image_set import ImageSet, require_pairs
 from retrieval.data.images import load_image
@@ -12,6 +12,7 @@ from retrieval.data.transforms import Preprocessing, prepare
 __all__ = [
     "AUGMENTATIONS",
     "DATASETS",
+    "Augmentation",
     "HierarchicalSampler",
     "ImageSet",
     "MPerClassSampler",

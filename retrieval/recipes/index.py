@@ -104,9 +104,7 @@ def evaluate(
         return figures_of(bundle.vectors, bundle.labels, ks=ks, ids=bundle.ids)
     asked = read_bundle(queries)
     number = {name: i for i, name in enumerate(dict.fromkeys((*bundle.class_names, *asked.class_names)))}
-    labels, gallery_labels = (
-        np.array([number[name] for name in part.class_names])[part.labels] for part in (asked, bundle)
-    )
+    labels, gallery_labels = (np.array([number[name] for name in part.class_names]) for part in (asked, bundle))
     return figures_of(
         asked.vectors, labels, ks=ks, ids=bundle.ids, gallery=bundle.vectors, gallery_labels=gallery_labels
     )

@@ -16,6 +16,7 @@ from torch import nn
 from retrieval import evaluation
 from retrieval.building import (
     ProgressBar,
+    build_augmentation,
     build_model,
     build_preprocessing,
     build_sampler,
@@ -30,7 +31,7 @@ from retrieval.building import (
     without_head,
 )
 from retrieval.config import Config, load, to_yaml
-from retrieval.data import ImageSet, MPerClassSampler, Preprocessing
+from retrieval.data import Augmentation, ImageSet, MPerClassSampler, Preprocessing
 from retrieval.errors import CheckpointError, ConfigError
 from retrieval.files import write_json, write_text
 from retrieval.models import Embedder
@@ -119,6 +120,7 @@ class _Run:
     splits: dict[str, ImageSet]
     model: Embedder
     preprocessing: Preprocessing
+    augmentation: Augmentation
     sampler: MPerClassSampler
     trainer: Trainer
     record: Record = field(default_factory=Record)
@@ -160,9 +162,7 @@ class _Run:
         settings, trainer, steps_per_epoch = self.config.training, self.trainer, self.sampler.steps_per_epoch
         num_steps = settings.epochs * steps_per_epoch
         num_steps = min(num_steps, settings.max_steps or num_steps)
-        loader = build_training_loader(
-            self.config, self.splits["train"], self.preprocessing, self.sampler, trainer.step
-        )
+        loader = build_training_loader(self.config, self.splits["train"], self.augmentation, self.sampler, trainer.step)
         if self.has_no_patience_left():  # of a run that had ended so
             return
         with ProgressBar(num_steps, "training", initial=trainer.step) as bar:
@@ -251,6 +251,7 @@ def _build(config: Config, folder: RunFolder, device: torch.device, signals: Sto
     torch.manual_seed(config.seed)
     model = build_model(config).to(device)
     preprocessing = build_preprocessing(config, model)
+    augmentation = build_augmentation(config, preprocessing)
     sampler = build_sampler(config, splits["train"])
     trainer = build_trainer(
         config,
@@ -259,7 +260,7 @@ def _build(config: Config, folder: RunFolder, device: torch.device, signals: Sto
         steps_per_epoch=sampler.steps_per_epoch,
         name_images=name_images(splits["train"], sampler),
     )
-    return _Run(config, folder, device, signals, splits, model, preprocessing, sampler, trainer)
+    return _Run(config, folder, device, signals, splits, model, preprocessing, augmentation, sampler, trainer)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,163 @@
+"""What a configuration asks for reaches the run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from small_run import arguments, call
+
+from retrieval import cli
+from retrieval.training import load_checkpoint
+
+
+def results(run) -> dict[str, dict[str, float]]:
+    return json.loads((run / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights for the backbone: not trained, but not those that a new one starts with."""
+    torch.manual_seed(5)
+    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def shop(images, tmp_path_factory):
+    """The training classes, and of every test class three queries and a gallery of four; super-classes of two classes each."""
+    root = tmp_path_factory.mktemp("shop") / "shop"
+    shutil.copytree(images, root)
+    lines = ["path,label,split,super_class"]
+    for class_ in range(12):
+        for i in range(7):
+            split = "train" if class_ < 8 else ("query" if i < 3 else "gallery")
+            folder = "train" if class_ < 8 else "test"
+            lines.append(f"{folder}/class {class_:02d}/{i}.png,{class_},{split},{class_ // 2}")
+    (root / "images.csv").write_text("\n".join(lines))
+    return root
+
+
+def test_frozen_features_are_measured_first_and_the_three_figures_stand_side_by_side(images, weights, tmp_path, capsys):
+    words = arguments(images, tmp_path / "run", f"model.pretrained={weights}", "evaluation.test_every=1")
+    code, out, _ = call(capsys, *words)
+    assert code == 0
+    names = ["frozen features", "untrained", "last", "best by validation", "best on test"]
+    assert list(results(tmp_path / "run")) == names
+    assert [line[:18].strip() for line in out.splitlines()[1:6]] == names
+    found = results(tmp_path / "run")
+    assert found["frozen features"] != found["untrained"]
+    rows = load_checkpoint(tmp_path / "run" / "last.safetensors")["rows"]
+    best = max(rows, key=lambda row: (row["test recall@1"], row["test map@r"]))
+    assert found["best on test"]["map@r"] == best["test map@r"]
+    assert found["last"]["map@r"] == rows[-1]["test map@r"]
+    best = max(rows, key=lambda row: (row["validation recall@1"], row["validation map@r"]))
+    assert found["best by validation"]["map@r"] == best["test map@r"]
+
+
+def test_a_run_stops_early_where_the_validation_classes_show_no_gain_and_stays_so(images, tmp_path, monkeypatch):
+    words = ["training.learning_rate=1e-12", "training.epochs=9", "training.patience=2", "evaluation.every=2"]
+    words += ["model.freeze_batchnorm=statistics"]
+    assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
+    for resume in ([], ["--resume"]):
+        state = load_checkpoint(tmp_path / "run" / "last.safetensors")
+        assert [row["epoch"] for row in state["rows"]] == [1, 2, 3, 4, 5, 6]
+        assert state["step"] == 30
+        if not resume:
+            assert cli.run(arguments(images, tmp_path / "run", *words, "--resume")) == 0
+    assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_queries_are_measured_against_their_gallery_and_so_are_the_saved_indices(shop, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.run(arguments(shop, run, "data.name=csv")) == 0
+    assert results(run)["last"]["queries"] == 12
+    assert (run / "gallery.png").is_file()
+    assert cli.run(["index", str(run)]) == 0  # the gallery
+    assert cli.run(["index", str(run), "--split", "query"]) == 0
+    code, out, _ = call(
+        capsys, "recall", str(run / "index-gallery"), "--queries", str(run / "index-query"), "--json", "--k", "1,2,4,8"
+    )
+    assert code == 0
+    assert json.loads(out) == results(run)["last"]
+    assert call(capsys, "index", str(run), "--split", "test")[0] == 1
+
+
+def test_batches_from_few_super_classes_can_be_asked_for(shop, images, tmp_path, capsys):
+    words = ["batch.sampler=hierarchical", "data.validation_share=0", "training.epochs=1"]
+    assert cli.run(arguments(shop, tmp_path / "run", "data.name=csv", *words)) == 0
+    code, _, err = call(capsys, *arguments(images, tmp_path / "other", *words))
+    assert code == 2
+    assert "folder has no super-classes" in err
+
+
+def test_a_loss_by_name_keeps_its_proxies_in_the_checkpoint_and_its_own_learning_rate(images, tmp_path):
+    words = ["loss.name=proxy_anchor", "loss.options.alpha=16", "loss.lr_multiplier=50", "training.epochs=1"]
+    assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
+    state = load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert state["loss"]["proxies"].shape == (6, 16)
+    groups = {group["name"]: group["lr"] for group in state["optimizer"]["param_groups"]}
+    assert groups["extra.loss"] == pytest.approx(50 * groups["head"])
+
+
+def test_terms_miners_memory_mixtures_chunks_and_averages_go_together(images, tmp_path, capsys):
+    terms = "[{projection: local, weight: 0.5, memory: 32}, {name: triplet, miner: multi_similarity}]"
+    words = [f"loss.terms={terms}", "batch.chunk=3", "batch.simix=true", "model.ema=0.5", "model.layer_norm=true"]
+    words += ["model.freeze_batchnorm=affine", "model.pooling=gem", "model.freeze_backbone_epochs=1"]
+    words += ["training.amp=bfloat16", "training.clip_norm=1", "model.channels_last=true"]
+    run = tmp_path / "run"
+    assert cli.run(arguments(images, run, *words)) == 0
+    assert cli.run(["index", str(run)]) == 0
+    code, out, _ = call(capsys, "recall", str(run / "index-test"), "--json")
+    assert code == 0
+    assert json.loads(out) == results(run)["last"]
+
+
+def test_mistakes_that_only_the_work_can_find_are_one_line_each_and_leave_no_folder(images, tmp_path, capsys):
+    for words, text in (
+        (["loss.name=tripelt"], "did you mean triplet"),
+        (["loss.name=triplet", "loss.options.margn=1"], "did you mean margin"),
+        (["image.augmentation=photo", "image.augmentation_options={aera: [1, 1]}"], "did you mean area"),
+        (["training.optimizer_options={moment: 1}"], "training.optimizer_options: adamw refuses them"),
+        (["model.pooling=cls"], "the backbone has no class token"),
+        (["data.folds=5"], "data.folds: 5 folds of 8 classes"),
+        (["model.layer_decay=0.5", "model.backbone=no"], "backbone 'no'"),
+    ):
+        code, out, err = call(capsys, *arguments(images, tmp_path / "run", *words))
+        assert (code, out) == (2, ""), err
+        assert text in err
+        assert err.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_class_of_a_single_image_is_refused_or_left_out_as_asked_for(images, tmp_path, capsys):
+    shutil.copytree(images, tmp_path / "images")
+    for i in range(1, 7):
+        (tmp_path / "images" / "train" / "class 03" / f"{i}.png").unlink()
+    words = arguments(tmp_path / "images", tmp_path / "run", "data.validation_share=0", "training.epochs=1")
+    code, _, err = call(capsys, *words)
+    assert code == 1
+    assert "class 03" in err
+    assert "set data.lone_classes to leave_out" in err
+    assert call(capsys, *words, "data.lone_classes=leave_out")[0] == 0
+
+
+def test_runs_are_listed_with_their_figures(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "runs" / "one", ignore=shutil.ignore_patterns("index-*"))
+    (tmp_path / "runs" / "notes").mkdir()
+    code, out, _ = call(capsys, "runs", str(tmp_path / "runs"))
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if "one" in line]
+    assert "finished" in line
+    assert f"{100 * results(run)['last']['recall@1']:.2f}" in line
+    assert f"{100 * results(run)['best by validation']['map@r']:.2f}" in line
+    code, out, _ = call(capsys, "runs", str(tmp_path / "runs"), "--json")
+    (found,) = json.loads(out)
+    assert found["results"] == results(run)
+    assert found["best"]["validation recall@1"] > 0
+    assert call(capsys, "runs", str(tmp_path / "none"))[0] == 1
