@@ -44,6 +44,31 @@ def test_a_file_is_written_and_replaced(tmp_path):
     assert names(tmp_path) == ["file", "text"]
 
 
+def test_the_content_that_is_replaced_goes_on_under_another_name(tmp_path):
+    path, kept = tmp_path / "file", tmp_path / "kept"
+    for content in (b"1", b"2", b"3"):
+        write_bytes(path, content, keep=kept)
+    assert (path.read_bytes(), kept.read_bytes()) == (b"3", b"2")
+    kept.unlink()
+    kept.hardlink_to(path)  # as it is where the write failed between the two
+    write_bytes(path, b"4", keep=kept)
+    assert (path.read_bytes(), kept.read_bytes()) == (b"4", b"3")
+    assert names(tmp_path) == ["file", "kept"]
+
+
+@pytest.mark.parametrize("left_over", [True, False])
+def test_where_a_file_can_have_one_name_only_its_content_goes_on_too(tmp_path, monkeypatch, left_over):
+    path, kept = tmp_path / "file", tmp_path / "kept"
+    if left_over:
+        (tmp_path / ".kept.link.tmp").write_text("of a process that was killed")
+    else:
+        monkeypatch.setattr(Path, "hardlink_to", no_space)
+    for content in (b"1", b"2"):
+        write_bytes(path, content, keep=kept)
+    assert (path.read_bytes(), kept.read_bytes()) == (b"2", b"1")
+    assert names(tmp_path) == ["file", "kept"]
+
+
 def test_others_may_read_what_is_written(tmp_path):
     write_bytes(tmp_path / "file", b"1")
     with folder_in_one_piece(tmp_path / "folder"):

@@ -127,8 +127,15 @@ class RunFolder:
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
-        """Appends what the program logs within the block to the folder's log."""
-        handler = _LogFile(self.log, encoding="utf-8", delay=True)
+        """Appends what the program logs within the block to the folder's log.
+
+        Raises:
+            CheckpointError: the log cannot be opened.
+        """
+        try:
+            handler = _LogFile(self.log, encoding="utf-8")
+        except OSError as error:
+            raise CheckpointError(f"{self.log}: cannot be written ({error.strerror})") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         try:

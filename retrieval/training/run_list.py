@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from retrieval.errors import RetrievalError
 from retrieval.training.folder_lock import is_locked
@@ -46,14 +45,19 @@ def list_runs(folder: str | Path) -> list[RunSummary]:
 
 def _summarize(run: RunFolder) -> RunSummary:
     try:
-        lines = run.metrics_lines.read_text(encoding="utf-8").splitlines() if run.metrics_lines.is_file() else []
-        rows: list[dict[str, float]] = [json.loads(line) for line in lines]
-        results: Any = json.loads(run.results.read_text(encoding="utf-8")) if run.results.is_file() else {}
+        rows = [json.loads(line) for line in _read(run.metrics_lines).splitlines()]
+        results = json.loads(_read(run.results) or "{}")
         best: dict[str, float] = {}
-        for name, value in (item for row in rows for item in row.items() if item[0] not in ("epoch", "step")):
-            choose = min if name == "loss" else max
-            best[name] = choose(best.get(name, value), value)
+        for name, value in (item for row in rows for item in row.items()):
+            if name not in ("epoch", "step"):
+                best[name] = (min if name == "loss" else max)(best.get(name, value), value)
+        results = {what: dict(figures) for what, figures in results.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return RunSummary(run.path, "damaged", 0, {}, {})
     state = "running" if is_locked(run.path) else "finished" if results else "stopped"
     return RunSummary(run.path, state, len(rows), best, results)
+
+
+def _read(path: Path) -> str:
+    """The text of a file, "" where there is none."""
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

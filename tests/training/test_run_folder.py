@@ -1,20 +1,30 @@
 from __future__ import annotations
 
+import errno
 import json
+import logging
 
 import pytest
+import torch
 
 from retrieval.errors import CheckpointError
 from retrieval.training import RunFolder, describe_environment, write_metrics
+
+ROWS = [
+    {"epoch": 1, "step": 5, "loss": 0.5},
+    {"epoch": 2, "step": 10, "loss": 0.25, "validation recall@1": 0.75},
+]
+
+
+def names(run: RunFolder) -> list[str]:
+    return sorted(path.name for path in run.path.iterdir())
 
 
 def test_a_run_folder_is_made_with_its_configuration_and_environment(tmp_path):
     run = RunFolder(tmp_path / "a" / "b")
     run.create("seed: 1\n", describe_environment(device="cpu"))
     assert run.config.read_text() == "seed: 1\n"
-    environment = json.loads(run.environment.read_text())
-    assert environment["device"] == "cpu"
-    assert "torch" in environment["versions"]
+    assert json.loads(run.environment.read_text())["device"] == "cpu"
     run.require()
 
 
@@ -22,14 +32,15 @@ def test_a_folder_in_use_is_refused_and_replaced_only_on_request(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.create("seed: 1\n", {})
     (run.path / "notes.txt").write_text("mine")
-    run.last.write_text("old")
+    (run.path / "events.out.tfevents.1").write_text("old")
+    for file in (run.last, run.previous, run.metrics_lines, run.log):
+        file.write_text("old")
     with pytest.raises(CheckpointError, match=r"pass --resume, --overwrite, or another --out"):
         run.create("seed: 2\n", {})
     assert run.config.read_text() == "seed: 1\n"
     run.create("seed: 2\n", {}, overwrite=True)
     assert run.config.read_text() == "seed: 2\n"
-    assert not run.last.exists()
-    assert (run.path / "notes.txt").exists()
+    assert names(run) == ["config.yaml", "environment.json", "notes.txt"]
 
 
 def test_overwriting_never_deletes_what_is_no_run(tmp_path):
@@ -48,8 +59,75 @@ def test_an_empty_folder_can_be_used_and_a_file_cannot(tmp_path):
         RunFolder(tmp_path / "x").require()
 
 
+def test_a_held_folder_is_free_for_its_own_run_only(tmp_path):
+    run, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    with run.hold():
+        run.check_free()
+        run.create("seed: 1\n", {})
+        with pytest.raises(CheckpointError, match="another run"):
+            other.hold().__enter__()
+    with other.hold():
+        assert names(run) == [".lock", "config.yaml", "environment.json"]
+
+
+def test_holding_clears_away_what_a_killed_run_left_half_written_and_nothing_else(tmp_path):
+    run = RunFolder(tmp_path)
+    run.create("", {})
+    for name in (".last.safetensors.x1.tmp", ".previous.safetensors.link.tmp", "mine.tmp", ".mine.tmp"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".index-test.x1.tmp").mkdir()  # an index that another process writes
+    with run.hold():
+        assert names(run) == [
+            *(".index-test.x1.tmp", ".lock", ".mine.tmp"),
+            *("config.yaml", "environment.json", "mine.tmp"),
+        ]
+
+
+def test_the_last_checkpoint_falls_back_to_the_previous_one(tmp_path, caplog):
+    run = RunFolder(tmp_path)
+    for step in range(3):
+        run.save_last({"step": step, "weights": torch.zeros(5)})
+    assert run.load_last()["step"] == 2
+    run.last.write_bytes(run.last.read_bytes()[:50])
+    assert run.load_last()["step"] == 1
+    assert "going on from previous.safetensors" in caplog.text
+
+
+def test_rows_are_written_as_csv_and_as_lines_of_json(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_rows(ROWS[:1])
+    run.write_rows(ROWS)
+    assert run.metrics.read_text() == "epoch,step,loss,validation recall@1\n1,5,0.5,\n2,10,0.25,0.75\n"
+    assert [json.loads(line) for line in run.metrics_lines.read_text().splitlines()] == ROWS
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        run.write_rows([{"epoch": 1, "step": 5, "loss": float("nan")}])
+
+
 def test_metrics_with_different_figures_share_one_table(tmp_path):
-    write_metrics(
-        tmp_path / "m.csv", [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25, "validation recall@1": 0.75}]
-    )
-    assert (tmp_path / "m.csv").read_text() == "epoch,loss,validation recall@1\n1,0.5,\n2,0.25,0.75\n"
+    write_metrics(tmp_path / "m.csv", ROWS)
+    assert (tmp_path / "m.csv").read_text() == "epoch,step,loss,validation recall@1\n1,5,0.5,\n2,10,0.25,0.75\n"
+
+
+def test_the_log_is_kept_and_goes_on_after_a_resume(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="retrieval")
+    run, log = RunFolder(tmp_path), logging.getLogger("retrieval")
+    log.info("before")
+    for message in ("epoch 1", "epoch 2"):
+        with run.logging():
+            log.info(message)
+    log.info("after")
+    lines = run.log.read_text().splitlines()
+    assert [line.split(" ", 2)[2] for line in lines] == ["INFO epoch 1", "INFO epoch 2"]
+
+
+def test_a_log_on_a_full_disk_disturbs_nobody(tmp_path, monkeypatch, capsys):
+    def no_space(record):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = logging.getLogger("retrieval")
+    with RunFolder(tmp_path).logging():
+        monkeypatch.setattr(log.handlers[-1], "format", no_space)
+        log.warning("lost")
+    assert "No space" not in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match=r"log\.txt: cannot be written \(No such file"):
+        RunFolder(tmp_path / "nowhere").logging().__enter__()

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from retrieval.training.diagnosis import diagnose
+
+
+def parameter(*gradient: float) -> nn.Parameter:
+    found = nn.Parameter(torch.zeros(len(gradient)))
+    found.grad = torch.tensor(gradient, dtype=torch.float32)
+    return found
+
+
+def explain(**options) -> list[str]:
+    defaults = {
+        "learning_rate": 0.1,
+        "embeddings": torch.tensor([[-0.5, 0.25], [0.125, 1.0]]),
+        "parameters": [("weight", parameter(3, 4))],
+    }
+    return diagnose(7, 0.5, math.inf, **defaults | options).splitlines()
+
+
+def test_every_line_says_which_step_it_is_about():
+    lines = explain()
+    assert all(line.startswith("step 7: ") for line in lines)
+    assert lines[0].startswith("step 7: the loss is 0.5 and the gradient's norm inf; the step was not taken")
+    assert "(now 0.1)" in lines[-1]
+
+
+def test_extremes_of_the_embeddings():
+    assert "all 2 embeddings are finite, from -0.5 to 1" in explain()[1]
+    assert "all 2 embeddings of the images 3, 9 are finite" in explain(images=[3, 9])[1]
+
+
+def test_embeddings_that_are_not_finite_are_named_by_their_images_or_rows():
+    embeddings = torch.ones(9, 2)
+    embeddings[1:8, 0] = math.nan
+    assert "7 of 9 embeddings are not finite (rows 1, 2, 3, 4, 5 and 2 more)" in explain(embeddings=embeddings)[1]
+    embeddings[2:] = 1
+    found = explain(embeddings=embeddings, images=list("abcdefghi"))[1]
+    assert "1 of 9 embeddings are not finite (images b); the others lie from 1 to 1" in found
+    assert "without a finite number" in explain(embeddings=torch.full((1, 2), math.inf))[1]
+
+
+def test_where_the_gradient_is_not_finite_and_where_it_is_largest():
+    parameters = [
+        ("a", parameter(3, 4)),
+        ("b", parameter(math.nan, 1)),
+        ("c", parameter(0, 1)),
+        ("frozen", nn.Parameter(torch.zeros(2))),
+    ]
+    found = explain(parameters=parameters)[2]
+    assert (
+        "the gradient is not finite in 1 of 3 parameters (b); its largest finite part is that of a, of norm 5" in found
+    )
+    assert explain(parameters=parameters[1:2])[2].endswith("in 1 of 1 parameters (b)")
+    assert explain(parameters=parameters[3:])[2].endswith("there is no gradient")

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+
+from retrieval.errors import RetrievalError
+from retrieval.files import write_json
+from retrieval.training import RunFolder, list_runs
+
+ROWS = [
+    {"epoch": 1, "step": 5, "loss": 0.5, "validation recall@1": 0.75},
+    {"epoch": 2, "step": 10, "loss": 0.25},
+    {"epoch": 3, "step": 15, "loss": 0.375, "validation recall@1": 0.5},
+]
+
+
+def make_run(path, rows=(), results=None) -> RunFolder:
+    run = RunFolder(path)
+    run.create("seed: 1\n", {})
+    if rows:
+        run.write_rows(rows)
+    if results:
+        write_json(run.results, results)
+    return run
+
+
+def test_runs_are_listed_by_name_with_their_best_figures(tmp_path):
+    make_run(tmp_path / "b" / "second", ROWS, {"last": {"recall@1": 0.5}})
+    make_run(tmp_path / "a", ROWS[:1])
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("of another program")
+    first, second = list_runs(tmp_path)
+    assert (first.path, first.state, first.epochs) == (tmp_path / "a", "stopped", 1)
+    assert (second.path, second.state, second.epochs) == (tmp_path / "b" / "second", "finished", 3)
+    assert second.best == {"loss": 0.25, "validation recall@1": 0.75}
+    assert (first.results, second.results) == ({}, {"last": {"recall@1": 0.5}})
+
+
+def test_a_run_at_work_is_told_from_one_that_was_stopped(tmp_path):
+    run = make_run(tmp_path / "run")
+    with run.hold():
+        assert [found.state for found in list_runs(tmp_path)] == ["running"]
+    assert [found.state for found in list_runs(tmp_path)] == ["stopped"]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"{", b"3\n", b"[1]\n", b'{"loss": "low"}\n{"loss": 1}\n', b"null\n"])
+def test_a_run_with_damaged_files_is_listed_as_such(tmp_path, content):
+    make_run(tmp_path / "good", ROWS)
+    make_run(tmp_path / "bad").metrics_lines.write_bytes(content)
+    assert [(run.path.name, run.state) for run in list_runs(tmp_path)] == [("bad", "damaged"), ("good", "stopped")]
+
+
+def test_results_of_another_shape_are_damage(tmp_path):
+    for name, content in (("list", "[1]"), ("flat", '{"last": 1}')):
+        make_run(tmp_path / name, ROWS).results.write_text(content)
+    assert [run.state for run in list_runs(tmp_path)] == ["damaged", "damaged"]
+
+
+def test_a_folder_without_runs_is_an_empty_list_and_a_missing_one_an_error(tmp_path):
+    assert list_runs(tmp_path) == []
+    with pytest.raises(RetrievalError, match="nowhere: no such folder"):
+        list_runs(tmp_path / "nowhere")
