@@ -1,12 +1,10 @@
 """Reading a configuration: from defaults, a file and overrides, with all mistakes reported at once.
 
-Values come from the schema's defaults, then the file, then `key=value` overrides, and nothing changes them afterwards. YAML is
-read by the rules of YAML 1.2: `1e-4` is a number and `no` is a word.
+Values come from the schema's defaults, then the file, then `key=value` overrides, and nothing changes them afterwards.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from retrieval.errors import ConfigError, did_you_mean
 from retrieval.schema import Config
+from retrieval.yaml_text import parse, parse_value
 
 __all__ = ["Config", "config_names", "load", "to_yaml"]
 
@@ -41,7 +40,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: with one line for every mistake, in the file and in the overrides.
     """
     place, text = _find(source)
-    values, mistakes = _parse(text, place)
+    values, mistakes = parse(text, place)
     if _choose_another_loss(overrides, values.get("loss")):
         del values["loss"]
     mistakes += _apply(values, overrides)
@@ -73,58 +72,6 @@ def _find(source: str | Path) -> tuple[str, str]:
         hint = did_you_mean(str(source), names) or f"; there are {', '.join(names)}, or give a path that ends in .yaml"
         raise ConfigError(f"no configuration is called {str(source)!r}{hint}")
     return f"{source}.yaml", (resources.files("retrieval.configs") / f"{source}.yaml").read_text()
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars, and a list of the keys that stand twice."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - pyyaml's own name; emptied of the YAML 1.1 rules
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.doubled: list[str] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(problem="a key that is no word", problem_mark=key.start_mark)
-            if key.value in seen:
-                self.doubled.append(f"line {key.start_mark.line + 1}: key {key.value!r} stands twice")
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else list(_first)
-    )
-
-
-def _parse(text: str, place: str) -> tuple[dict[str, Any], list[str]]:
-    loader = _Loader(text)
-    try:
-        values = loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(
-            f"{place}:{line} not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})"
-        ) from error
-    if values is None:
-        values = {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{place}: expected sections such as `data:` and `model:`, found a {type(values).__name__}")
-    return values, [f"{place}: {doubled}" for doubled in loader.doubled]
 
 
 def _apply(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
@@ -169,7 +116,7 @@ def _read_value(key: str, text: str) -> Any:
     wanted = _annotation(section, name) if section else None
     kinds = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
     if str not in kinds:
-        return _Loader(text).get_single_data()
+        return parse_value(text)
     words = {"null": None, "true": True, "false": False}
     return words[text] if text in words and type(words[text]) in kinds else text
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,7 @@ def read_splits(config: Config) -> dict[str, ImageSet]:
     return splits
 
 
-def measured_splits(splits: dict[str, ImageSet]) -> tuple[str, str]:
+def measured_splits(splits: Mapping[str, ImageSet]) -> tuple[str, str]:
     """The names of the queries and of the gallery that the figures on the test classes are of; twice "test" as a rule."""
     return ("query", GALLERIES["query"]) if "query" in splits else ("test", "test")
 

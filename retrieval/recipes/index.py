@@ -26,7 +26,7 @@ from retrieval.data import load_image, prepare
 from retrieval.errors import CheckpointError, RetrievalError
 from retrieval.index import read_bundle, write_bundle
 from retrieval.models import embed
-from retrieval.recipes.run import figures_of
+from retrieval.recipes.figures import figures_of
 from retrieval.training import RunFolder, load_checkpoint
 
 

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from retrieval import evaluation
 from retrieval.building import (
     ProgressBar,
     build_augmentation,
@@ -22,7 +18,6 @@ from retrieval.building import (
     build_sampler,
     build_trainer,
     build_training_loader,
-    embed_images,
     measured_splits,
     name_images,
     pick_device,
@@ -30,12 +25,13 @@ from retrieval.building import (
     with_absolute_paths,
     without_head,
 )
-from retrieval.config import Config, load, to_yaml
-from retrieval.data import Augmentation, ImageSet, MPerClassSampler, Preprocessing
-from retrieval.errors import CheckpointError, ConfigError
+from retrieval.config import Config, to_yaml
+from retrieval.data import Augmentation, ImageSet, MPerClassSampler
 from retrieval.files import write_json, write_text
 from retrieval.models import Embedder
+from retrieval.recipes.figures import Figures, Measuring, describe
 from retrieval.recipes.pictures import draw_neighbours
+from retrieval.recipes.resume import require_same
 from retrieval.report import plot_training
 from retrieval.training import (
     RunFolder,
@@ -50,11 +46,6 @@ from retrieval.training import (
 from retrieval.training.record import Record, labelled, unlabelled
 
 log = logging.getLogger("retrieval")
-
-Figures = dict[str, float]
-
-# What a resumed run may change: no step that was taken would have been another.
-FREE_TO_CHANGE = ("device", "data.workers", "data.timeout", "training.max_steps", "training.patience")
 
 
 def train(config: Config, out: str | Path, *, overwrite: bool = False, resume: bool = False) -> dict[str, Figures]:
@@ -92,23 +83,6 @@ def train(config: Config, out: str | Path, *, overwrite: bool = False, resume: b
             return results if distributed.is_main() else {}
 
 
-def describe(figures: Mapping[str, float]) -> str:
-    """recall@1 and MAP@R in one line, in percent."""
-    return "  ".join(
-        f"{name} {100 * value:.2f}" for name, value in figures.items() if name.endswith(("recall@1", "map@r"))
-    )
-
-
-def figures_of(
-    vectors: np.ndarray, labels: np.ndarray, *, ks: Sequence[int], ids: np.ndarray | None = None, **gallery: np.ndarray
-) -> Figures:
-    """`retrieval.evaluation.evaluate`, whose complaints are here about what a configuration asked for."""
-    try:
-        return evaluation.evaluate(vectors, labels, ks=ks, ids=ids, **gallery)
-    except ValueError as error:
-        raise ConfigError(f"these embeddings cannot be measured: {error}") from error
-
-
 @dataclass
 class _Run:
     """What a run consists of; see `_build`."""
@@ -119,17 +93,17 @@ class _Run:
     signals: StopSignals
     splits: dict[str, ImageSet]
     model: Embedder
-    preprocessing: Preprocessing
     augmentation: Augmentation
     sampler: MPerClassSampler
     trainer: Trainer
+    measuring: Measuring
     record: Record = field(default_factory=Record)
 
     def begin(self, *, overwrite: bool) -> None:
         """Measures the model as it is, and makes the folder."""
         if self.config.model.pretrained and self.config.model.embedding_dim:
-            self.record.results["frozen features"] = self.measure("test", without_head(self.model))
-        self.record.results["untrained"] = self.measure("test", self.model)
+            self.record.results["frozen features"] = self.measuring.measure("test", without_head(self.model))
+        self.record.results["untrained"] = self.measuring.measure("test", self.model)
         if distributed.is_main():
             fingerprints = {name: images.fingerprint() for name, images in self.splits.items()}
             environment = describe_environment(device=str(self.device), seed=self.config.seed, data=fingerprints)
@@ -138,7 +112,7 @@ class _Run:
 
     def take_up(self) -> None:
         """Brings everything to where the run stopped."""
-        _require_same(self.config, load(self.folder.config), self.folder)
+        require_same(self.config, self.folder)
         state = self.folder.load_last()
         self.trainer.load_state_dict(state)
         self.record = Record(state["rows"], state["results"])
@@ -184,7 +158,7 @@ class _Run:
         for split, every in (("validation", settings.every), ("test", settings.test_every)):
             is_there = split == "test" or split in self.splits
             if every and is_there and (epoch % every == 0 or is_last):
-                row |= labelled(split, self.measure(split, self.trainer.evaluated))
+                row |= labelled(split, self.measuring.measure(split, self.trainer.evaluated))
         self.record.add(row)
         log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.epochs, loss, describe(row))
         if distributed.is_main():
@@ -201,11 +175,11 @@ class _Run:
     def finish(self) -> dict[str, Figures]:
         """Measures the last and the best epoch, draws pictures and writes the results."""
         model, results = self.trainer.evaluated, dict(self.record.results)
-        vectors = self.embed("test", model)
-        results["last"] = self._figures(vectors, "test")
+        vectors = self.measuring.embed("test", model)
+        results["last"] = self.measuring.figures(vectors, "test")
         if distributed.on_main(self.folder.best.is_file):
             model.load_state_dict(load_checkpoint(self.folder.best)["model"])
-            results["best by validation"] = self.measure("test", model)
+            results["best by validation"] = self.measuring.measure("test", model)
         if best := self.record.best("test"):
             results["best on test"] = unlabelled("test", best)
         if distributed.is_main():
@@ -220,29 +194,6 @@ class _Run:
         if distributed.is_main():
             state = {**self.trainer.state_dict(), "rows": self.record.rows, "results": self.record.results}
             self.folder.save_last(state)
-
-    def measure(self, split: str, model: nn.Module) -> Figures:
-        """The figures of the validation classes or the test classes."""
-        return self._figures(self.embed(split, model), split)
-
-    def embed(self, split: str, model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-        """The vectors of the queries and of the gallery of a split: twice the same, if it is its own gallery."""
-        names = self._parts(split)
-        vectors = {
-            name: embed_images(self.config, model, self.preprocessing, self.splits[name], watch=self.signals.each)
-            for name in dict.fromkeys(names)
-        }
-        return vectors[names[0]], vectors[names[1]]
-
-    def _figures(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:
-        names = self._parts(split)
-        queries, gallery = (self.splits[name].labels for name in names)
-        against = {} if names[0] == names[1] else {"gallery": vectors[1], "gallery_labels": gallery}
-        ks = sorted({1, *self.config.evaluation.ks})
-        return distributed.on_main(lambda: figures_of(vectors[0], queries, ks=ks, **against))
-
-    def _parts(self, split: str) -> tuple[str, str]:
-        return measured_splits(self.splits) if split == "test" else (split, split)
 
 
 def _build(config: Config, folder: RunFolder, device: torch.device, signals: StopSignals) -> _Run:
@@ -260,7 +211,8 @@ def _build(config: Config, folder: RunFolder, device: torch.device, signals: Sto
         steps_per_epoch=sampler.steps_per_epoch,
         name_images=name_images(splits["train"], sampler),
     )
-    return _Run(config, folder, device, signals, splits, model, preprocessing, augmentation, sampler, trainer)
+    measuring = Measuring(config, splits, preprocessing, watch=signals.each)
+    return _Run(config, folder, device, signals, splits, model, augmentation, sampler, trainer, measuring)
 
 
 @contextlib.contextmanager
@@ -272,25 +224,3 @@ def _owned(folder: RunFolder) -> Iterator[None]:
             stack.callback(log.setLevel, log.level)
             log.setLevel(logging.CRITICAL)
         yield
-
-
-def _require_same(config: Config, begun: Config, folder: RunFolder) -> None:
-    """CheckpointError unless the run was begun with this configuration, but for what may change."""
-    free = set(FREE_TO_CHANGE)
-    if config.training.schedule not in ("cosine", "tanh"):  # those end with the last epoch
-        free.add("training.epochs")
-    now, then = _flat(config.model_dump()), _flat(begun.model_dump())
-    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
-    if changed:
-        words = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
-        raise CheckpointError(
-            f"{folder.path}: was begun with another configuration ({words}); resume it with --config {folder.config}"
-        )
-
-
-def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{place}{key}.") if isinstance(value, Mapping) else {f"{place}{key}": value}
-    return flat

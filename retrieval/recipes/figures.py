@@ -1,0 +1,76 @@
+"""What a model is worth on the classes of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from retrieval import evaluation
+from retrieval.building import embed_images, measured_splits
+from retrieval.config import Config
+from retrieval.data import ImageSet, Preprocessing
+from retrieval.errors import ConfigError
+from retrieval.training import distributed
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Measures models on the splits of a run; several processes share the work, and all have the figures.
+
+    Args:
+        config: of the run.
+        splits: see `retrieval.building.read_splits`.
+        preprocessing: how an image becomes a model's input.
+        watch: all batches of images pass through this.
+    """
+
+    config: Config
+    splits: Mapping[str, ImageSet]
+    preprocessing: Preprocessing
+    watch: Callable[[Iterable[torch.Tensor]], Iterable[torch.Tensor]]
+
+    def measure(self, split: str, model: nn.Module) -> Figures:
+        """The figures of a model on the "validation" or the "test" classes; see `retrieval.evaluation.evaluate`."""
+        return self.figures(self.embed(split, model), split)
+
+    def embed(self, split: str, model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of the queries and of the gallery: twice the same, if each image is a query against the others."""
+        queries, gallery = self._parts(split)
+        vectors = {
+            name: embed_images(self.config, model, self.preprocessing, self.splits[name], watch=self.watch)
+            for name in dict.fromkeys((queries, gallery))
+        }
+        return vectors[queries], vectors[gallery]
+
+    def figures(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:
+        """The figures of what `embed` returned."""
+        queries, gallery = self._parts(split)
+        against = {} if queries == gallery else {"gallery": vectors[1], "gallery_labels": self.splits[gallery].labels}
+        ks = sorted({1, *self.config.evaluation.ks})
+        return distributed.on_main(lambda: figures_of(vectors[0], self.splits[queries].labels, ks=ks, **against))
+
+    def _parts(self, split: str) -> tuple[str, str]:
+        return measured_splits(self.splits) if split == "test" else (split, split)
+
+
+def figures_of(
+    vectors: np.ndarray, labels: np.ndarray, *, ks: Sequence[int], ids: np.ndarray | None = None, **gallery: np.ndarray
+) -> Figures:
+    """`retrieval.evaluation.evaluate`, whose complaints are here about what a configuration asked for."""
+    try:
+        return evaluation.evaluate(vectors, labels, ks=ks, ids=ids, **gallery)
+    except ValueError as error:
+        raise ConfigError(f"these embeddings cannot be measured: {error}") from error
+
+
+def describe(figures: Mapping[str, float]) -> str:
+    """recall@1 and MAP@R in one line, in percent."""
+    return "  ".join(
+        f"{name} {100 * value:.2f}" for name, value in figures.items() if name.endswith(("recall@1", "map@r"))
+    )

@@ -1,0 +1,39 @@
+"""Whether a run can be gone on with by a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from retrieval.config import Config, load
+from retrieval.errors import CheckpointError
+from retrieval.training import RunFolder
+
+# What may change: no step that was taken would have been another.
+FREE_TO_CHANGE = ("device", "data.workers", "data.timeout", "training.max_steps", "training.patience")
+
+
+def require_same(config: Config, folder: RunFolder) -> None:
+    """Checks that a run was begun with this configuration, but for what may change.
+
+    Raises:
+        CheckpointError: it was not; names the words that differ.
+    """
+    free = set(FREE_TO_CHANGE)
+    if config.training.schedule not in ("cosine", "tanh"):  # those go by the number of epochs
+        free.add("training.epochs")
+    now, then = _flat(config.model_dump()), _flat(load(folder.config).model_dump())
+    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
+    if changed:
+        words = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
+        raise CheckpointError(
+            f"{folder.path}: was begun with another configuration ({words}); resume it with --config {folder.config}"
+        )
+
+
+def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{place}{key}.") if isinstance(value, Mapping) else {f"{place}{key}": value}
+    return flat

@@ -1,0 +1,80 @@
+"""YAML by the rules of YAML 1.2: `1e-4` is a number and `no` is a word; and no key stands twice."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from retrieval.errors import ConfigError
+
+
+def parse(text: str, place: str) -> tuple[dict[str, Any], list[str]]:
+    """The mapping that a text holds, and a line for every key that stands twice.
+
+    Args:
+        text: what was read.
+        place: where it was read from, for messages.
+
+    Raises:
+        ConfigError: it is not YAML, or not a mapping.
+    """
+    loader = _Loader(text)
+    try:
+        values = loader.get_single_data()
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise ConfigError(
+            f"{place}:{line} not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})"
+        ) from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{place}: expected sections such as `data:` and `model:`, found a {type(values).__name__}")
+    return values, [f"{place}: {doubled}" for doubled in loader.doubled]
+
+
+def parse_value(text: str) -> Any:
+    """A single value.
+
+    Raises:
+        yaml.YAMLError, ValueError: it is not YAML.
+    """
+    return _Loader(text).get_single_data()
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars, and a list of the keys that stand twice."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - pyyaml's own name; emptied of the YAML 1.1 rules
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.doubled: list[str] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(problem="a key that is no word", problem_mark=key.start_mark)
+            if key.value in seen:
+                self.doubled.append(f"line {key.start_mark.line + 1}: key {key.value!r} stands twice")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else list(_first)
+    )
