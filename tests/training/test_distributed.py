@@ -53,8 +53,9 @@ def make_trainer(loss: nn.Module, **options) -> Trainer:
     model = make_model()
     for parameter in loss.parameters():
         nn.init.normal_(parameter, generator=torch.Generator().manual_seed(9))
-    optimizer = torch.optim.AdamW([*model.parameters(), *loss.parameters()], lr=0.01)
-    options = {"training_mode": lambda model, epoch: model.eval(), "clip_norm": 0.5} | options
+    # Other than Adam's, its steps tell a gradient from a multiple of it.
+    optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.02, momentum=0.9)
+    options = {"training_mode": lambda model, epoch: model.eval()} | options
     return Trainer(model, loss, optimizer, Schedule(), average=ModelEmaV3(model, decay=0.5), **options)
 
 
@@ -68,8 +69,8 @@ def train(rows: slice) -> dict[str, dict[str, torch.Tensor]]:
     """Four steps with every loss: the weights, their average and the state of the loss, and the losses' values."""
     found = {}
     for name, loss in LOSSES.items():
-        for chunk_size in (None, 5):
-            trainer, values = make_trainer(loss(), chunk_size=chunk_size), []
+        for chunk_size, clip_norm in ((None, None), (5, 0.1)):
+            trainer, values = make_trainer(loss(), chunk_size=chunk_size, clip_norm=clip_norm), []
             list(trainer.epochs(batches(rows), 2, after_step=values.append))
             state = trainer.state_dict()
             tensors = {f"{part} {key}": v for part in ("model", "average", "loss") for key, v in state[part].items()}
