@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from retrieval.data.image_set import ImageSet
 from retrieval.data.images import load_image
+from retrieval.data.reading import Reading
 from retrieval.data.transforms import Preprocessing, prepare
 from retrieval.errors import DatasetError, RetrievalError
 
@@ -54,7 +55,7 @@ def training_loader(
         DatasetError: while it is read: an image cannot be read. Raised in this process, whoever read the image.
         RetrievalError: while it is read: a worker was killed or hangs.
     """
-    return _Loader(_TrainingBatches(images, augment, seed), batches, workers, timeout)
+    return _Loader(_TrainingBatches(images, Reading(images, workers), augment, seed), batches, workers, timeout)
 
 
 def evaluation_loader(
@@ -76,32 +77,44 @@ def evaluation_loader(
         raise ValueError(f"batch_size is {batch_size}; give at least 1")
     indices = np.arange(len(images))
     batches = [indices[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    return _Loader(_EvaluationBatches(images, preprocessing), batches, workers, timeout)
+    return _Loader(_EvaluationBatches(images, Reading(images, workers), preprocessing), batches, workers, timeout)
 
 
 @dataclass(frozen=True)
-class _TrainingBatches(Dataset[tuple[Tensor, Tensor] | DatasetError]):
+class _Batches(Dataset[Any]):
+    """What both kinds of batches read from."""
+
     images: ImageSet
+    reading: Reading
+
+    def load(self, index: int) -> Image.Image:
+        self.reading.note(int(index))
+        return load_image(self.images.root / self.images.paths[index])
+
+
+@dataclass(frozen=True)
+class _TrainingBatches(_Batches):
     augment: View
     seed: int
 
     def __getitem__(self, batch: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor] | DatasetError:
         number, indices = batch
         try:
-            views = [self.augment(_load(self.images, i), (self.seed, number, int(i))) for i in indices]
+            with self.reading.batch():
+                views = [self.augment(self.load(i), (self.seed, number, int(i))) for i in indices]
         except DatasetError as error:
             return error
         return torch.from_numpy(np.stack(views)), torch.from_numpy(self.images.labels[indices])
 
 
 @dataclass(frozen=True)
-class _EvaluationBatches(Dataset[Tensor | DatasetError]):
-    images: ImageSet
+class _EvaluationBatches(_Batches):
     preprocessing: Preprocessing
 
     def __getitem__(self, indices: np.ndarray) -> Tensor | DatasetError:
         try:
-            return torch.from_numpy(np.stack([prepare(_load(self.images, i), self.preprocessing) for i in indices]))
+            with self.reading.batch():
+                return torch.from_numpy(np.stack([prepare(self.load(i), self.preprocessing) for i in indices]))
         except DatasetError as error:
             return error
 
@@ -113,7 +126,9 @@ class _Loader(DataLoader[Any]):
     `DatasetError` in place of the batch, and it is raised here.
     """
 
-    def __init__(self, dataset: Dataset[Any], batches: Iterable[Any], workers: int, timeout: float) -> None:
+    dataset: _Batches
+
+    def __init__(self, dataset: _Batches, batches: Iterable[Any], workers: int, timeout: float) -> None:
         super().__init__(
             dataset,
             sampler=batches,
@@ -134,7 +149,7 @@ class _Loader(DataLoader[Any]):
             except StopIteration:
                 return
             except RuntimeError as error:
-                explanation = _explain_lost_worker(error, self.timeout)
+                explanation = self.dataset.reading.explain(error, self.timeout)
                 if explanation is None:
                     raise
                 raise RetrievalError(explanation) from error
@@ -163,10 +178,6 @@ def _interrupts_held() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _load(images: ImageSet, index: int) -> Image.Image:
-    return load_image(images.root / images.paths[index])
-
-
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -178,13 +189,3 @@ def _prepare_worker(worker: int) -> None:
     # Errors of data come back as values; what is left is a thread of torch's that finds, at the end of a run, its peer gone.
     sys.excepthook = lambda *_: None
     cv2.setNumThreads(0)  # 1 would first end the threads of the process forked from, and wait for them for ever
-
-
-def _explain_lost_worker(error: RuntimeError, timeout: float) -> str | None:
-    """One line for a worker that hangs or was killed; None for any other error."""
-    reason = " ".join(str(error).split())
-    if reason.startswith("DataLoader timed out"):
-        return f"no batch came from the data workers within {timeout:g} s; look at the disk, or raise data.timeout"
-    if reason.startswith("DataLoader worker (pid"):
-        return f"a data worker was lost ({reason}); if memory ran out, lower data.workers or batch.size"
-    return None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -132,15 +133,24 @@ def stumble(image, seed):
     raise RuntimeError("a mistake in the program")
 
 
-def test_a_worker_that_hangs_ends_the_run(images):
-    with pytest.raises(RetrievalError, match=r"within 1 s; .*data\.timeout"):
+def test_a_worker_that_hangs_ends_the_run_with_the_path_of_its_image(images):
+    path = re.escape(str(images.root / "2.png"))
+    with pytest.raises(RetrievalError, match=rf"within 1 s; in work: {path}; .*data\.timeout"):
         list(training_loader(images, ONE_IMAGE, hang, seed=0, workers=1, timeout=1))
 
 
+def die_of_the_last_image(image, seed):
+    if seed[2] == 4:
+        time.sleep(0.5)
+        die(image, seed)
+    return PREPARE(image, seed)
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
-def test_a_worker_that_is_killed_ends_the_run_in_one_line(images):
-    with pytest.raises(RetrievalError, match="a data worker was lost") as caught:
-        list(training_loader(images, ONE_IMAGE, die, seed=0, workers=1, timeout=60))
+def test_a_worker_that_is_killed_ends_the_run_in_one_line_with_the_path_of_its_image(images):
+    path = re.escape(str(images.root / "4.png"))
+    with pytest.raises(RetrievalError, match=rf"a data worker was lost \(.*\); in work: {path}; if") as caught:
+        list(training_loader(images, BATCHES[:2], die_of_the_last_image, seed=0, workers=2, timeout=60))
     assert "\n" not in str(caught.value)
 
 
