@@ -41,10 +41,9 @@ def joined(device: torch.device | str, timeout: timedelta = timedelta(hours=1)) 
         return
     if device.type == "cuda":
         own = int(os.environ.get("LOCAL_RANK", "0"))
-        if own >= torch.cuda.device_count():
-            raise RetrievalError(
-                f"process {own} of this machine finds {torch.cuda.device_count()} GPUs; lower --nproc_per_node"
-            )
+        found = torch.cuda.device_count()
+        if own >= found:
+            raise RetrievalError(f"process {own} of this machine finds {found} GPUs; lower --nproc_per_node")
         device = torch.device("cuda", own)
         torch.cuda.set_device(device)
     elif device.type != "cpu":
@@ -176,9 +175,9 @@ def share_out(work: Callable[[slice], np.ndarray], count: int, unit: int) -> np.
 
 
 def _reduce_gradients(parameters: Iterable[nn.Parameter], divisor: int) -> None:
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if world_size() == 1:
         return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
         same = [gradient for gradient in gradients if gradient.dtype == dtype]
         flat = torch.cat([gradient.reshape(-1) for gradient in same])  # one message in place of hundreds
@@ -196,8 +195,4 @@ def _all(tensor: Tensor) -> Tensor:
 
 def _device() -> torch.device:
     """Where the means of exchange wants its tensors."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if distributed.get_backend() == "nccl"
-        else torch.device("cpu")
-    )
+    return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")

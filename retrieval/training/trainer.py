@@ -164,9 +164,7 @@ class Trainer:
 
     def _fail(self, loss: float, norm: float, embeddings: Tensor) -> NoReturn:
         message = diagnose(
-            self.step,
-            loss,
-            norm,
+            *(self.step, loss, norm),
             learning_rate=self.optimizer.param_groups[0]["lr"],
             embeddings=embeddings.detach(),
             parameters=(*self.model.named_parameters(), *self.loss_function.named_parameters("loss")),
