@@ -19,6 +19,7 @@ from retrieval.data import (
     prepare,
     training_loader,
 )
+from retrieval.data.loaders import _interrupts_held
 from retrieval.errors import DatasetError, RetrievalError
 
 PREPROCESSING = Preprocessing(12, 12, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -160,3 +161,17 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line_with_the_path_of_its_i
 def test_a_mistake_in_the_program_keeps_its_own_error(images, workers):
     with pytest.raises(RuntimeError, match="a mistake in the program"):
         list(training_loader(images, ONE_IMAGE, stumble, seed=0, workers=workers, timeout=60))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_ctrl_c_while_workers_start_goes_once_to_whoever_handles_it(number):
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append("handled"))
+    try:
+        with _interrupts_held():
+            for _ in range(number):
+                signal.raise_signal(signal.SIGINT)
+            came.append("block ends")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert came == ["block ends", "handled"]
