@@ -155,7 +155,7 @@ def _mistakes(error: ValidationError, place: str, overridden: set[str]) -> list[
                 f"{where}: {key}: expected a section of {', '.join(_known_keys(path))}, found {_shorten(item['input'])}"
             )
         elif item["type"] == "value_error":
-            lines[key] = f"{where}: {key}: {message.removeprefix('value error, ')}"
+            lines[key] = ": ".join(filter(None, (where, key, message.removeprefix("value error, "))))
         elif key in lines:
             lines[key] += f"; or {message}"
         else:

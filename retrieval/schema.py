@@ -214,3 +214,12 @@ class Config(Section):
         if self.training.patience and not (self.data.folds or self.data.validation_share):
             raise ValueError("training.patience watches validation classes, but data.validation_share holds out none")
         return self
+
+    @model_validator(mode="after")
+    def _a_memory_holds_a_batch(self) -> Self:
+        batch = self.batch.size
+        entering = batch + batch * (self.batch.samples_per_class - 1) // 2 if self.batch.simix else batch
+        for term in (self.loss, *self.loss.terms):
+            if 0 < term.memory < entering:
+                raise ValueError(f"loss.memory is {term.memory}, but {entering} embeddings enter it with every batch")
+        return self

@@ -171,11 +171,14 @@ def test_values_that_do_not_fit_together_are_mistakes(tmp_path):
         ("training: {schedule: step}", "expected one number for the schedule step"),
         ("training: {schedule: multistep, decay_epochs: [4, 2]}", "expected numbers that rise"),
         ("training: {decay_epochs: [4]}", "expected none for the schedule cosine"),
-        ("training: {patience: 3}\ndata: {validation_share: 0}", "holds out none"),
+        ("training: {patience: 3}\ndata: {validation_share: 0}", "data.validation_share holds out none"),
+        ("batch: {size: 64}\nloss: {memory: 32}", "loss.memory is 32, but 64 embeddings enter it with every batch"),
+        ("batch: {size: 64, simix: true}\nloss: {terms: [{memory: 64}]}", "but 160 embeddings enter it"),
         ("loss: {miner_options: {epsilon: 1}}", "miner_options are set, but no miner"),
     ):
         (mistake,) = mistakes(tmp_path, text)
         assert words in mistake
+        assert ": :" not in mistake
 
 
 def test_words_of_the_recall_loss_beside_another_loss_are_mistakes(tmp_path):
@@ -192,7 +195,7 @@ def test_a_mistake_inside_a_list_is_named_with_its_place_and_the_word_meant(tmp_
 
 
 def test_another_loss_on_the_command_line_drops_what_the_file_says_of_its_own(tmp_path):
-    (tmp_path / "c.yaml").write_text("loss: {weighting: linear, memory: 99}")
+    (tmp_path / "c.yaml").write_text("loss: {weighting: linear, memory: 999}")
     loss = load(tmp_path / "c.yaml", ["loss.name=triplet", "loss.options.margin=0.2"]).loss
     assert (loss.name, loss.options, loss.memory) == ("triplet", {"margin": 0.2}, 0)
     assert load(tmp_path / "c.yaml", ["loss.terms=[{name: triplet}]"]).loss.terms[0].name == "triplet"

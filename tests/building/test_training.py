@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from retrieval.building import build_model, build_trainer
-from retrieval.config import Config, load
+from retrieval.building import build_augmentation, build_model, build_preprocessing, build_trainer
+from retrieval.config import Config, config_names, load
 from retrieval.errors import ConfigError
 from retrieval.training import SiMix, Trainer
 
@@ -110,3 +110,13 @@ def test_layer_decay_lowers_the_learning_rate_towards_the_image():
 def test_unknown_words_are_mistakes(word, message):
     with pytest.raises(ConfigError, match=message):
         build(word)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_configuration_can_be_built(name):
+    config = load(name)
+    model = build_model(config, pretrained=False)
+    build_augmentation(config, build_preprocessing(config, model))
+    trainer = build_trainer(config, model, num_classes=100, steps_per_epoch=STEPS)
+    trainer.training_mode(trainer.model, 0)
+    assert trainer.model.training
