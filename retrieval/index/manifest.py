@@ -15,10 +15,11 @@ from typing import Any
 from retrieval.errors import IndexFormatError
 
 FORMAT = "retrieval index"
-VERSION = 1
+VERSION = 2  # of version 1 the vectors were a faiss file
 MANIFEST = "manifest.json"
-VECTORS, ITEMS, MODEL, WEIGHTS = "vectors.faiss", "items.csv", "model.json", "model.safetensors"
-FILES = (VECTORS, ITEMS, MODEL, WEIGHTS)
+VECTORS, ITEMS, MODEL, WEIGHTS = "vectors.npy", "items.csv", "model.json", "model.safetensors"
+APPROXIMATE, THUMBNAILS = "approximate.faiss", "thumbnails.zip"
+FILES = (VECTORS, ITEMS, MODEL, WEIGHTS, APPROXIMATE, THUMBNAILS)
 
 REMEDY = "build the index again with `retrieval index`"
 
@@ -33,6 +34,8 @@ _TYPES: Mapping[str, type] = {
     "images_root": str,
     "split": str,
     "source": dict,
+    "type": str,
+    "approximate": dict,
     "files": dict,
 }
 

@@ -1,0 +1,207 @@
+"""approximate.faiss of an index bundle: a faiss index that finds candidates without looking at every vector.
+
+Only its choice of candidates counts: they are scored by the exact vectors, so that a neighbour can be missed and never be wrong.
+How often one is missed is measured when the index is built.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval.errors import IndexFormatError, RetrievalError
+from retrieval.evaluation import search
+from retrieval.index.manifest import REMEDY
+
+EXACT = "exact"
+ALLOWED = "[PCA<d>,][IVF<n>,]Flat|SQ8|SQfp16|PQ<m>x<bits>, or HNSW<m>[,Flat|,SQ8]"
+_FACTORY = re.compile(
+    r"(?:PCA(?P<pca>\d+),)?"
+    r"(?:HNSW(?P<links>\d+)(?:,Flat|,SQ8)?|(?:IVF(?P<lists>\d+),)?(?:Flat|SQ8|SQfp16|PQ(?P<parts>\d+)(?:x(?P<bits>\d+))?))"
+)
+# How faiss files of these begin; no other is handed to its reader.
+_MARKS = (b"IxFI", b"IwFl", b"IwPQ", b"IwSq", b"IHNf", b"IHNs", b"IxPq", b"IxSQ", b"IxPT")
+# What the lists on disk are called inside a file: faiss would open whatever path stands there. Unit vectors hold no such bytes.
+_ON_DISK = b"ilod"
+_POINTS_A_CENTROID = 39  # below this faiss warns
+_SAMPLE = 1000
+_CANDIDATES = 10  # candidates scored exactly, over the number of neighbours asked for
+_FEWEST_CANDIDATES = 100
+_EXPLORED = 128  # entries of the graph that a search through HNSW keeps open
+
+
+class Approximate:
+    """A faiss index over the vectors of a bundle.
+
+    Args:
+        index: the faiss index.
+        vectors: (count, dim) the exact vectors.
+    """
+
+    def __init__(self, index: Any, vectors: np.ndarray) -> None:
+        self._index = index
+        self._vectors = vectors
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (num_queries, k), -1 where none was found, and exact scores, score descending, then position ascending."""
+        width = min(len(self._vectors), max(_FEWEST_CANDIDATES, _CANDIDATES * k))
+        _, candidates = self._index.search(np.ascontiguousarray(queries), width)
+        positions = np.full((len(queries), k), -1, dtype=np.int64)
+        scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        for row, (query, found) in enumerate(zip(queries, candidates, strict=True)):
+            found = np.unique(found[found >= 0])
+            exact = (self._vectors[found].astype(np.float64) * query).sum(axis=1).astype(np.float32)
+            best = np.lexsort((found, -exact))[:k]
+            positions[row, : len(best)], scores[row, : len(best)] = found[best], exact[best]
+        return positions, scores
+
+    def content(self) -> bytes:
+        """The content of the file.
+
+        Raises:
+            RetrievalError: it happens to hold bytes that reading refuses.
+        """
+        import faiss
+
+        content = faiss.serialize_index(self._index).tobytes()
+        if _ON_DISK in content:
+            raise RetrievalError("this index holds, by chance, bytes that reading refuses; choose another --type")
+        return content
+
+
+def factory_string(kind: str, count: int, dimension: int) -> str:
+    """What "ivf", "hnsw" and "pq" stand for in a gallery of that size; other words are returned as they are, checked.
+
+    Raises:
+        ValueError: the type is not allowed, or the gallery is too small or too narrow for it.
+    """
+    lists = max(1, min(int(4 * math.sqrt(count)), count // _POINTS_A_CENTROID))
+    parts = next(parts for parts in range(max(1, dimension // 8), 0, -1) if dimension % parts == 0)
+    bits = max(1, min(8, int(math.log2(max(2, count / _POINTS_A_CENTROID)))))
+    names = {"ivf": f"IVF{lists},Flat", "hnsw": "HNSW32", "pq": f"PQ{parts}x{bits}"}
+    factory = names.get(kind, kind)
+    found = _FACTORY.fullmatch(factory)
+    if not found:
+        raise ValueError(f"type {kind!r} is not allowed; choose exact, {', '.join(names)}, or {ALLOWED}")
+    number = {name: int(word) for name, word in found.groupdict().items() if word}
+    if any(value < 1 for value in number.values()):
+        raise ValueError(f"type {factory!r} has a number below 1")
+    width = number.get("pca", dimension)
+    if width > min(dimension, count):
+        raise ValueError(f"type {factory!r} keeps {width} dimensions of {count} vectors of {dimension}; keep fewer")
+    if width % number.get("parts", 1):
+        raise ValueError(
+            f"type {factory!r} cuts {width} dimensions into {number['parts']} equal parts; choose a divisor"
+        )
+    bits = number.get("bits", 8)
+    if "parts" in number and bits > 12:
+        raise ValueError(f"type {factory!r} has {bits} bits a part; choose at most 12")
+    if number.get("links", 2) not in range(2, 257):
+        raise ValueError(f"type {factory!r} has {number['links']} links a vector; choose 2 to 256")
+    centroids = max(number.get("lists", 1), 2**bits if "parts" in number else 1)
+    if centroids > 1 and count < _POINTS_A_CENTROID * centroids:
+        fewest = _POINTS_A_CENTROID * centroids
+        raise ValueError(
+            f"type {factory!r} needs at least {fewest:,} vectors, there are {count:,}; use exact, or a smaller one"
+        )
+    return factory
+
+
+def build(factory: str, vectors: np.ndarray) -> Approximate:
+    """Trains and fills an index of a type that `factory_string` has checked.
+
+    Raises:
+        RetrievalError: faiss cannot build it.
+    """
+    import faiss
+
+    try:
+        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors)
+        index.add(vectors)
+    except RuntimeError as error:
+        raise RetrievalError(
+            f"faiss cannot build {factory} ({str(error).splitlines()[0]}); use another --type"
+        ) from error
+    inner = _inner(index)
+    if hasattr(inner, "nprobe"):
+        inner.nprobe = max(1, min(inner.nlist, max(8, inner.nlist // 8)))
+    if hasattr(inner, "hnsw"):
+        inner.hnsw.efSearch = _EXPLORED
+    return Approximate(index, vectors)
+
+
+def measure(approximate: Approximate, vectors: np.ndarray) -> dict[str, Any]:
+    """The share of the exact nearest neighbours that are found, over a sample of the vectors as queries: 1 is all.
+
+    Returns:
+        "queries", and "recall@1", "recall@10" against the exact answer; a query counts as its own neighbour.
+    """
+    sample = np.random.default_rng(0).permutation(len(vectors))[:_SAMPLE]
+    ks = [k for k in (1, 10) if k <= len(vectors)]
+    exact = search(vectors[sample], vectors, max(ks)).ids
+    found, _ = approximate.search(vectors[sample], max(ks))
+    shares = {
+        f"recall@{k}": float(np.mean([np.isin(e[:k], f[:k]).mean() for e, f in zip(exact, found, strict=True)]))
+        for k in ks
+    }
+    return {"queries": len(sample), **shares}
+
+
+def read(path: Path, factory: str, vectors: np.ndarray) -> Approximate:
+    """Reads the index of a bundle.
+
+    Raises:
+        IndexFormatError: it is none of the allowed types, keeps its lists in other files, or is of other vectors.
+    """
+    import faiss
+
+    content = path.read_bytes()
+    if content[:4] not in _MARKS:
+        raise IndexFormatError(f"{path}: index type is {content[:4]!r}, expected one of {ALLOWED}; {REMEDY}")
+    if _ON_DISK in content:
+        raise IndexFormatError(f"{path}: keeps its lists in another file, expected them inside; {REMEDY}")
+    try:
+        index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
+        expected = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+    except (RuntimeError, MemoryError) as error:
+        reason = (str(error).splitlines() or ["memory"])[0]
+        raise IndexFormatError(f"{path}: faiss cannot read it ({reason}); {REMEDY}") from error
+    if _kinds(index) != _kinds(expected):
+        raise IndexFormatError(f"{path}: is a {_kinds(index)}, expected {_kinds(expected)} ({factory}); {REMEDY}")
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT or (index.ntotal, index.d) != vectors.shape:
+        raise IndexFormatError(
+            f"{path}: holds {index.ntotal} x {index.d} values under metric {index.metric_type}, expected "
+            f"{vectors.shape[0]} x {vectors.shape[1]} and {faiss.METRIC_INNER_PRODUCT} (inner_product); {REMEDY}"
+        )
+    return Approximate(index, vectors)
+
+
+def _inner(index: Any) -> Any:
+    """The index behind a transform of the vectors."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    return faiss.downcast_index(index.index) if isinstance(index, faiss.IndexPreTransform) else index
+
+
+def _kinds(index: Any) -> str:
+    """The faiss classes that an index consists of."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    parts = [type(index).__name__.replace("IndexFlatIP", "IndexFlat")]
+    if isinstance(index, faiss.IndexPreTransform):
+        chain: Any = index.chain
+        parts += [type(faiss.downcast_VectorTransform(chain.at(i))).__name__ for i in range(chain.size())]
+        parts.append(_kinds(index.index))
+    elif isinstance(index, faiss.IndexHNSW):
+        parts.append(_kinds(index.storage))
+    elif isinstance(index, faiss.IndexIVF):
+        lists: Any = index.invlists
+        parts += [f"{index.nlist} lists", type(faiss.downcast_InvertedLists(lists)).__name__, _kinds(index.quantizer)]
+    return " ".join(parts)
