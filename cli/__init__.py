@@ -13,7 +13,7 @@ import click
 from retrieval import __version__
 from retrieval.errors import RetrievalError
 
-from . import config, data, index, recall, runs, search, train
+from . import config, data, index, processor, recall, runs, search, train
 
 
 @click.group(
@@ -35,6 +35,7 @@ for command in (train.command, index.command, recall.command, search.command, ru
 
 def main() -> None:
     """Runs the command line and exits with its code."""
+    processor.prepare()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -44,8 +45,6 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         0; 1 after an error; 2 after wrong usage or a wrong configuration; 130 after Ctrl-C, 143 after SIGTERM.
     """
-    # Threads that wait busily for one another take the processor from the data workers: twice the time on two cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     debug = "--debug" in arguments
     try:
         code = retrieval.main(list(arguments), prog_name="retrieval", standalone_mode=False)
