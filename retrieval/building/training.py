@@ -18,8 +18,6 @@ from retrieval.errors import ConfigError, did_you_mean
 from retrieval.models import Embedder, freeze_batchnorm, parameter_groups, set_backbone_trainable
 from retrieval.training import SiMix, Trainer
 
-PRECISIONS = {"none": "float32", "bfloat16": "bfloat16", "float16": "float16"}
-
 
 def build_trainer(
     config: Config,
@@ -47,7 +45,7 @@ def build_trainer(
         optimizer,
         _build_schedule(config, optimizer, steps_per_epoch),
         training_mode=_training_mode(config),
-        precision=PRECISIONS[config.training.amp],
+        precision="float32" if config.training.amp == "none" else config.training.amp,
         clip_norm=config.training.clip_norm,
         chunk_size=config.batch.chunk,
         average=ModelEmaV3(model, decay=config.model.ema) if config.model.ema else None,
