@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-COUNTS = ("queries", "left_out")
+COUNTS = ("queries", "left_out", "ties")
 
 
 def print_json(value: Any) -> None:

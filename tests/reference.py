@@ -43,33 +43,39 @@ def plain_neighbours(queries, gallery, k: int, query_ids=None, gallery_ids=None)
 
 
 def plain_evaluation(embeddings, labels, ks, ids=None) -> dict[str, float]:
-    """Recall@k, MAP@R and R-precision of every item against all others, query by query and neighbour by neighbour."""
+    """All figures of every item against all others, query by query and neighbour by neighbour."""
     ids = list(range(len(labels))) if ids is None else [int(i) for i in ids]
-    rankings, _ = plain_neighbours(embeddings, embeddings, len(ids) - 1, ids, ids)
+    rankings = plain_neighbours(embeddings, embeddings, len(ids) - 1, ids, ids)
     return _plain_figures(rankings, labels, dict(zip(ids, labels.tolist(), strict=True)), ks)
 
 
 def plain_gallery_evaluation(embeddings, labels, gallery, gallery_labels, ks, ids=None) -> dict[str, float]:
     """The same for every item against all of a gallery, to which the ids belong."""
     ids = list(range(len(gallery))) if ids is None else [int(i) for i in ids]
-    rankings, _ = plain_neighbours(embeddings, gallery, len(ids), None, ids)
+    rankings = plain_neighbours(embeddings, gallery, len(ids), None, ids)
     return _plain_figures(rankings, labels, dict(zip(ids, gallery_labels.tolist(), strict=True)), ks)
 
 
 def _plain_figures(rankings, labels, label_of, ks) -> dict[str, float]:
-    values = {name: [] for name in (*(f"recall@{k}" for k in ks), "map@r", "r_precision")}
-    for label, ranking in zip(labels.tolist(), rankings.tolist(), strict=True):
+    names = (*(f"{name}@{k}" for name in ("recall", "precision") for k in ks), "map@r", "r_precision", "mrr")
+    values = {name: [] for name in names}
+    ties = 0
+    for label, ranking, scores in zip(labels.tolist(), rankings[0].tolist(), rankings[1].tolist(), strict=True):
         right = [label_of[other] == label for other in ranking]
         r = sum(right)
         if r == 0:
             continue
         for k in ks:
             values[f"recall@{k}"].append(float(any(right[:k])))
+            values[f"precision@{k}"].append(sum(right[:k]) / k)
         values["map@r"].append(sum(sum(right[: i + 1]) / (i + 1) for i in range(r) if right[i]) / r)
         values["r_precision"].append(sum(right[:r]) / r)
+        first = right.index(True)
+        values["mrr"].append(1 / (first + 1))
+        ties += any(s == scores[first] and not is_right for s, is_right in zip(scores, right, strict=True))
     queries = len(values["map@r"])
     figures = {name: sum(column) / queries for name, column in values.items()}
-    return figures | {"queries": queries, "left_out": len(labels) - queries}
+    return figures | {"queries": queries, "left_out": len(labels) - queries, "ties": ties}
 
 
 def plain_smooth_ap_loss(scores, relevant, irrelevant, tau: float) -> float:

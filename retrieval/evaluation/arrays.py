@@ -24,7 +24,7 @@ def check_unit_vectors(name: str, vectors: np.ndarray) -> np.ndarray:
             f"{name}: row {wrong[0]} has length {lengths[wrong[0]]:.6g} ({len(wrong)} of {len(vectors)} rows are at fault), "
             "expected finite unit vectors; normalise them"
         )
-    return np.ascontiguousarray(vectors)
+    return vectors if vectors.flags.c_contiguous else np.ascontiguousarray(vectors)
 
 
 def check_whole_numbers(name: str, values: np.ndarray, count: int) -> np.ndarray:

@@ -1,0 +1,187 @@
+"""The ranks of what is relevant to every query, and what measures make of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrieval.evaluation import metrics as measures
+from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
+from retrieval.evaluation.exact import Items
+
+METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """What is found of every query, an item that has another of its label to find. Arrays are (num_queries,).
+
+    Args:
+        queries: int64, the positions of the queries among the items given, ascending.
+        labels: int64.
+        num_relevant: int64, how many items there are to find.
+        first_rank: int64, the rank of the nearest of them, from 1.
+        tied: whether an irrelevant item has exactly the score of that one, so that their ids decide its rank.
+        values: float64 by the name of a figure, e.g. "recall@1" or "map@r"; see `retrieval.evaluation.metrics`.
+        left_out: number of items that have nothing to find.
+    """
+
+    queries: np.ndarray
+    labels: np.ndarray
+    num_relevant: np.ndarray
+    first_rank: np.ndarray
+    tied: np.ndarray
+    values: dict[str, np.ndarray]
+    left_out: int
+
+
+def rank_queries(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    *,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    ids: np.ndarray | None = None,
+    gallery: np.ndarray | None = None,
+    gallery_labels: np.ndarray | None = None,
+    metrics: Sequence[str] = METRICS,
+    shard: tuple[int, int] = (0, 1),
+) -> Ranking:
+    """Ranks all other items, or a gallery, for each item; see `retrieval.evaluation.evaluate`, which averages what this returns.
+
+    With "recall" and "mrr" alone only the nearest relevant item of a query is ranked, which is faster.
+
+    Args:
+        embeddings: (num_items, dim) float32 unit vectors; those of a file (np.memmap) are never in memory as a whole.
+        labels: (num_items,) whole numbers; items of one label are relevant to one another.
+        ks: cut-offs of recall@k and precision@k, each below the number of items, or at most the size of the gallery.
+        ids: (num_items,) whole numbers from 0, none twice, of the gallery if there is one; the positions if left out.
+        gallery: (num_gallery_items, dim) float32 unit vectors, or such a file.
+        gallery_labels: (num_gallery_items,) whole numbers, by the same numbering as `labels`.
+        metrics: some of "recall", "precision" (both at every k), "map@r", "r_precision", "mrr".
+        shard: (i, n) for the i-th of n parts of the queries, e.g. a process's own; `merge_rankings` puts them together.
+
+    Raises:
+        ValueError: anything above does not hold, or no item has another of its label to find.
+    """
+    embeddings = check_unit_vectors("embeddings", embeddings)
+    labels = check_whole_numbers("labels", labels, len(embeddings))
+    if (gallery is None) != (gallery_labels is None):
+        raise ValueError("gallery and gallery_labels belong together; give both or neither")
+    own = gallery is None or gallery_labels is None  # the items are their own gallery
+    if gallery is None or gallery_labels is None:
+        gallery, gallery_labels = embeddings, labels
+    else:
+        gallery = check_unit_vectors("gallery", gallery)
+        gallery_labels = check_whole_numbers("gallery_labels", gallery_labels, len(gallery))
+    _check_request(ks, metrics, shard, len(gallery) - own)
+    if embeddings.shape[1] != gallery.shape[1]:
+        raise ValueError(
+            f"queries have {embeddings.shape[1]} dimensions and the gallery {gallery.shape[1]}; embed both alike"
+        )
+    ids = np.arange(len(gallery)) if ids is None else check_ids("ids", ids, len(gallery))
+
+    classes, gallery_classes, num_relevant = _classes(labels, gallery_labels)
+    num_relevant -= own
+    if not (num_relevant > 0).any():
+        raise ValueError(
+            "no label occurs twice, so no item has a relevant one to be found; evaluate classes of two or more"
+            if own
+            else "no label of the items occurs in the gallery, so none has a relevant one to be found; number both alike"
+        )
+    mine = np.array_split(np.arange(len(labels)), shard[1])[shard[0]]
+    symmetric = own and shard[1] == 1
+    asked = mine if symmetric else mine[num_relevant[mine] > 0]
+    order = asked[np.argsort(classes[asked], kind="stable")]
+    gallery_order = order if symmetric else np.argsort(gallery_classes, kind="stable")
+
+    from retrieval.evaluation.counting import Counting  # late: torch takes a second to import
+
+    gallery_items = Items(gallery, gallery_order)
+    counting = Counting(
+        queries=gallery_items if symmetric else Items(embeddings, order),
+        gallery=gallery_items,
+        classes=classes[order],
+        gallery_classes=gallery_classes[gallery_order],
+        own=np.argsort(gallery_order)[order] if own else None,
+        id_ranks=np.argsort(np.argsort(ids))[gallery_order],
+        symmetric=symmetric,
+        nearest=set(metrics) <= {"recall", "mrr"},
+    )
+    first_rank = np.zeros(len(labels), dtype=np.int64)
+    tied = np.zeros(len(labels), dtype=bool)
+    values: dict[str, np.ndarray] = {}
+    for found in counting.ranks():
+        block = order[found.rows]
+        some = num_relevant[block] > 0
+        block, ranks = block[some], found.ranks[some]
+        if len(block):
+            first_rank[block], tied[block] = ranks[:, 0], found.tied[some]
+            for name, column in _measure(ranks, num_relevant[block], ks, metrics).items():
+                values.setdefault(name, np.zeros(len(labels)))[block] = column
+    queries = mine[num_relevant[mine] > 0]
+    return Ranking(
+        queries,
+        labels[queries],
+        num_relevant[queries],
+        first_rank[queries],
+        tied[queries],
+        {name: column[queries] for name, column in values.items()},
+        len(mine) - len(queries),
+    )
+
+
+def merge_rankings(parts: Sequence[Ranking]) -> Ranking:
+    """The ranking of all queries from those of all shards, in their order."""
+    arrays = [
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("queries", "labels", "num_relevant", "first_rank", "tied")
+    ]
+    names = next((part.values for part in parts if len(part.queries)), {})
+    values = {name: np.concatenate([part.values[name] for part in parts if len(part.queries)]) for name in names}
+    return Ranking(*arrays, values, sum(part.left_out for part in parts))
+
+
+def _classes(labels: np.ndarray, gallery_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """New numbers for the labels of both sides, by ascending size of the class, and the size of each label's class.
+
+    In this order classes side by side are of about one size, which is what counting takes time by.
+    """
+    names, inverse, sizes = np.unique(gallery_labels, return_inverse=True, return_counts=True)
+    number = np.argsort(np.argsort(sizes, kind="stable"))
+    if not len(names):
+        return np.full(len(labels), -1), inverse, np.zeros(len(labels), dtype=np.int64)
+    places = np.minimum(np.searchsorted(names, labels), len(names) - 1)
+    known = names[places] == labels
+    return np.where(known, number[places], -1), number[inverse], np.where(known, sizes[places], 0)
+
+
+def _measure(
+    ranks: np.ndarray, num_relevant: np.ndarray, ks: Sequence[int], metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+    values = {}
+    if "recall" in metrics:
+        values |= {f"recall@{k}": measures.recall_at_k(ranks, k) for k in ks}
+    if "precision" in metrics:
+        values |= {f"precision@{k}": measures.precision_at_k(ranks, k) for k in ks}
+    if "map@r" in metrics:
+        values["map@r"] = measures.map_at_r(ranks, num_relevant)
+    if "r_precision" in metrics:
+        values["r_precision"] = measures.r_precision(ranks, num_relevant)
+    if "mrr" in metrics:
+        values["mrr"] = measures.reciprocal_rank(ranks)
+    return values
+
+
+def _check_request(ks: Sequence[int], metrics: Sequence[str], shard: tuple[int, int], num_others: int) -> None:
+    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
+        raise ValueError(f"ks are {list(ks)}, expected different numbers from 1, e.g. 1, 2, 4, 8")
+    if max(ks) > num_others:
+        raise ValueError(
+            f"k is {max(ks)}, but a query has {num_others} others to find; the largest usable k is {num_others}"
+        )
+    if not metrics or not set(metrics) <= set(METRICS):
+        raise ValueError(f"metrics are {list(metrics)}, expected some of {', '.join(METRICS)}")
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"shard is {shard}, expected (i, n) with i from 0 to n - 1")
