@@ -13,7 +13,7 @@ import click
 from retrieval import __version__
 from retrieval.errors import RetrievalError
 
-from . import config, data, index, processor, recall, runs, search, train
+from . import compare, config, data, embed, export, index, processor, recall, report, runs, search, train
 
 
 @click.group(
@@ -29,7 +29,10 @@ def retrieval(quiet: bool, debug: bool) -> None:
     logging.getLogger("retrieval").setLevel(logging.ERROR if quiet else logging.INFO)
 
 
-for command in (train.command, index.command, recall.command, search.command, runs.command, data.group, config.group):
+for command in (
+    *(train.command, index.group, recall.command, search.command, compare.command, embed.command, export.group),
+    *(report.command, runs.command, data.group, config.group),
+):
     retrieval.add_command(command)
 
 

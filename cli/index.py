@@ -4,26 +4,172 @@ from __future__ import annotations
 
 import click
 
+from .groups import DefaultGroup
+from .output import paste, print_json
 
-@click.command(
+TYPES = "exact, ivf, hnsw, pq, or a faiss factory string such as IVF256,Flat"
+
+
+@click.group(
     "index",
+    cls=DefaultGroup,
     epilog="""\b
 Examples:
   retrieval index runs/glyphs
-  retrieval index runs/glyphs --split train --checkpoint best --out glyphs-train""",
+  retrieval index runs/glyphs --split train --checkpoint best --out glyphs-train
+  retrieval index runs/glyphs --images photos --out photos-index --thumbnails
+  retrieval index --from-npy vectors.npy --labels labels.csv --out elsewhere
+  retrieval index build --help""",
 )
-@click.argument("run", type=click.Path(file_okay=False))
+def group() -> None:
+    """Embed images and write an index; add to one, remove from one, merge several.
+
+    Without the name of a command, `build` is meant.
+    """
+
+
+@group.command(
+    "build",
+    epilog="""\b
+Examples:
+  retrieval index runs/glyphs
+  retrieval index runs/glyphs --images photos --out photos-index --thumbnails
+  retrieval index runs/sop --type ivf --out sop-index
+  retrieval index --from-npy vectors.npy --labels labels.csv --out elsewhere
+  torchrun --nproc_per_node 2 -m retrieval.cli index runs/glyphs""",
+)
+@click.argument("run", required=False, type=click.Path(file_okay=False))
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test", "query", "gallery"]),
     help="What to embed.  [default: test, or gallery]",
 )
+@click.option("--images", type=click.Path(), help="Embed this folder; its subfolders are the classes.")
+@click.option("--list", "listed", type=click.Path(), help="Embed this CSV list: columns path, label.")
+@click.option("--root", type=click.Path(), help="Where the paths of the list start.  [default: its folder]")
+@click.option("--from-npy", "vectors", type=click.Path(), help="Embed nothing: take these vectors.")
+@click.option("--labels", type=click.Path(), help="Of those, a CSV file: label, and perhaps id, path.")
 @click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
+@click.option("--type", "kind", default="exact", show_default=True, help=f"{TYPES[0].upper()}{TYPES[1:]}.")
+@click.option("--thumbnails", is_flag=True, help="Keep a small picture of every image.")
+@click.option("--device", help="auto, cpu, cuda, ...  [default: as the run has it]")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder of the index.  [default: RUN/index-<split>]")
 @click.option("--overwrite", is_flag=True, help="Replace the index in that folder.")
-def command(run: str, split: str | None, checkpoint: str, out: str | None, overwrite: bool) -> None:
-    """Embed a split with the model of RUN and write an index."""
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def build(
+    run: str | None,
+    split: str | None,
+    images: str | None,
+    listed: str | None,
+    root: str | None,
+    vectors: str | None,
+    labels: str | None,
+    checkpoint: str,
+    kind: str,
+    thumbnails: bool,
+    device: str | None,
+    out: str | None,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Embed images with the model of RUN (a run, or an index) and write an index.
+
+    A call that was killed is taken up by the same call.
+    """
+    if (run is None) == (vectors is None):
+        raise click.UsageError("give either RUN or --from-npy")
+    if (vectors is None) != (labels is None):
+        raise click.UsageError("--from-npy and --labels belong together")
+    others = {"--split": split, "--images": images, "--list": listed, "--root": root, "--device": device}
+    unused = [name for name, value in others.items() if value is not None]
+    if vectors and (unused or thumbnails):
+        raise click.UsageError(f"{(unused or ['--thumbnails'])[0]} does not go with --from-npy")
+    if vectors and not out:
+        raise click.UsageError("--from-npy needs --out")
     from retrieval import recipes
 
-    folder = recipes.build_index(run, out, split=split, checkpoint=checkpoint, overwrite=overwrite)
-    click.echo(f"index     {folder}\nnext      retrieval recall {folder}")
+    if vectors and labels and out:
+        folder = recipes.index_vectors(vectors, labels, out, kind=kind, overwrite=overwrite)
+    else:
+        assert run is not None
+        folder = recipes.build_index(
+            run,
+            out,
+            split=split,
+            images=images,
+            listed=listed,
+            root=root,
+            checkpoint=checkpoint,
+            kind=kind,
+            thumbnails=thumbnails,
+            device=device,
+            overwrite=overwrite,
+        )
+    if not recipes.is_main():  # not the first of several processes
+        return
+    _print(recipes.describe_index(folder), as_json)
+
+
+@group.command("add", epilog="Example: retrieval index add photos-index photos/cats/9.jpg photos/dogs")
+@click.argument("index", type=click.Path(file_okay=False))
+@click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE|FOLDER...")
+@click.option("--class", "class_name", help="Their class.  [default: the folder below the images' root]")
+@click.option("--root", type=click.Path(), help="Where the images of the index are now.  [default: as when built]")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def add(
+    index: str, images: tuple[str, ...], class_name: str | None, root: str | None, device: str, as_json: bool
+) -> None:
+    """Embed IMAGES with the model of INDEX and add them to it."""
+    from retrieval import recipes
+
+    count = recipes.add_images(index, images, class_name=class_name, root=root, device=device)
+    _print({"added": count, **recipes.describe_index(index)}, as_json)
+
+
+@group.command("remove", epilog="Example: retrieval index remove photos-index cats/9.jpg --class dogs")
+@click.argument("index", type=click.Path(file_okay=False))
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--id", "ids", multiple=True, type=int, help="The item of this id; can be repeated.")
+@click.option("--class", "class_names", multiple=True, help="All items of this class; can be repeated.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def remove(
+    index: str, paths: tuple[str, ...], ids: tuple[int, ...], class_names: tuple[str, ...], as_json: bool
+) -> None:
+    """Take items out of INDEX, by PATH as the index has it, by id or by class. The images stay."""
+    from retrieval import recipes
+
+    count = recipes.remove_images(index, paths, ids=ids, class_names=class_names)
+    _print({"removed": count, **recipes.describe_index(index)}, as_json)
+
+
+@group.command("merge", epilog="Example: retrieval index merge monday tuesday --out both")
+@click.argument("indices", nargs=-1, required=True, type=click.Path(file_okay=False), metavar="INDEX INDEX...")
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the new index.")
+@click.option("--overwrite", is_flag=True, help="Replace the index in that folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def merge(indices: tuple[str, ...], out: str, overwrite: bool, as_json: bool) -> None:
+    """Write one index of the items of several that were made with the same model."""
+    from retrieval import recipes
+
+    recipes.merge_indices(indices, out, overwrite=overwrite)
+    _print(recipes.describe_index(out), as_json)
+
+
+def _print(facts: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+        return
+    folder = paste(str(facts["index"]))
+    for what in ("added", "removed"):
+        if what in facts:
+            click.echo(f"{what:9} {facts[what]:,} images")
+    click.echo(f"index     {folder}")
+    click.echo(f"holds     {facts['count']:,} vectors of {facts['dimension']} numbers, {facts['classes']:,} classes")
+    measured = facts["approximate"]
+    if isinstance(measured, dict) and measured:
+        shares = ", ".join(
+            f"{100 * measured[name]:.2f} % of the first {name[7:]}" for name in measured if name != "queries"
+        )
+        click.echo(f"type      {facts['type']}: finds {shares}")
+    click.echo(f"next      retrieval recall {folder}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
-from .output import figures_table, print_json
+from .output import class_table, one_table, print_csv, print_json, rankings_table
+
+METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
 
 
 def parse_ks(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -18,27 +23,110 @@ def parse_ks(context: click.Context, parameter: click.Parameter, value: str) -> 
     return ks
 
 
+def parse_metrics(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    """Reads "recall,mrr"."""
+    words = tuple(dict.fromkeys(word.strip() for word in value.split(",")))
+    for word in words:
+        if word not in METRICS:
+            raise click.BadParameter(f"{word!r} is none of {', '.join(METRICS)}")
+    return words
+
+
+def ranking_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of better rankings."""
+    for option in (
+        click.option("--rerank", is_flag=True, help="Re-rank by k-reciprocal neighbours."),
+        click.option(
+            "--dba", default=0, type=click.IntRange(0), metavar="N", help="Average each vector of the index with N."
+        ),
+        click.option(
+            "--alpha", default=3.0, show_default=True, type=click.FloatRange(0), help="Weights: score ^ alpha."
+        ),
+        click.option(
+            "--qe", default=0, type=click.IntRange(0), metavar="N", help="Average each query with its first N."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command(
     "recall",
     epilog="""\b
 Examples:
   retrieval recall runs/glyphs/index-test
-  retrieval recall runs/glyphs/index-test --k 1,10,100 --json
+  retrieval recall runs/glyphs/index-test --k 1,10,27 --json
+  retrieval recall runs/glyphs/index-test --metrics recall,mrr --macro --intervals
+  retrieval recall runs/glyphs/index-test --per-class --csv
+  retrieval recall runs/glyphs/index-test --qe 5 --dba 5 --rerank
   retrieval recall runs/inshop/index-gallery --queries runs/inshop/index-query""",
 )
 @click.argument("index", type=click.Path(file_okay=False))
 @click.option("--k", "ks", default="1,2,4,8", show_default=True, callback=parse_ks, help="Cut-offs of recall@k.")
 @click.option("--queries", type=click.Path(file_okay=False), help="An index whose images are the queries instead.")
+@click.option(
+    "--metrics",
+    default="recall,map@r,r_precision",
+    show_default=True,
+    callback=parse_metrics,
+    help="Also precision (at k) and mrr.",
+)
+@click.option("--macro", is_flag=True, help="Also the means over classes.")
+@click.option("--intervals", is_flag=True, help="Also 95 % intervals: bootstrap over queries.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the bootstrap.")
+@click.option("--per-class", is_flag=True, help="Of every class, the worst first.")
+@ranking_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: fractions of 1 under recall@1, ..., map@r.")
-def command(index: str, ks: tuple[int, ...], queries: str | None, as_json: bool) -> None:
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: fractions of 1.")
+def command(
+    index: str,
+    ks: tuple[int, ...],
+    queries: str | None,
+    metrics: tuple[str, ...],
+    macro: bool,
+    intervals: bool,
+    seed: int,
+    per_class: bool,
+    qe: int,
+    alpha: float,
+    dba: int,
+    rerank: bool,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
     """Measure INDEX: each image against all others, or those of another index against it.
 
-    recall@k is the share of queries with at least one image of the same class among the first k.
+    recall@k is the share of queries with at least one image of the same class among the first k. With --qe, --dba and --rerank the
+    table shows what each of them makes of it.
     """
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    if (per_class or macro or intervals) and (qe or dba or rerank):
+        raise click.UsageError("--qe, --dba and --rerank do not go with --per-class, --macro or --intervals")
+    if per_class and (macro or intervals):
+        raise click.UsageError("--per-class does not go with --macro or --intervals")
     from retrieval import recipes
 
-    figures = recipes.evaluate(index, ks, queries=queries)
-    if as_json:
-        print_json(figures)
+    if per_class:
+        rows = recipes.evaluate_classes(index, ks, queries=queries, metrics=metrics)
+        _print(rows, rows, class_table, as_json, as_csv)
+    elif qe or dba or rerank:
+        figures = recipes.evaluate_rankings(index, ks, recipes.Ranking(qe, alpha, dba, rerank), queries=queries)
+        _print(
+            figures, [{"ranking": name, **values} for name, values in figures.items()], rankings_table, as_json, as_csv
+        )
     else:
-        click.echo(figures_table({index: figures}))
+        words = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
+        one = recipes.evaluate(index, ks, queries=queries, **words)
+        _print(one, [one], lambda rows: one_table(rows[0]), as_json, as_csv)
+
+
+def _print(
+    value: Any, rows: list[dict[str, Any]], table: Callable[[list[dict[str, Any]]], str], as_json: bool, as_csv: bool
+) -> None:
+    if as_json:
+        print_json(value)
+    elif as_csv:
+        print_csv(rows)
+    else:
+        click.echo(table(rows))

@@ -45,6 +45,18 @@ def rewrite(bundle: Bundle, **changes: Any) -> None:
     write_bundle(bundle.folder, **words, overwrite=True)
 
 
+def require_new(bundle: Bundle, paths: Sequence[str]) -> None:
+    """Checks that a bundle holds none of these paths.
+
+    Raises:
+        IndexFormatError: names the first that it holds.
+    """
+    known = set(bundle.paths)
+    for path in paths:
+        if path in known:
+            raise IndexFormatError(f"{bundle.folder}: holds {path!r} already; remove it first")
+
+
 def add(
     bundle: Bundle,
     vectors: np.ndarray,
@@ -67,10 +79,7 @@ def add(
     Raises:
         IndexFormatError: a path is in the bundle already.
     """
-    known = set(bundle.paths)
-    for path in paths:
-        if path in known:
-            raise IndexFormatError(f"{bundle.folder}: holds {path!r} already; remove it first")
+    require_new(bundle, paths)
     old = contents(bundle)
     first = int(bundle.ids.max()) + 1
     rewrite(

@@ -1,8 +1,37 @@
 """What the command line does: train, index, measure, search."""
 
-from retrieval.recipes.index import build_index, evaluate, search
+from retrieval.recipes.compare import compare
+from retrieval.recipes.export import embed_to_files, export_onnx, export_vectors
+from retrieval.recipes.index import add_images, build_index, describe_index, index_vectors, merge_indices, remove_images
+from retrieval.recipes.measure import Ranking, evaluate, evaluate_classes, evaluate_rankings
+from retrieval.recipes.page import write_page
 from retrieval.recipes.pictures import draw_search
+from retrieval.recipes.report import write_report
 from retrieval.recipes.run import train
 from retrieval.recipes.runs import list_runs
+from retrieval.recipes.search import search
+from retrieval.training.distributed import is_main
 
-__all__ = ["build_index", "draw_search", "evaluate", "list_runs", "search", "train"]
+__all__ = [
+    "Ranking",
+    "add_images",
+    "build_index",
+    "compare",
+    "describe_index",
+    "draw_search",
+    "embed_to_files",
+    "evaluate",
+    "evaluate_classes",
+    "evaluate_rankings",
+    "export_onnx",
+    "export_vectors",
+    "index_vectors",
+    "is_main",
+    "list_runs",
+    "merge_indices",
+    "remove_images",
+    "search",
+    "train",
+    "write_page",
+    "write_report",
+]

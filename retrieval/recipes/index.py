@@ -1,33 +1,32 @@
-"""Indices: written, measured, searched."""
+"""Index bundles: written from images or vectors, and changed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import save as save_tensors
 
-from retrieval import evaluation
-from retrieval.building import (
-    build_model,
-    build_preprocessing,
-    describe_model,
-    embed_images,
-    load_embedder,
-    measured_splits,
-    pick_device,
-    read_splits,
+from retrieval.building import measured_splits, read_splits
+from retrieval.data import ImageSet
+from retrieval.errors import ConfigError, IndexFormatError, RetrievalError, did_you_mean
+from retrieval.index import Bundle, approximate, editing, read_bundle, write_bundle
+from retrieval.index.manifest import MANIFEST
+from retrieval.recipes import arrays
+from retrieval.recipes.embedding import embed_in_parts, side_folder, thumbnails_of
+from retrieval.recipes.sources import (
+    Source,
+    below,
+    device_of,
+    images_in,
+    images_of,
+    listed_images,
+    read_source,
+    source_of,
 )
-from retrieval.config import load
-from retrieval.data import load_image, prepare
-from retrieval.errors import CheckpointError, RetrievalError
-from retrieval.index import read_bundle, write_bundle
-from retrieval.models import embed
-from retrieval.recipes.figures import figures_of
-from retrieval.training import RunFolder, load_checkpoint
+from retrieval.training import distributed
 
 
 def build_index(
@@ -35,116 +34,238 @@ def build_index(
     out: str | Path | None = None,
     *,
     split: str | None = None,
+    images: str | Path | None = None,
+    listed: str | Path | None = None,
+    root: str | Path | None = None,
     checkpoint: str = "last",
+    kind: str = approximate.EXACT,
+    thumbnails: bool = False,
+    device: str | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Embeds a split with a trained model and writes an index bundle.
+    """Embeds a split, a folder or a list with a trained model and writes an index bundle.
+
+    A call that was killed is taken up by the next one of the same images and model. Processes of torchrun share the work.
 
     Args:
-        run: folder of a training run.
+        run: folder of a training run, or of an index whose model is to be used again.
         out: folder of the bundle; `index-<split>` in the run if left out.
         split: "train", "validation", "test", "query" or "gallery", whichever the run has; if left out the one that is searched:
             "test" or "gallery".
+        images: a folder of images in place of a split; see `images_in`.
+        listed: a list of images in place of a split; see `listed_images`.
+        root: where the paths of the list start from.
         checkpoint: "last" or "best", by the validation classes.
+        kind: "exact", "ivf", "hnsw", "pq" or an allowed faiss factory string; see `retrieval.index.approximate`.
+        thumbnails: keep a small picture of every image.
+        device: where to compute; as the run's configuration says if left out.
         overwrite: replace a bundle that is there.
 
     Returns:
         The bundle's folder.
     """
-    folder = RunFolder(run)
-    folder.require()
-    config = load(folder.config)
-    splits = read_splits(config)
-    split = split or measured_splits(splits)[1]
-    if split not in splits:
-        raise RetrievalError(f"{run}: has no split {split!r}; it has {', '.join(splits)}")
-    out = Path(out) if out else folder.path / f"index-{split}"
-    if out.exists() and not overwrite:
-        raise RetrievalError(f"{out}: exists already; choose another --out or pass --overwrite")
-    model = build_model(config, pretrained=False).to(pick_device(config.device))
-    state = folder.load_last() if checkpoint == "last" else load_checkpoint(folder.best)
-    weights = _trained_weights(state)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{run}: its config.yaml and its checkpoint are of different models; train again"
-        ) from error
-    preprocessing = build_preprocessing(config, model)
-    images = splits[split]
-    write_bundle(
-        out,
-        vectors=embed_images(config, model, preprocessing, images),
-        ids=np.arange(len(images)),
-        labels=images.labels,
-        class_names=images.class_names,
-        paths=images.paths,
-        model=describe_model(model, preprocessing),
-        weights=save_tensors(weights),
-        images_root=str(images.root.resolve()),
-        split=split,
-        source={"dataset": config.data.name, "checkpoint": checkpoint, "step": state["step"]},
-        overwrite=overwrite,
-    )
+    source = read_source(run, checkpoint=checkpoint)
+    name, found = _choose(source, run, split, images, listed, root)
+    out = Path(out) if out else Path(run) / f"index-{name}"
+    _require_free(out, overwrite)
+    factory = _factory(kind, len(found), source)
+    with distributed.joined(device_of(source, device)) as place, side_folder(out, source, found) as side:
+        vectors = embed_in_parts(source, found, place, side)
+        distributed.on_main(
+            lambda: write_bundle(
+                out,
+                vectors=vectors,
+                ids=np.arange(len(found)),
+                labels=found.labels,
+                class_names=found.class_names,
+                paths=found.paths,
+                model=source.description,
+                weights=source.weights,
+                images_root=str(found.root.resolve()),
+                split=name,
+                source=source.facts,
+                kind=factory,
+                pictures=thumbnails_of(found) if thumbnails else None,
+                overwrite=overwrite,
+            )
+        )
     return out
 
 
-def evaluate(
-    index: str | Path, ks: Sequence[int] = (1, 2, 4, 8), *, queries: str | Path | None = None
-) -> dict[str, float]:
-    """Measures an index bundle; see `retrieval.evaluation.evaluate`.
+def index_vectors(
+    vectors: str | Path,
+    labels: str | Path,
+    out: str | Path,
+    *,
+    kind: str = approximate.EXACT,
+    overwrite: bool = False,
+) -> Path:
+    """Writes an index of embeddings from elsewhere; they are brought to unit length.
 
     Args:
-        index: folder of the bundle: every item is a query against all others.
-        ks: cut-offs of recall@k.
-        queries: folder of another bundle, whose items are the queries instead; classes of one name are the same.
+        vectors: a .npy file (count, dim).
+        labels: a .csv file with a line for each: the column "label", and perhaps "id" and "path".
+        out: folder of the bundle.
+        kind: see `build_index`.
+        overwrite: replace a bundle that is there.
+
+    Raises:
+        RetrievalError: a file cannot be read, or the two do not fit together.
     """
-    bundle = read_bundle(index)
-    if queries is None:
-        return figures_of(bundle.vectors, bundle.labels, ks=ks, ids=bundle.ids)
-    asked = read_bundle(queries)
-    number = {name: i for i, name in enumerate(dict.fromkeys((*bundle.class_names, *asked.class_names)))}
-    labels, gallery_labels = (np.array([number[name] for name in part.class_names]) for part in (asked, bundle))
-    return figures_of(
-        asked.vectors, labels, ks=ks, ids=bundle.ids, gallery=bundle.vectors, gallery_labels=gallery_labels
-    )
+    _require_free(Path(out), overwrite)
+    rows = arrays.read_vectors(Path(vectors))
+    items = arrays.read_labels(Path(labels), len(rows), vectors)
+    with type_mistakes():
+        write_bundle(
+            out,
+            vectors=rows,
+            **items,
+            model=None,
+            weights=None,
+            images_root=str(Path(labels).resolve().parent),
+            split="vectors",
+            source={"vectors": str(vectors), "labels": str(labels)},
+            kind=kind,
+            overwrite=overwrite,
+        )
+    return Path(out)
 
 
-def search(
-    index: str | Path, images: Sequence[str | Path], *, k: int = 10, device: str = "auto"
-) -> list[dict[str, Any]]:
-    """Finds the nearest neighbours of images in an index bundle, with the bundle's own model.
+def add_images(
+    index: str | Path,
+    places: Sequence[str | Path],
+    *,
+    class_name: str | None = None,
+    root: str | Path | None = None,
+    device: str = "auto",
+) -> int:
+    """Embeds images with the model of an index and adds them to it.
 
     Args:
         index: folder of the bundle.
-        images: image files.
-        k: number of neighbours.
-        device: see `pick_device`.
+        places: image files and folders, below the images' root.
+        class_name: of all of them; by default the folder directly below the root.
+        root: where the index's images are now, if elsewhere than when it was made.
+        device: where to compute.
 
     Returns:
-        For every image {"query": its path, "neighbours": [{"rank", "score", "id", "class", "path"}, ...]}, best first.
+        How many were added.
     """
     bundle = read_bundle(index)
-    model, preprocessing = load_embedder(bundle)
-    model.to(pick_device(device))
-    queries = embed(model, (torch.from_numpy(prepare(load_image(path), preprocessing))[None] for path in images))
-    found = evaluation.search(queries, bundle.vectors, min(k, len(bundle.ids)), gallery_ids=bundle.ids)
-    position = {int(id_): i for i, id_ in enumerate(bundle.ids)}
-    return [
-        {
-            "query": str(path),
-            "neighbours": [
-                {"rank": rank, "score": float(score), "id": int(id_), **bundle.describe(position[int(id_)])}
-                for rank, (id_, score) in enumerate(zip(ids, scores, strict=True), start=1)
-                if id_ >= 0
-            ],
-        }
-        for path, ids, scores in zip(images, found.ids, found.scores, strict=True)
-    ]
+    source = source_of(bundle)
+    images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]
+    images = below(images_root, images_of(places))
+    editing.require_new(bundle, images.paths)
+    with side_folder(Path(index), source, images) as side:
+        vectors = embed_in_parts(source, images, device_of(source, device), side)
+        names = [class_name or images.class_names[label] for label in images.labels]
+        pictures = thumbnails_of(images) if bundle.thumbnails() is not None else None
+        editing.add(bundle, vectors, names, images.paths, pictures, images_root=images_root)
+    return len(images)
 
 
-def _trained_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Of a checkpoint the weights that are measured: the average, where the run kept one."""
-    if not state.get("average"):
-        return dict(state["model"])
-    return {name.removeprefix("module."): tensor for name, tensor in state["average"].items()}
+def remove_images(
+    index: str | Path, paths: Sequence[str], *, ids: Sequence[int] = (), class_names: Sequence[str] = ()
+) -> int:
+    """Takes items out of an index, by path, id or class; returns how many.
+
+    Raises:
+        IndexFormatError: one of these is not in the index, or nothing would be left.
+    """
+    bundle = read_bundle(index)
+    positions: set[int] = set()
+    for what, wanted, values in (
+        ("path", paths, bundle.paths),
+        ("id", ids, bundle.ids.tolist()),
+        ("class", class_names, bundle.class_names),
+    ):
+        positions |= _places(bundle, what, wanted, values)
+    if not positions:
+        raise ConfigError("nothing to remove; give a path, --id or --class")
+    editing.remove(bundle, np.array(sorted(positions)))
+    return len(positions)
+
+
+def merge_indices(indices: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> int:
+    """Writes one index of the items of several; returns how many there are."""
+    _require_free(Path(out), overwrite)
+    bundles = [read_bundle(index) for index in indices]
+    editing.merge(bundles, out, overwrite=overwrite)
+    return sum(len(bundle.ids) for bundle in bundles)
+
+
+def describe_index(index: str | Path) -> dict[str, Any]:
+    """What an index holds: "index", "count", "dimension", "classes", "type", "approximate", "model"."""
+    bundle = read_bundle(index)
+    facts = bundle.manifest
+    return {
+        "index": str(index),
+        "count": facts["count"],
+        "dimension": facts["dimension"],
+        "classes": facts["num_classes"],
+        "type": facts["type"],
+        "approximate": facts["approximate"],
+        "model": bundle.model_hash,
+    }
+
+
+def _choose(
+    source: Source,
+    run: str | Path,
+    split: str | None,
+    images: str | Path | None,
+    listed: str | Path | None,
+    root: str | Path | None,
+) -> tuple[str, ImageSet]:
+    """The name and the images of what is to be embedded."""
+    if sum(word is not None for word in (split, images, listed)) > 1:
+        raise ConfigError("a split, a folder of images and a list exclude each other; give one of them")
+    if root is not None and listed is None:
+        raise ConfigError("--root belongs to --list, whose paths start from there")
+    if images is not None:
+        return "images", images_in(images)
+    if listed is not None:
+        return "list", listed_images(listed, root)
+    if (Path(run) / MANIFEST).exists():
+        raise ConfigError(
+            f"{run}: is an index, which has no splits; say with --images or --list what its model is to embed"
+        )
+    splits = read_splits(source.config)
+    split = split or measured_splits(splits)[1]
+    if split not in splits:
+        raise RetrievalError(f"{run}: has no split {split!r}; it has {', '.join(splits)}")
+    return split, splits[split]
+
+
+def _factory(kind: str, count: int, source: Source) -> str:
+    """The type, checked before the work begins."""
+    if kind == approximate.EXACT:
+        return kind
+    with type_mistakes():
+        return approximate.factory_string(kind, count, source.model.embedding_dim)
+
+
+@contextlib.contextmanager
+def type_mistakes() -> Iterator[None]:
+    """A ValueError in this block is about what a user has asked for."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _require_free(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise RetrievalError(f"{out}: exists already; choose another --out or pass --overwrite")
+
+
+def _places(bundle: Bundle, what: str, wanted: Sequence[Any], values: Sequence[Any]) -> set[int]:
+    """The positions of the items that have one of the values wanted; each must be there."""
+    places: dict[Any, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    for value in wanted:
+        if value not in places:
+            hint = did_you_mean(str(value), map(str, places))
+            raise IndexFormatError(f"{bundle.folder}: has no {what} {value!r}{hint}")
+    return {place for value in wanted for place in places[value]}
