@@ -1,6 +1,20 @@
-"""Pictures of a run."""
+"""Pictures of a run, and a report on a set of embeddings as one page."""
 
+from retrieval.report.analysis import Analysis, Images, analyse
 from retrieval.report.curves import plot_training
 from retrieval.report.gallery import GalleryRow, Neighbour, plot_gallery
+from retrieval.report.page import MARK, Facts, Report, make_report
 
-__all__ = ["GalleryRow", "Neighbour", "plot_gallery", "plot_training"]
+__all__ = [
+    "MARK",
+    "Analysis",
+    "Facts",
+    "GalleryRow",
+    "Images",
+    "Neighbour",
+    "Report",
+    "analyse",
+    "make_report",
+    "plot_gallery",
+    "plot_training",
+]

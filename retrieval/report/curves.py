@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from retrieval.files import write_bytes
+from retrieval.report.colors import BLUE, GRID, INK, ORANGE
 
-# Okabe and Ito's colours, told apart by colour-blind readers; the markers tell the lines apart without colour.
-_FIGURES = {"recall@1": ("recall@1", "#0072B2", "o"), "map@r": ("MAP@R", "#D55E00", "s")}
+_FIGURES = {"recall@1": ("recall@1", BLUE, "o"), "map@r": ("MAP@R", ORANGE, "s")}
 
 
 def plot_training(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
@@ -35,26 +35,33 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | Path) -> None
     figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     loss, validation = figure.subplots(1, 2)
-    _draw(loss, _points(rows, "loss"), "loss", "#000000", "o")
-    epochs = [row["epoch"] for row in rows]
-    loss.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-    _decorate(loss, "Training loss", "mean of the epoch")
-    drawn = [_draw_figure(validation, rows, name) for name in _FIGURES]
-    _decorate(validation, "Validation classes", "%")
-    if any(drawn):
-        validation.legend(frameon=False, loc="best")
-    else:
-        validation.text(0.5, 0.5, "not measured", color="0.4", ha="center", va="center", transform=validation.transAxes)
-        validation.set_yticks([])
-    validation.set_xlim(loss.get_xlim())
+    draw_loss(loss, rows)
+    draw_figures(validation, rows, "validation")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(path, buffer.getvalue())
 
 
-def _draw_figure(axes: Axes, rows: Sequence[Mapping[str, float]], name: str) -> bool:
-    """Draws one validation figure in percent, its highest point ringed; returns whether there was any."""
-    points = [(epoch, 100 * value) for key in (name, f"validation {name}") for epoch, value in _points(rows, key)]
+def draw_loss(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
+    """Draws the training loss over the epochs; see `plot_training`."""
+    _draw(axes, _points(rows, "loss"), "loss", INK, "o")
+    _decorate(axes, rows, "Training loss", "mean of the epoch")
+
+
+def draw_figures(axes: Axes, rows: Sequence[Mapping[str, float]], split: str) -> None:
+    """Draws recall@1 and MAP@R of a split over the epochs; see `plot_training`."""
+    drawn = [_draw_figure(axes, rows, split, name) for name in _FIGURES]
+    _decorate(axes, rows, f"{split.capitalize()} classes", "%")
+    if any(drawn):
+        axes.legend(frameon=False, loc="best")
+    else:
+        axes.text(0.5, 0.5, "not measured", color="0.4", ha="center", va="center", transform=axes.transAxes)
+        axes.set_yticks([])
+
+
+def _draw_figure(axes: Axes, rows: Sequence[Mapping[str, float]], split: str, name: str) -> bool:
+    """Draws one figure in percent, its highest point ringed; returns whether there was any."""
+    points = [(epoch, 100 * value) for key in (name, f"{split} {name}") for epoch, value in _points(rows, key)]
     if not points:
         return False
     label, color, marker = _FIGURES[name]
@@ -74,11 +81,13 @@ def _points(rows: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, 
     return [(row["epoch"], row[key]) for row in rows if key in row and math.isfinite(row[key])]
 
 
-def _decorate(axes: Axes, title: str, unit: str) -> None:
+def _decorate(axes: Axes, rows: Sequence[Mapping[str, float]], title: str, unit: str) -> None:
     axes.set_title(title, loc="left", fontweight="bold")
     axes.set_xlabel("epoch")
+    epochs = [row["epoch"] for row in rows]
+    axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(axis="y", color="0.9")
+    axes.grid(axis="y", color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

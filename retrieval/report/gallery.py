@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
-import warnings
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image, ImageOps
 
 from retrieval.files import write_bytes
+from retrieval.report.colors import RIGHT, UNKNOWN, WRONG
+from retrieval.report.thumbnail import read_thumbnail
 
 # Lengths are hundredths of an inch.
 _TILE, _SPACE, _GAP, _MARGIN = 96, 12, 34, 16
@@ -27,21 +25,17 @@ _DPI = 150
 _MOST_ROWS = 100  # a picture has at most 2^16 pixels a side
 
 _FAMILY = "DejaVu Sans"  # comes with matplotlib: the same picture on every machine
-# Okabe and Ito's colours, told apart by colour-blind readers; marks and dashes say the same without colour.
-_FRAMES = {True: ("#009E73", "solid", "✓ "), False: ("#D55E00", (0, (2.5, 1.2)), "✗ "), None: ("#8A8A8A", "solid", "")}
-
-# What Pillow raises on missing and damaged files.
-_UNREADABLE = (
-    *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, RuntimeError),
-    *(OverflowError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
-)
+_FRAMES = {True: (RIGHT, "solid", "✓ "), False: (WRONG, (0, (2.5, 1.2)), "✗ "), None: (UNKNOWN, "solid", "")}
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image that was found, how close it is, and whether it is of the query's class (None: not known)."""
+    """An image that was found, how close it is, and whether it is of the query's class (None: not known).
 
-    path: Path
+    Of images here and below: the file, or what it holds.
+    """
+
+    path: Path | bytes
     label: str
     score: float
     correct: bool | None
@@ -51,12 +45,21 @@ class Neighbour:
 class GalleryRow:
     """A query image and what was found for it, best first."""
 
-    query: Path
+    query: Path | bytes
     query_label: str
     neighbours: tuple[Neighbour, ...]
 
 
 def plot_gallery(rows: Sequence[GalleryRow], path: str | Path, *, title: str = "", columns: int = 10) -> None:
+    """Draws queries and their neighbours into a PNG file; see `draw_gallery`.
+
+    Raises:
+        RetrievalError: the file cannot be written.
+    """
+    write_bytes(path, draw_gallery(rows, title=title, columns=columns))
+
+
+def draw_gallery(rows: Sequence[GalleryRow], *, title: str = "", columns: int = 10) -> bytes:
     """Draws each query, and to the right of it its neighbours with their scores, as a PNG.
 
     Neighbours of the query's class have a green frame and a tick, others a dashed red one and a cross; where it is not known the
@@ -65,13 +68,11 @@ def plot_gallery(rows: Sequence[GalleryRow], path: str | Path, *, title: str = "
 
     Args:
         rows: one per query; after the first 100 the picture ends, and says so.
-        path: the file.
         title: a line above the picture.
         columns: neighbours drawn of each row, at most.
 
     Raises:
         ValueError: there is no row, or `columns` is below 1.
-        RetrievalError: the file cannot be written.
     """
     if not rows:
         raise ValueError("no rows to draw; give at least one query")
@@ -97,7 +98,7 @@ def plot_gallery(rows: Sequence[GalleryRow], path: str | Path, *, title: str = "
     _write(axes, _MARGIN, top, footer, size=7.5, limit=width - 2 * _MARGIN, color="0.35")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def _footer(num_rows: int, verdicts: set[bool | None]) -> str:
@@ -149,38 +150,14 @@ def _draw_row(axes: Axes, top: int, row: GalleryRow, columns: int) -> None:
         )
 
 
-def _draw_tile(axes: Axes, left: int, top: int, path: Path) -> None:
+def _draw_tile(axes: Axes, left: int, top: int, path: Path | bytes) -> None:
     extent = (left, left + _TILE, top + _TILE, top)
-    thumbnail = _read_thumbnail(path)
+    thumbnail = read_thumbnail(path, _TILE * _DPI // 100)
     if thumbnail is None:
         axes.add_patch(Rectangle((left, top), _TILE, _TILE, facecolor="0.85", linewidth=0))
         _write(axes, left + _TILE / 2, top + _TILE / 2 - 6, "missing", size=8, limit=_TILE, ha="center", color="0.35")
         return
     axes.imshow(np.asarray(thumbnail), extent=extent, aspect="auto", interpolation="none")
-
-
-def _read_thumbnail(path: Path) -> Image.Image | None:
-    """The image in the middle of a white tile; None where it cannot be read. A preview, not the network's input."""
-    side = _TILE * _DPI // 100
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as file:
-                file.draft("RGB", (side, side))
-                image = _to_8_bits(ImageOps.exif_transpose(file))
-    except _UNREADABLE:
-        return None
-    image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
-    tile = Image.new("RGBA", (side, side), "white")
-    tile.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return tile.convert("RGB")
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray((255 * values / max(values.max(), 1)).clip(0, 255).astype(np.uint8))
-    return image.convert("RGBA")
 
 
 def _write(

@@ -1,0 +1,154 @@
+"""The report on a run or an index."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval.errors import CheckpointError, ConfigError, RetrievalError
+from retrieval.files import write_bytes, write_text
+from retrieval.index import Bundle, read_bundle
+from retrieval.recipes.index import build_index
+from retrieval.report import MARK, Facts, Images, analyse, make_report
+from retrieval.training import RunFolder
+
+log = logging.getLogger("retrieval")
+
+
+def write_report(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    queries: str | Path | None = None,
+    images: str | Path | None = None,
+    ks: Sequence[int] = (1, 2, 4, 8),
+    seed: int = 0,
+) -> tuple[Path, Path]:
+    """Writes a report as one HTML page, and its pictures as PNGs.
+
+    Args:
+        source: folder of an index bundle, or of a training run: then of its index, which is made where it is missing.
+        out: the page; `report.html` in the run, or `<index>-report.html` beside the index if left out. A report that is there is
+            replaced, any other file is left alone.
+        queries: folder of another bundle, whose items are the queries; else those of a run that has queries of its own, or
+            every item against all others.
+        images: folder of the images; where they were when the index was made if left out. Nothing is read there of a bundle
+            that has small pictures itself.
+        ks: cut-offs of recall@k; those beyond the gallery are left out.
+        seed: of what is drawn by lot.
+
+    Returns:
+        The page, and the folder of the pictures: its name with "-pictures" in place of ".html".
+
+    Raises:
+        RetrievalError: `source` is neither, nothing can be measured, or `out` cannot be written.
+    """
+    source = Path(source)
+    is_run = not (source / "manifest.json").is_file() and (source / "config.yaml").is_file()
+    page = Path(out) if out else (source / "report.html" if is_run else source.with_name(f"{source.name}-report.html"))
+    _check_replaceable(page)
+    index = source
+    if is_run:
+        index, own_queries = _indices(source)
+        queries = queries or own_queries
+    gallery = read_bundle(index)
+    asked = None if queries is None else read_bundle(queries)
+    facts = Facts(
+        f"Retrieval report: {source.resolve().name}", _lines(gallery, asked), *(_record(source) if is_run else ())
+    )
+    number = {
+        name: i for i, name in enumerate(dict.fromkeys((*gallery.class_names, *(asked.class_names if asked else ()))))
+    }
+    parts = [_images(bundle, number, images) for bundle in (asked, gallery) if bundle is not None]
+    log.info("ranking %d images for %d queries", len(parts[-1].labels), len(parts[0].labels))
+    try:
+        analysis = analyse(parts[0], *parts[1:], ks=ks, seed=seed)
+    except ValueError as error:
+        raise ConfigError(f"{index}: cannot be measured: {error}") from error
+    log.info("drawing")
+    made = make_report(analysis, facts, seed=seed)
+    if made.unreadable:
+        log.warning(
+            "%d images cannot be read, the first: %s; give the folder they are in now with --images",
+            len(made.unreadable),
+            parts[0].root / made.unreadable[0],
+        )
+    folder = page.with_name(f"{page.stem}-pictures")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RetrievalError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+    for name, content in made.pictures.items():
+        write_bytes(folder / name, content)
+    write_text(page, made.html)
+    return page, folder
+
+
+def _indices(run: Path) -> tuple[Path, Path | None]:
+    """Of a run the index that is searched, and that of its queries if they are others; what is missing is made."""
+    found = [run / name for name in ("index-gallery", "index-test") if (run / name).is_dir()]
+    if not found:
+        log.info("no index yet: embedding the test images")
+    index = found[0] if found else build_index(run)
+    if index.name != "index-gallery":
+        return index, None
+    queries = run / "index-query"
+    return index, queries if queries.is_dir() else build_index(run, split="query")
+
+
+def _lines(gallery: Bundle, asked: Bundle | None) -> dict[str, Any]:
+    """What the page says about the bundle."""
+    manifest = gallery.manifest
+    lines = {"images": f"{manifest['count']:,}", "classes": f"{manifest['num_classes']:,}"}
+    if asked is not None:
+        lines |= {"queries": f"{asked.manifest['count']:,}"}
+    lines |= {"dimension": manifest["dimension"], "split": manifest["split"]}
+    lines |= {key: value for key, value in manifest["source"].items() if isinstance(value, str | int | float)}
+    return lines | {"index of": manifest["created"]}
+
+
+def _images(bundle: Bundle, number: dict[str, int], root: str | Path | None) -> Images:
+    """The bundle in the order of its ids, which is how ties are ordered."""
+    order = np.argsort(bundle.ids)
+    pictures = bundle.thumbnails() if root is None else None
+    names = [bundle.class_names[i] for i in order]
+    return Images(
+        vectors=bundle.vectors[order],
+        labels=np.array([number[name] for name in names]),
+        class_names=names,
+        paths=[bundle.paths[i] for i in order],
+        root=Path(root if root is not None else bundle.manifest["images_root"]),
+        pictures=pictures and [pictures[i] for i in order],
+    )
+
+
+def _record(run: Path) -> tuple[dict[str, dict[str, float]], list[dict[str, float]]]:
+    """The results of a run and the rows of its epochs, as far as it has got."""
+    folder = RunFolder(run)
+    try:
+        results = json.loads(folder.results.read_text(encoding="utf-8")) if folder.results.is_file() else {}
+        lines = folder.metrics_lines.read_text(encoding="utf-8") if folder.metrics_lines.is_file() else ""
+        return results, [json.loads(line) for line in lines.splitlines()]
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{run}: {folder.results.name} or {folder.metrics_lines.name} is damaged ({error})"
+        ) from error
+
+
+def _check_replaceable(page: Path) -> None:
+    if page.is_dir():
+        raise RetrievalError(f"{page}: is a folder, expected the name of a page; give --out {page}/report.html")
+    if not page.exists():
+        return
+    try:
+        with page.open("rb") as file:
+            if MARK.encode() in file.read(1000):
+                return
+    except OSError as error:
+        raise RetrievalError(f"{page}: cannot be read ({error.strerror}); choose another --out") from error
+    raise RetrievalError(f"{page}: exists and is no report, so it is left alone; choose another --out")

@@ -1,0 +1,70 @@
+"""Small previews of image files, whatever these hold."""
+
+from __future__ import annotations
+
+import base64
+import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, features
+
+# Pillow knows more formats, but some of them start other programs (EPS) and none of those holds photographs.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+# What Pillow raises on missing and damaged files.
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, RuntimeError),
+    *(OverflowError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+def read_thumbnail(source: Path | bytes, side: int) -> Image.Image | None:
+    """The whole image in the middle of a white square of `side` pixels, RGB; None where it cannot be read.
+
+    Takes a file, or what it holds. A preview, not the network's input: 16-bit and floating-point images are scaled by their own
+    largest value.
+    """
+    try:
+        if isinstance(source, Path) and not source.is_file():  # a named pipe would be waited for
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.init()
+            opened = io.BytesIO(source) if isinstance(source, bytes) else source
+            with Image.open(opened, formats=[name for name in _FORMATS if name in Image.OPEN]) as file:
+                file.draft("RGB", (side, side))
+                image = _to_8_bits(ImageOps.exif_transpose(file))
+    except _UNREADABLE:
+        return None
+    image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
+    tile = Image.new("RGBA", (side, side), "white")
+    tile.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return tile.convert("RGB")
+
+
+def data_uri(image: Image.Image) -> str:
+    """The image as an address that holds it: JPEG, or PNG where that is smaller, as of drawings; WebP where it shows through."""
+    encoded = {"png": _encode(image, "PNG", optimize=True)}
+    if image.mode == "RGB":
+        encoded["jpeg"] = _encode(image, "JPEG", quality=78)
+    elif features.check("webp"):
+        encoded["webp"] = _encode(image, "WEBP", quality=80)
+    kind = min(encoded, key=lambda name: len(encoded[name]))
+    return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
+
+
+def _encode(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray((255 * values / max(values.max(), 1)).clip(0, 255).astype(np.uint8))
+    return image.convert("RGBA")
