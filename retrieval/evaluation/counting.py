@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from retrieval.evaluation.exact import EXACT_PAIRS, NEAR_TIE, Items, score_everything, score_pairs, sort_keys
+from retrieval.evaluation.search import nearest_in_blocks
 
 TILE = 512  # rows and columns of the scores that exist at one time: a megabyte, which stays in a core's cache
 PANEL = 16 * TILE  # rows that are read at one time
 BAND = 64  # rows whose relevant scores are computed at one time, together with those of their neighbours
-# Relevant items of a query above which its scores are sorted, at the cost of some seven products, instead of counted.
-MOST_COUNTED = 200
+# Relevant items of a query above which a search for its neighbours costs less than counting above each of them.
+MOST_COUNTED = 32
 # Relevant items whose counts are held at a time, at some 30 bytes each.
 MAX_SLOTS = 2**23
 # Nearly tied pairs that wait for their exact scores.
@@ -56,7 +57,7 @@ class Counting:
         own: (num_queries,) the position in the gallery of the query itself, which is kept out; None: there is none.
         id_ranks: (num_items,) int64, the place of an item's id among all ids.
         symmetric: the queries are the gallery, in the same order.
-        nearest: only the rank of the nearest relevant item is wanted.
+        depth: up to which rank relevant items are wanted; 1 for that of the nearest alone, which is found at any depth.
     """
 
     queries: Items
@@ -66,24 +67,63 @@ class Counting:
     own: np.ndarray | None
     id_ranks: np.ndarray
     symmetric: bool
-    nearest: bool
+    depth: int
 
     def ranks(self) -> Iterator[Ranks]:
         """The ranks of all queries, some at a time and in their order."""
         first, last = (np.searchsorted(self.gallery_classes, self.classes, side) for side in ("left", "right"))
         rows = [slice(start, min(start + TILE, len(self.queries))) for start in range(0, len(self.queries), TILE)]
-        widest = 1 if self.nearest else MOST_COUNTED
-        sizes = [TILE * min(widest, _width(first[part], last[part], self.own)) for part in rows]
-        groups = np.cumsum(sizes) // MAX_SLOTS
+        widths = [int((last[part] - first[part]).max()) - (self.own is not None) for part in rows]
+        counted = [1 if self.depth == 1 or width > MOST_COUNTED else width for width in widths]
+        groups = TILE * np.cumsum(counted) // MAX_SLOTS
+        searched = []
         for group in np.unique(groups):
-            blocks = [_Block(self, part, first, last) for part, of in zip(rows, groups, strict=True) if of == group]
+            chosen = np.flatnonzero(groups == group)
+            blocks = [_Block(self, rows[i], first[rows[i]], last[rows[i]], counted[i]) for i in chosen]
             _count(self, blocks, mirror=self.symmetric and len(blocks) == len(rows))
-            for block in blocks:
-                yield block.finish()
+            for i, block in zip(chosen, blocks, strict=True):
+                if self.depth == 1 or counted[i] == widths[i]:
+                    yield block.finish()
+                else:
+                    searched.append(block.finish())  # only the nearest relevant item is counted
+        if searched:
+            yield from self._search(searched, widths[-1])
+
+    def _search(self, nearest: list[Ranks], width: int) -> Iterator[Ranks]:
+        """The ranks up to `depth` of the last queries, those with many relevant items; the nearest is ranked already."""
+        rows = slice(nearest[0].rows.start, nearest[-1].rows.stop)
+        first, tied = np.concatenate([found.ranks[:, 0] for found in nearest]), np.concatenate([found.tied for found in nearest])
+        own_ids = None if self.own is None else self.id_ranks[self.own[rows]]
+        classes = _by_id(self)
+        start = rows.start
+        for found in nearest_in_blocks(
+            Items(self.queries[rows]), self.gallery, self.depth, ids=self.id_ranks, own_ids=own_ids
+        ):
+            block = slice(start, start + len(found.ids))
+            relevant = (classes[found.ids] == self.classes[block, None]) & (found.ids >= 0)
+            here = slice(start - rows.start, block.stop - rows.start)
+            ranks = _places(relevant, width)
+            ranks[:, 0] = first[here]
+            yield Ranks(block, ranks, tied[here])
+            start = block.stop
 
 
-def _width(first: np.ndarray, last: np.ndarray, own: np.ndarray | None) -> int:
-    return int((last - first).max(initial=0)) - (own is not None)
+def _by_id(task: Counting) -> np.ndarray:
+    """The classes of the gallery's items, in the order of their ids."""
+    classes = np.empty_like(task.gallery_classes)
+    classes[task.id_ranks] = task.gallery_classes
+    return classes
+
+
+def _places(relevant: np.ndarray, width: int) -> np.ndarray:
+    """The ranks (num_queries, width) of the first relevant neighbours among some (num_queries, num_neighbours)."""
+    ranks = np.full((len(relevant), width), NO_RANK)
+    rows, columns = np.nonzero(relevant)
+    counts = relevant.sum(axis=1)
+    nth = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    kept = nth < width
+    ranks[rows[kept], nth[kept]] = columns[kept] + 1
+    return ranks
 
 
 class _Block:
@@ -93,23 +133,19 @@ class _Block:
     items) where `relevant` is true. Numbers of a slot are (slots, num_queries), so that one limit of all queries is contiguous.
     """
 
-    def __init__(self, task: Counting, rows: slice, first: np.ndarray, last: np.ndarray) -> None:
-        self.task, self.rows = task, rows
-        first, last = first[rows], last[rows]
-        width = _width(first, last, task.own)
-        sorts = not task.nearest and width > MOST_COUNTED
-        self.crowded = np.full(len(first), sorts)  # those to be ranked by sorting
+    def __init__(self, task: Counting, rows: slice, first: np.ndarray, last: np.ndarray, width: int) -> None:
+        self.task, self.rows, self.width = task, rows, width
         self.near = np.zeros(len(first), dtype=np.int64)  # how many nearly tied pairs there are
+        self.crowded = np.zeros(len(first), dtype=bool)  # with too many of these, to be ranked by sorting
         self.pending: list[tuple[Tensor, ...]] = []
         self.num_pending = 0
-        self.width = min(width, 1) if task.nearest else width
-        self.slots = first[:, None] + np.arange(0 if sorts else width)
+        self.slots = first[:, None] + np.arange(int((last - first).max()) - (task.own is not None))
         if task.own is not None:
             self.slots += self.slots >= task.own[rows, None]
         self.relevant = self.slots < last[:, None]
         self.slots = self.slots.clip(max=len(task.gallery) - 1)
         scores = self._slot_scores(first, last)
-        if task.nearest and self.slots.size:
+        if width < self.slots.shape[1]:
             scores = self._keep_nearest(scores)
         limits = torch.from_numpy(np.where(self.relevant, scores, np.float32(np.inf)).T.copy())
         self.limits = torch.cat([limits + NEAR_TIE, limits - NEAR_TIE])
@@ -210,7 +246,8 @@ class _Block:
             tied = fewest < most
         crowded = np.flatnonzero(self.crowded)
         size = max(1, EXACT_PAIRS // len(self.task.gallery))
-        for rows in np.split(crowded, range(size, len(crowded), size)):
+        for start in range(0, len(crowded), size):
+            rows = crowded[start : start + size]
             ranks[rows], tied[rows] = _rank_by_sorting(self.task, rows + self.rows.start, self.width)
         return Ranks(self.rows, ranks, tied)
 
@@ -221,19 +258,12 @@ def _rank_by_sorting(task: Counting, rows: np.ndarray, width: int) -> tuple[np.n
     if task.own is not None:
         keys[np.arange(len(rows)), task.own[rows]] = NO_RANK  # last of all
     keys.sort(axis=1)
-    classes = np.empty_like(task.gallery_classes)
-    classes[task.id_ranks] = task.gallery_classes
     num_others = keys.shape[1] - (task.own is not None)
-    relevant = classes[keys[:, :num_others] & 0x7FFFFFFF] == task.classes[rows, None]
-    ranks = np.full((len(rows), width), NO_RANK)
-    queries, places = np.nonzero(relevant)
-    counts = relevant.sum(axis=1)
-    nth = np.arange(len(queries)) - np.repeat(np.cumsum(counts) - counts, counts)
-    ranks[queries[nth < width], nth[nth < width]] = places[nth < width] + 1
+    relevant = _by_id(task)[keys[:, :num_others] & 0x7FFFFFFF] == task.classes[rows, None]
     scores = keys[:, :num_others] >> 32
     nearest = np.take_along_axis(scores, relevant.argmax(axis=1)[:, None], axis=1)
-    tied = ((scores == nearest) & ~relevant).any(axis=1) & (counts > 0)
-    return ranks, tied
+    tied = ((scores == nearest) & ~relevant).any(axis=1) & relevant.any(axis=1)
+    return _places(relevant, width), tied
 
 
 def _count(task: Counting, blocks: list[_Block], *, mirror: bool) -> None:

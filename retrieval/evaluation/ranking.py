@@ -107,7 +107,7 @@ def rank_queries(
         own=np.argsort(gallery_order)[order] if own else None,
         id_ranks=np.argsort(np.argsort(ids))[gallery_order],
         symmetric=symmetric,
-        nearest=set(metrics) <= {"recall", "mrr"},
+        depth=_depth(ks, metrics, int(num_relevant.max())),
     )
     first_rank = np.zeros(len(labels), dtype=np.int64)
     tied = np.zeros(len(labels), dtype=bool)
@@ -155,6 +155,12 @@ def _classes(labels: np.ndarray, gallery_labels: np.ndarray) -> tuple[np.ndarray
     places = np.minimum(np.searchsorted(names, labels), len(names) - 1)
     known = names[places] == labels
     return np.where(known, number[places], -1), number[inverse], np.where(known, sizes[places], 0)
+
+
+def _depth(ks: Sequence[int], metrics: Sequence[str], most_relevant: int) -> int:
+    """Up to which rank relevant items beyond the nearest matter."""
+    depth = most_relevant if {"map@r", "r_precision"} & set(metrics) else 1
+    return max(depth, *ks) if "precision" in metrics else depth
 
 
 def _measure(

@@ -1,30 +1,31 @@
 """The nearest neighbours of queries in a gallery: exact inner products, in an order that ties cannot change.
 
-faiss finds the candidates with float32 products, whose last bits depend on the position in a block: two copies of one
-vector may differ by some 1e-7. Whatever comes nearer together than that is scored again in float64, rounded to float32, and
-put in order: score descending, then id ascending. Where ties run past the last candidate, the whole gallery is scored so.
+faiss, or torch where faiss is missing, finds the candidates with float32 products. Of those nearer together than the rounding of
+these, `exact` decides: score descending, then id ascending. Where ties run past the last candidate, the whole gallery is scored
+so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
+from retrieval.evaluation.exact import NEAR_TIE, Items, score_everything, score_pairs, sort_keys
 
-# Twice the largest error of a float32 inner product of unit vectors (8e-7 measured up to 2,048 dimensions), and a margin.
-NEAR_TIE = 4e-6
 # Candidates beyond the k-th: chance near ties at the boundary end within these.
 SLACK = 8
 # faiss leaves BLAS, and becomes ten times slower, where queries x dimension of a call is below this.
 BLAS_THRESHOLD = 128_000
 # Query-candidate pairs held at a time: bounds the working memory, at some 60 bytes a pair.
 MAX_PAIRS = 2**21
-# The same for the float64 products of near ties, in numbers: small enough for the processor's cache.
-RESCORED_NUMBERS = 2**18
+# Rows and columns of the scores that torch searches at one time.
+TORCH_ROWS, TORCH_COLUMNS = 1024, 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,16 +48,19 @@ def search(
     *,
     query_ids: np.ndarray | None = None,
     gallery_ids: np.ndarray | None = None,
+    engine: str = "auto",
 ) -> Neighbours:
     """Finds the k gallery vectors with the largest inner product with each query.
 
     Args:
         queries: (num_queries, dim) float32 unit vectors.
-        gallery: (num_items, dim) float32 unit vectors, at least one.
+        gallery: (num_items, dim) float32 unit vectors, at least one. Those of a file (np.memmap) are searched by torch, in parts.
         k: number of neighbours; may exceed the gallery.
         query_ids: (num_queries,) whole numbers. The gallery item with the query's own id is left out; nothing is left out
             without them.
         gallery_ids: (num_items,) whole numbers from 0, none twice; the positions if left out.
+        engine: "faiss", "torch", or "auto", which is torch where faiss is not installed and on macOS, where faiss and torch may
+            crash one another (each brings its own OpenMP). They find the same.
 
     Returns:
         Neighbours in canonical order: score descending, then id ascending. A score is the float32 product or, where another
@@ -66,7 +70,9 @@ def search(
     Raises:
         ValueError: anything above does not hold.
     """
-    blocks = list(search_in_blocks(queries, gallery, k, query_ids=query_ids, gallery_ids=gallery_ids))
+    blocks = list(
+        search_in_blocks(queries, gallery, k, query_ids=query_ids, gallery_ids=gallery_ids, engine=engine)
+    )
     return Neighbours(
         np.concatenate([block.ids for block in blocks]), np.concatenate([block.scores for block in blocks])
     )
@@ -79,6 +85,7 @@ def search_in_blocks(
     *,
     query_ids: np.ndarray | None = None,
     gallery_ids: np.ndarray | None = None,
+    engine: str = "auto",
 ) -> Iterator[Neighbours]:
     """The same as `search`, some queries at a time and in their order, so that memory stays bounded."""
     queries = check_unit_vectors("queries", queries)
@@ -91,94 +98,77 @@ def search_in_blocks(
         )
     if k < 1:
         raise ValueError(f"k is {k}, expected at least 1")
+    if engine not in ("auto", "faiss", "torch"):
+        raise ValueError(f"engine is {engine!r}, expected auto, faiss or torch")
     ids = np.arange(len(gallery)) if gallery_ids is None else check_ids("gallery_ids", gallery_ids, len(gallery))
     own_ids = None
     if query_ids is not None:
         own_ids = check_whole_numbers("query_ids", query_ids, len(queries))
-    return _blocks(queries, _Gallery(gallery, ids), k, own_ids)
+    return nearest_in_blocks(Items(queries), Items(gallery), k, ids=ids, own_ids=own_ids, engine=engine)
 
 
-def _blocks(queries: np.ndarray, gallery: _Gallery, k: int, own_ids: np.ndarray | None) -> Iterator[Neighbours]:
-    width = min(k + 1 + SLACK, len(gallery.ids))
+def nearest_in_blocks(
+    queries: Items, gallery: Items, k: int, *, ids: np.ndarray, own_ids: np.ndarray | None, engine: str = "auto"
+) -> Iterator[Neighbours]:
+    """The same of what is checked already."""
+    if engine == "auto":
+        unsafe = sys.platform == "darwin" or importlib.util.find_spec("faiss") is None
+        engine = "torch" if unsafe or gallery.on_disk else "faiss"
+    searched = _Gallery(gallery, ids, engine)
+    width = min(k + 1 + SLACK, len(ids))
     fewest = -(-BLAS_THRESHOLD // queries.shape[1])
     size = max(fewest, MAX_PAIRS // width)
-    for rows in np.array_split(np.arange(len(queries)), max(1, len(queries) // size)):
-        yield gallery.nearest(queries[rows], k, None if own_ids is None else own_ids[rows])
+    bounds = np.linspace(0, len(queries), max(1, len(queries) // size) + 1).astype(int)
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        rows = slice(start, stop)
+        yield searched.nearest(Items(queries[rows]), k, None if own_ids is None else own_ids[rows])
 
 
 class _Gallery:
     """Checked vectors and ids, and what searching them takes."""
 
-    def __init__(self, vectors: np.ndarray, ids: np.ndarray) -> None:
-        import faiss
-
-        self.vectors = vectors
+    def __init__(self, items: Items, ids: np.ndarray, engine: str) -> None:
+        self.items = items
         self.ids = ids
-        self.index = faiss.IndexFlatIP(vectors.shape[1])
-        self.index.add(vectors)
+        self.candidates = _faiss_candidates(items) if engine == "faiss" else _torch_candidates(items)
 
     @cached_property
     def id_ranks(self) -> np.ndarray:
-        ranks = np.empty(len(self.ids), dtype=np.int64)
-        ranks[np.argsort(self.ids)] = np.arange(len(self.ids))
-        return ranks
+        return np.argsort(np.argsort(self.ids))
 
-    @cached_property
-    def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The positions of the distinct vectors, and which of them each vector is."""
-        as_bytes = self.vectors.view(np.dtype((np.void, self.vectors.itemsize * self.vectors.shape[1])))
-        _, first, inverse = np.unique(as_bytes.ravel(), return_index=True, return_inverse=True)
-        return first, inverse
-
-    def nearest(self, queries: np.ndarray, k: int, own_ids: np.ndarray | None) -> Neighbours:
-        """The k nearest of every query, of faiss's candidates where these suffice."""
+    def nearest(self, queries: Items, k: int, own_ids: np.ndarray | None) -> Neighbours:
+        """The k nearest of every query, of the candidates where these suffice."""
         width = min(k + 1 + SLACK, len(self.ids))
-        scores, positions = self.index.search(queries, width)
+        scores, positions = self.candidates(queries[:], width)
         worst = scores[:, -1].copy()
         self._rescore_near_ties(queries, scores, positions)
         found = self._in_order(scores, positions, k, own_ids)
         if width == len(self.ids):
             return found
-        # What faiss left out may belong among the first k only if the worst candidate nearly ties with the k-th.
+        # What is no candidate may belong among the first k only if the worst candidate nearly ties with the k-th.
         undecided = np.flatnonzero(worst >= found.scores[:, -1] - NEAR_TIE)
         size = max(1, MAX_PAIRS // len(self.ids))
         for start in range(0, len(undecided), size):
             rows = undecided[start : start + size]
             everything = np.broadcast_to(np.arange(len(self.ids)), (len(rows), len(self.ids)))
             own = None if own_ids is None else own_ids[rows]
-            exact = self._in_order(self._score_everything(queries[rows]), everything, k, own)
+            exact = self._in_order(score_everything(queries[rows], self.items), everything, k, own)
             found.ids[rows], found.scores[rows] = exact.ids, exact.scores
         return found
 
-    def _rescore_near_ties(self, queries: np.ndarray, scores: np.ndarray, positions: np.ndarray) -> None:
+    def _rescore_near_ties(self, queries: Items, scores: np.ndarray, positions: np.ndarray) -> None:
         """Replaces, in place, the scores that differ little from the next better or worse one."""
         near = scores[:, :-1] - scores[:, 1:] < NEAR_TIE
         nothing = np.zeros((len(scores), 1), dtype=bool)
         rows, columns = np.nonzero(np.hstack([near, nothing]) | np.hstack([nothing, near]))
-        items = positions[rows, columns]
-        size = max(1, RESCORED_NUMBERS // queries.shape[1])
-        for first in range(0, len(rows), size):
-            pairs = slice(first, first + size)
-            # Not a matrix product: this sums every pair in the same order, so that copies get the same score.
-            products = queries[rows[pairs]].astype(np.float64) * self.vectors[items[pairs]]
-            scores[rows[pairs], columns[pairs]] = products.sum(axis=1)
-
-    def _score_everything(self, queries: np.ndarray) -> np.ndarray:
-        """Scores (num_queries, num_items), each distinct vector scored once, so that copies get the same score."""
-        first, inverse = self.distinct
-        scores = np.empty((len(queries), len(first)), dtype=np.float32)
-        queries = queries.astype(np.float64)
-        for start in range(0, len(first), 4096):
-            tile = slice(start, start + 4096)
-            scores[:, tile] = queries @ self.vectors[first[tile]].astype(np.float64).T
-        return scores[:, inverse]
+        scores[rows, columns] = score_pairs(queries, rows, self.items, positions[rows, columns])
 
     def _in_order(self, scores: np.ndarray, positions: np.ndarray, k: int, own_ids: np.ndarray | None) -> Neighbours:
         """The first k candidates (num_queries, num_candidates) in canonical order, without the queries' own ids."""
         ids = self.ids[positions]
         if own_ids is not None:
             scores[ids == own_ids[:, None]] = -np.inf
-        order = np.argsort(_sort_keys(scores, self.id_ranks[positions]), axis=1)[:, :k]
+        order = np.argsort(sort_keys(scores, self.id_ranks[positions]), axis=1)[:, :k]
         found = Neighbours(np.full((len(scores), k), -1), np.full((len(scores), k), -np.inf, dtype=np.float32))
         found.scores[:, : order.shape[1]] = np.take_along_axis(scores, order, axis=1)
         found.ids[:, : order.shape[1]] = np.take_along_axis(ids, order, axis=1)
@@ -186,10 +176,33 @@ class _Gallery:
         return found
 
 
-def _sort_keys(scores: np.ndarray, id_ranks: np.ndarray) -> np.ndarray:
-    """One int64 a pair that ascends in canonical order: much faster to sort by than by score and id in turn."""
-    bits = (scores + np.float32(0)).view(np.int32)  # adding 0 makes -0.0 tie with 0.0
-    ascending = np.where(
-        bits < 0, bits ^ np.int32(0x7FFFFFFF), bits
-    )  # negative floats have their bits the other way round
-    return (~ascending).astype(np.int64) << 32 | id_ranks
+# Finds, for queries (num_queries, dim) and a width, the scores and positions (num_queries, width) of the nearest items, best first.
+Candidates = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+
+
+def _faiss_candidates(items: Items) -> Candidates:
+    import faiss
+
+    index = faiss.IndexFlatIP(items.shape[1])
+    index.add(items[:])
+    return lambda queries, width: index.search(queries, width)
+
+
+def _torch_candidates(items: Items) -> Candidates:
+    import torch
+
+    def find(queries: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+        scores = torch.full((len(queries), width), -torch.inf)
+        positions = torch.zeros((len(queries), width), dtype=torch.int64)
+        for left in range(0, len(items), TORCH_COLUMNS):
+            columns = torch.from_numpy(items[left : left + TORCH_COLUMNS].copy()).T
+            for rows in torch.arange(len(queries)).split(TORCH_ROWS):
+                tile = torch.from_numpy(queries[rows].copy()) @ columns
+                best, places = tile.topk(min(width, tile.shape[1]), dim=1)
+                best = torch.cat([scores[rows], best], dim=1)
+                places = torch.cat([positions[rows], places + left], dim=1)
+                scores[rows], chosen = best.topk(width, dim=1)
+                positions[rows] = places.gather(1, chosen)
+        return scores.numpy(), positions.numpy()
+
+    return find

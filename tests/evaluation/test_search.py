@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from reference import plain_neighbours
 
-from retrieval.evaluation import search
+from retrieval.evaluation import exact, search
 from retrieval.evaluation.search import NEAR_TIE, search_in_blocks
 
 # The package's `search` is the function; its settings are the module's.
@@ -126,7 +126,7 @@ def test_the_order_does_not_depend_on_k_or_on_the_other_queries():
 def test_blocks_together_are_the_whole_search(monkeypatch):
     monkeypatch.setattr(MODULE, "BLAS_THRESHOLD", 1)
     monkeypatch.setattr(MODULE, "MAX_PAIRS", 500)
-    monkeypatch.setattr(MODULE, "RESCORED_NUMBERS", 100)
+    monkeypatch.setattr(exact, "RESCORED_NUMBERS", 100)
     gallery = np.concatenate([random_vectors(90, 16), np.repeat(random_vectors(1, 16, 5), 60, axis=0)])
     blocks = list(search_in_blocks(gallery, gallery, 7, query_ids=np.arange(150)))
     assert len(blocks) > 3
@@ -240,7 +240,7 @@ def test_arrays_that_are_not_contiguous_are_searched_alike():
 def test_wrong_arguments_are_refused_without_assertions():
     program = """
 import numpy as np
-from retrieval.evaluation import search
+from retrieval.evaluation import exact, search
 queries, gallery = np.eye(5, dtype=np.float32), np.eye(4, dtype=np.float32)
 for queries in (queries, queries[:, :4].astype(np.float64), np.full((2, 4), np.nan, dtype=np.float32)):
     try:
