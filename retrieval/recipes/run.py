@@ -101,9 +101,14 @@ class _Run:
 
     def begin(self, *, overwrite: bool) -> None:
         """Measures the model as it is, and makes the folder."""
-        if self.config.model.pretrained and self.config.model.embedding_dim:
-            self.record.results["frozen features"] = self.measuring.measure("test", without_head(self.model))
-        self.record.results["untrained"] = self.measuring.measure("test", self.model)
+        words, results = self.config.model, self.record.results
+        untrained = self.measuring.measure("test", self.model)
+        if words.pretrained:
+            is_more = words.embedding_dim or words.layer_norm
+            results["frozen features"] = (
+                self.measuring.measure("test", without_head(self.model)) if is_more else untrained
+            )
+        results["untrained"] = untrained
         if distributed.is_main():
             fingerprints = {name: images.fingerprint() for name, images in self.splits.items()}
             environment = describe_environment(device=str(self.device), seed=self.config.seed, data=fingerprints)

@@ -60,6 +60,13 @@ def test_frozen_features_are_measured_first_and_the_three_figures_stand_side_by_
     assert found["best by validation"]["map@r"] == best["test map@r"]
 
 
+def test_without_a_head_the_untrained_model_is_the_frozen_features(images, weights, tmp_path):
+    words = (f"model.pretrained={weights}", "model.embedding_dim=null", "training.max_steps=1")
+    assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
+    found = results(tmp_path / "run")
+    assert found["frozen features"] == found["untrained"]
+
+
 def test_a_run_stops_early_where_the_validation_classes_show_no_gain_and_stays_so(images, tmp_path, monkeypatch):
     words = ["training.learning_rate=1e-12", "training.epochs=9", "training.patience=2", "evaluation.every=2"]
     words += ["model.freeze_batchnorm=statistics"]
