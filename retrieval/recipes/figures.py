@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,23 +50,24 @@ class Measuring:
 
     def figures(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:
         """The figures of what `embed` returned."""
+        return distributed.on_main(lambda: self._evaluate(vectors, split))
+
+    def _evaluate(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:
         queries, gallery = self._parts(split)
-        against = {} if queries == gallery else {"gallery": vectors[1], "gallery_labels": self.splits[gallery].labels}
-        ks = sorted({1, *self.config.evaluation.ks})
-        return distributed.on_main(lambda: figures_of(vectors[0], self.splits[queries].labels, ks=ks, **against))
+        own = queries == gallery
+        try:
+            return evaluation.evaluate(
+                vectors[0],
+                self.splits[queries].labels,
+                ks=sorted({1, *self.config.evaluation.ks}),
+                gallery=None if own else vectors[1],
+                gallery_labels=None if own else self.splits[gallery].labels,
+            )
+        except ValueError as error:
+            raise ConfigError(f"these embeddings cannot be measured: {error}") from error
 
     def _parts(self, split: str) -> tuple[str, str]:
         return measured_splits(self.splits) if split == "test" else (split, split)
-
-
-def figures_of(
-    vectors: np.ndarray, labels: np.ndarray, *, ks: Sequence[int], ids: np.ndarray | None = None, **gallery: np.ndarray
-) -> Figures:
-    """`retrieval.evaluation.evaluate`, whose complaints are here about what a configuration asked for."""
-    try:
-        return evaluation.evaluate(vectors, labels, ks=ks, ids=ids, **gallery)
-    except ValueError as error:
-        raise ConfigError(f"these embeddings cannot be measured: {error}") from error
 
 
 def describe(figures: Mapping[str, float]) -> str:
