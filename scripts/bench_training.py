@@ -14,7 +14,8 @@ loaders are built from a configuration as `retrieval train` builds them, and the
   to float in one process, take turns over the same `--images` files for `--repeats` rounds after one of warming up. The clock is
   wall time, from the first batch of every worker on, since the start of a process says nothing of its speed. Speeds are
   medians, ratios are of speeds, to the bare loop.
-A loader keeps up as long as it gives more images per second than the trainer takes, which the last line compares.
+The workers have the time of three steps for a batch, so a step hardly waits for them here. Whether they keep up with training is
+what the last line compares: the loader has to give more images per second than the trainer takes.
 `--out` is the folder of the table, bench_training.csv.
 """
 # ruff: noqa: E402 - torch reads the settings of the process when it is loaded
