@@ -157,18 +157,20 @@ class Analysis:
         ]
 
     def near_duplicates(self, count: int) -> list[Pair]:
-        """The pairs of images of different classes with the highest scores, among the neighbours that were looked at."""
+        """The pairs of images of different classes with the highest scores among the neighbours looked at, no image twice."""
         rows, columns = np.nonzero((self.neighbours >= 0) & ~self.right)
         queries, neighbours, scores = self.asked[rows], self.neighbours[rows, columns], self.scores[rows, columns]
-        order = np.argsort(-scores, kind="stable")[
-            : 2 * count
-        ]  # twice: in its own gallery a pair is found from both sides
-        found: dict[tuple[int, int], Pair] = {}
-        for i in order:
-            query, neighbour = int(queries[i]), int(neighbours[i])
-            key = (min(query, neighbour), max(query, neighbour)) if self.own else (query, neighbour)
-            found.setdefault(key, Pair(query, neighbour, float(scores[i])))
-        return list(found.values())[:count]
+        found: list[Pair] = []
+        seen: set[tuple[bool, int]] = set()
+        for i in np.argsort(-scores, kind="stable").tolist():
+            pair = Pair(int(queries[i]), int(neighbours[i]), float(scores[i]))
+            both = {(True, pair.query), (self.own, pair.neighbour)}
+            if not both & seen:
+                found.append(pair)
+                seen |= both
+            if len(found) == count:
+                break
+        return found
 
 
 def analyse(queries: Images, gallery: Images | None = None, *, ks: Sequence[int], seed: int = 0) -> Analysis:

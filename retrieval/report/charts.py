@@ -57,7 +57,10 @@ class Chart:
             r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL
         )  # a style would hold for the whole page
         text = re.sub(r"; font-family: [^;\"]*", "", text)
-        text = re.sub(f"#000000|{INK}", "currentColor", text).replace(GRID, "var(--line)")
+        text = re.sub(r'<g id="[^"]*"', "<g", text)  # names of groups, the same in every chart
+        text = re.sub(f"#000000|{INK}", "currentColor", text)
+        for color, variable in ((GRID, "line"), (BLUE, "value"), (ORANGE, "wrong")):
+            text = text.replace(color, f"var(--{variable})")
         box = re.search(r'viewBox="[^"]*"', text)
         return re.sub(r"<svg [^>]*>", f'<svg {box[0] if box else ""} class="chart" aria-hidden="true">', text, count=1)
 

@@ -189,8 +189,20 @@ def _fit(text: str, font: font_manager.FontProperties, limit: float) -> str:
         character if face.get_char_index(ord(character)) else "\N{REPLACEMENT CHARACTER}"
         for character in " ".join(text.split())
     )
-    whole, kept = text, len(text)
-    while kept > 2 and width(text) > limit:
-        kept -= 1
-        text = f"{whole[: (kept + 1) // 2].rstrip()}…{whole[len(whole) - kept // 2 :].lstrip()}"
-    return text
+    if width(text) <= limit:
+        return text
+    shortest, longest = (
+        2,
+        len(text) - 1,
+    )  # characters kept: halved between one that may be too few and one that may be too many
+    while shortest < longest:
+        kept = (shortest + longest + 1) // 2
+        if width(_without_middle(text, kept)) <= limit:
+            shortest = kept
+        else:
+            longest = kept - 1
+    return _without_middle(text, shortest)
+
+
+def _without_middle(text: str, kept: int) -> str:
+    return f"{text[: (kept + 1) // 2].rstrip()}…{text[len(text) - kept // 2 :].lstrip()}"

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import call
+
+from retrieval import recipes
+from retrieval.index import read_bundle, write_bundle
+
+PICTURES = {f"{name}.png" for name in ("loss", "validation", "recall", "ranks", "classes", "scores", "map", "random")}
+
+
+def text_of(page: Path) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", page.read_text(encoding="utf-8")).split())
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(run, folder))
+
+
+def test_a_run_gets_a_page_and_pictures_in_its_folder(run, tmp_path, capsys):
+    run = copy_of(run, tmp_path / "run")
+    code, out, err = call(capsys, "report", str(run))
+    assert (code, out) == (0, f"report    {run}/report.html\npictures  {run}/report-pictures\n"), err
+    text = text_of(run / "report.html")
+    figures = recipes.evaluate(run / "index-test")
+    assert f"recall@1 {100 * figures['recall@1']:.2f}" in text
+    assert "untrained" in text
+    assert "images 28 classes 4" in text
+    assert "could not be read" not in text
+    assert {path.name for path in (run / "report-pictures").iterdir()} >= PICTURES
+    assert (run / "report.html").stat().st_size < 3_000_000
+
+
+def test_a_run_without_an_index_gets_one(run, tmp_path, capsys, caplog):
+    run = copy_of(run, tmp_path / "run")
+    shutil.rmtree(run / "index-test")
+    code, _, err = call(capsys, "report", str(run), "--out", str(tmp_path / "page.html"))
+    assert code == 0, err
+    assert "embedding the test images" in caplog.text
+    assert (run / "index-test" / "manifest.json").is_file()
+    assert (tmp_path / "page-pictures" / "map.png").is_file()
+
+
+def test_an_index_gets_a_page_beside_it_and_stays_as_it_is(run, tmp_path, capsys):
+    index = copy_of(run / "index-test", tmp_path / "moved")
+    code, out, err = call(capsys, "report", str(index), "--k", "1,5")
+    assert code == 0, err
+    assert f"{tmp_path}/moved-report.html" in out
+    text = text_of(tmp_path / "moved-report.html")
+    assert "recall@5" in text
+    assert "untrained" not in text
+    read_bundle(index)
+
+
+def test_a_report_is_replaced_and_another_file_is_left_alone(run, tmp_path, capsys):
+    index = run / "index-test"
+    page = tmp_path / "page.html"
+    for _ in range(2):
+        assert call(capsys, "report", str(index), "--out", str(page))[0] == 0
+    (tmp_path / "thesis.html").write_text("years of work")
+    code, _, err = call(capsys, "report", str(index), "--out", str(tmp_path / "thesis.html"))
+    assert (code, err) == (
+        1,
+        f"error: {tmp_path}/thesis.html: exists and is no report, so it is left alone; choose another --out\n",
+    )
+    assert (tmp_path / "thesis.html").read_text() == "years of work"
+
+
+def test_images_that_have_moved_are_missed_and_found_in_their_new_folder(run, tmp_path, capsys, caplog):
+    bundle = read_bundle(run / "index-test")
+    index = tmp_path / "index"
+    write_bundle(
+        index,
+        vectors=bundle.vectors,
+        ids=bundle.ids,
+        labels=np.unique(bundle.labels, return_inverse=True)[1],
+        class_names=sorted(set(bundle.class_names)),
+        paths=bundle.paths,
+        model=None,
+        weights=None,
+        images_root=str(tmp_path / "gone"),
+        split="test",
+        source={"from": "elsewhere"},
+    )
+    code, _, err = call(capsys, "report", str(index))
+    assert code == 0, err
+    assert "images cannot be read" in caplog.text
+    assert "--images" in caplog.text
+    caplog.clear()
+    assert "could not be read" in text_of(tmp_path / "index-report.html")
+    code, _, err = call(capsys, "report", str(index), "--images", bundle.manifest["images_root"])
+    assert code == 0, err
+    assert "cannot be read" not in caplog.text
+    assert "could not be read" not in text_of(tmp_path / "index-report.html")
+
+
+def test_queries_of_another_index_are_searched_in_the_first(run, tmp_path, capsys):
+    index, page = str(run / "index-test"), tmp_path / "page.html"
+    code, _, err = call(capsys, "report", index, "--queries", index, "--out", str(page))
+    assert code == 0, err
+    assert "against 28 images of the gallery" in text_of(page)
+    assert "recall@1 100.00" in text_of(page)  # each query finds itself
+
+
+@pytest.mark.parametrize("words", [("nowhere",), (".",)])
+def test_what_is_neither_run_nor_index_is_one_line(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, "report", *words)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_a_damaged_record_of_a_run_is_one_line(run, tmp_path, capsys):
+    run = copy_of(run, tmp_path / "run")
+    (run / "metrics.jsonl").write_text("{no json")
+    code, _, err = call(capsys, "report", str(run))
+    assert code == 1
+    assert re.fullmatch(rf"error: {run}: results.json or metrics.jsonl is damaged \(.*\)\n", err)

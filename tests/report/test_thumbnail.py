@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import base64
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from retrieval.report.thumbnail import data_uri, read_thumbnail
+
+
+def decoded(uri: str) -> Image.Image:
+    head, content = uri.split(",")
+    assert head in ("data:image/png;base64", "data:image/jpeg;base64", "data:image/webp;base64")
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_a_file_and_what_it_holds_give_the_same_square(tmp_path):
+    Image.new("RGB", (80, 20), (255, 0, 0)).save(tmp_path / "wide.png")
+    picture = read_thumbnail(tmp_path / "wide.png", 40)
+    assert picture.size == (40, 40)
+    assert picture.getpixel((20, 20)) == (255, 0, 0)
+    assert picture.getpixel((20, 2)) == (255, 255, 255)
+    assert picture.tobytes() == read_thumbnail((tmp_path / "wide.png").read_bytes(), 40).tobytes()
+
+
+def test_what_is_no_image_is_none(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "program.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+    for source in (tmp_path / "text.png", tmp_path / "program.eps", tmp_path / "gone", tmp_path, b"", b"\xff\xd8 no"):
+        assert read_thumbnail(source, 40) is None
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes on this system")
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert read_thumbnail(tmp_path / "pipe.png", 40) is None
+
+
+def test_an_address_holds_the_picture_in_its_smallest_form():
+    flat = Image.new("RGB", (40, 40), (0, 0, 255))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    assert decoded(data_uri(flat)).format == "PNG"
+    assert decoded(data_uri(noise)).format == "JPEG"
+    assert decoded(data_uri(noise)).size == (64, 64)
+
+
+def test_what_shows_through_goes_on_doing_so():
+    picture = Image.new("RGBA", (40, 40))
+    picture.paste((255, 0, 0, 255), (0, 0, 20, 40))
+    assert decoded(data_uri(picture)).convert("RGBA").getpixel((30, 20))[3] == 0
