@@ -40,6 +40,12 @@ class Items:
         found = self._vectors[rows] if self._order is None else self._vectors[self._order[rows]]
         return np.asarray(found)
 
+    def part(self, rows: slice) -> Items:
+        """Some of the vectors, read when asked for as these are."""
+        if self._order is None:
+            return Items(self._vectors[rows])
+        return Items(self._vectors, self._order[rows])
+
     @cached_property
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
         """The positions of the distinct vectors, and which of them each vector is."""

@@ -54,7 +54,9 @@ def map_at_r(ranks: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
         ValueError: as for `r_precision`.
     """
     precision = np.arange(1, ranks.shape[1] + 1) / ranks
-    return (precision * _among_first_r(ranks, num_relevant)).sum(axis=1) / num_relevant
+    # Not sum(), which adds in an order that depends on the number of slots: a value is the same with more empty ones, to the bit.
+    total = np.cumsum(precision * _among_first_r(ranks, num_relevant), axis=1)[:, -1]
+    return total / num_relevant
 
 
 def _up_to(ranks: np.ndarray, k: int) -> np.ndarray:

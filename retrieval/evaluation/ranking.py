@@ -96,10 +96,11 @@ def rank_queries(
     order = asked[np.argsort(classes[asked], kind="stable")]
     gallery_order = order if symmetric else np.argsort(gallery_classes, kind="stable")
 
-    from retrieval.evaluation.counting import Counting  # late: torch takes a second to import
+    from retrieval.evaluation.block import Task  # late: torch takes a second to import
+    from retrieval.evaluation.counting import rank_relevant
 
     gallery_items = Items(gallery, gallery_order)
-    counting = Counting(
+    task = Task(
         queries=gallery_items if symmetric else Items(embeddings, order),
         gallery=gallery_items,
         classes=classes[order],
@@ -112,7 +113,7 @@ def rank_queries(
     first_rank = np.zeros(len(labels), dtype=np.int64)
     tied = np.zeros(len(labels), dtype=bool)
     values: dict[str, np.ndarray] = {}
-    for found in counting.ranks():
+    for found in rank_relevant(task):
         block = order[found.rows]
         some = num_relevant[block] > 0
         block, ranks = block[some], found.ranks[some]
@@ -134,13 +135,16 @@ def rank_queries(
 
 def merge_rankings(parts: Sequence[Ranking]) -> Ranking:
     """The ranking of all queries from those of all shards, in their order."""
-    arrays = [
-        np.concatenate([getattr(part, name) for part in parts])
-        for name in ("queries", "labels", "num_relevant", "first_rank", "tied")
-    ]
-    names = next((part.values for part in parts if len(part.queries)), {})
-    values = {name: np.concatenate([part.values[name] for part in parts if len(part.queries)]) for name in names}
-    return Ranking(*arrays, values, sum(part.left_out for part in parts))
+    names = next(part.values for part in parts if len(part.queries))  # a part without queries has no values
+    return Ranking(
+        np.concatenate([part.queries for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.num_relevant for part in parts]),
+        np.concatenate([part.first_rank for part in parts]),
+        np.concatenate([part.tied for part in parts]),
+        {name: np.concatenate([part.values[name] for part in parts if len(part.queries)]) for name in names},
+        sum(part.left_out for part in parts),
+    )
 
 
 def _classes(labels: np.ndarray, gallery_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -166,7 +170,7 @@ def _depth(ks: Sequence[int], metrics: Sequence[str], most_relevant: int) -> int
 def _measure(
     ranks: np.ndarray, num_relevant: np.ndarray, ks: Sequence[int], metrics: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    values = {}
+    values: dict[str, np.ndarray] = {}
     if "recall" in metrics:
         values |= {f"recall@{k}": measures.recall_at_k(ranks, k) for k in ks}
     if "precision" in metrics:

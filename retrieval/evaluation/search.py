@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -70,9 +71,7 @@ def search(
     Raises:
         ValueError: anything above does not hold.
     """
-    blocks = list(
-        search_in_blocks(queries, gallery, k, query_ids=query_ids, gallery_ids=gallery_ids, engine=engine)
-    )
+    blocks = list(search_in_blocks(queries, gallery, k, query_ids=query_ids, gallery_ids=gallery_ids, engine=engine))
     return Neighbours(
         np.concatenate([block.ids for block in blocks]), np.concatenate([block.scores for block in blocks])
     )
@@ -119,7 +118,7 @@ def nearest_in_blocks(
     fewest = -(-BLAS_THRESHOLD // queries.shape[1])
     size = max(fewest, MAX_PAIRS // width)
     bounds = np.linspace(0, len(queries), max(1, len(queries) // size) + 1).astype(int)
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds.tolist()):
         rows = slice(start, stop)
         yield searched.nearest(Items(queries[rows]), k, None if own_ids is None else own_ids[rows])
 

@@ -1,0 +1,259 @@
+"""The same ranks by every path: counted, searched, sorted, in parts, from a file, in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from reference import plain_evaluation, plain_gallery_evaluation
+
+from retrieval.evaluation import (
+    METRICS,
+    block,
+    class_figures,
+    counting,
+    evaluate,
+    exact,
+    figures,
+    intervals,
+    merge_rankings,
+    rank_queries,
+)
+from retrieval.evaluation import search as find
+from retrieval.evaluation.block import places_of_relevant
+from retrieval.evaluation.metrics import map_at_r
+
+SIZES = [1, 1, 1, 2, 2, 3, 5, 8, 13, 21, 40]
+
+
+def make(kind: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings, labels and ids of classes of all sizes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(rng.permutation(100)[: len(SIZES)] - 50, SIZES))
+    _, classes = np.unique(labels, return_inverse=True)
+    vectors = rng.standard_normal((len(SIZES), 12))[classes] + rng.standard_normal((len(labels), 12))
+    if kind == "copies":
+        vectors = vectors[rng.integers(0, len(labels) // 4, len(labels))]
+    if kind == "few directions":
+        vectors = np.sign(vectors) * (np.abs(vectors) > 1.2)
+        vectors[~vectors.any(axis=1), 0] = 1
+    if kind == "collapsed":
+        vectors = vectors[:1] + 1e-6 * vectors
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float32), labels, rng.permutation(1000)[: len(labels)]
+
+
+KINDS = ["different", "copies", "few directions", "collapsed"]
+KS = (1, 2, 7, 50)
+
+
+def assert_same(ranking, expected):
+    for name in ("queries", "labels", "num_relevant", "first_rank", "tied"):
+        assert_array_equal(getattr(ranking, name), getattr(expected, name))
+    assert list(ranking.values) == list(expected.values)
+    for name, column in expected.values.items():
+        assert_array_equal(ranking.values[name], column)
+    assert ranking.left_out == expected.left_out
+
+
+@pytest.fixture(params=KINDS)
+def data(request):
+    return make(request.param)
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """All sizes so small that everything comes in many parts."""
+    monkeypatch.setattr(counting, "TILE", 8)
+    monkeypatch.setattr(counting, "PANEL", 24)
+    monkeypatch.setattr(block, "BAND", 3)
+    monkeypatch.setattr(block, "MAX_PENDING", 10)
+    monkeypatch.setattr(exact, "RESCORED_NUMBERS", 50)
+    monkeypatch.setattr(exact, "EXACT_PAIRS", 300)
+    monkeypatch.setattr(block, "EXACT_PAIRS", 300)
+
+
+class TestAllPathsGiveTheFiguresOfCountingByHand:
+    def test_items_among_themselves(self, data):
+        embeddings, labels, ids = data
+        found = evaluate(embeddings, labels, ks=KS, ids=ids, metrics=METRICS)
+        assert found == pytest.approx(plain_evaluation(embeddings, labels, KS, ids), abs=1e-12)
+
+    def test_in_small_parts(self, data, small_parts):
+        self.test_items_among_themselves(data)
+
+    def test_in_groups_that_forgo_symmetry(self, data, small_parts, monkeypatch):
+        monkeypatch.setattr(counting, "MAX_SLOTS", 100)
+        self.test_items_among_themselves(data)
+
+    def test_with_large_classes_searched_for(self, data, small_parts, monkeypatch):
+        monkeypatch.setattr(counting, "SEARCH_ITEMS", 2)
+        self.test_items_among_themselves(data)
+
+    def test_with_all_classes_counted(self, data, small_parts, monkeypatch):
+        monkeypatch.setattr(counting, "SEARCH_ITEMS", 1000)
+        self.test_items_among_themselves(data)
+
+    @pytest.mark.parametrize("search_items", [2, 1000])
+    def test_queries_against_a_gallery(self, data, small_parts, monkeypatch, search_items):
+        monkeypatch.setattr(counting, "SEARCH_ITEMS", search_items)
+        embeddings, labels, ids = data
+        queries, gallery = np.arange(0, 97, 3), np.arange(20, 97)
+        given = embeddings[queries], labels[queries], embeddings[gallery], labels[gallery]
+        found = evaluate(
+            given[0],
+            given[1],
+            ks=KS,
+            ids=ids[gallery],
+            gallery=given[2],
+            gallery_labels=given[3],
+            metrics=METRICS,
+        )
+        assert found == pytest.approx(plain_gallery_evaluation(*given, KS, ids[gallery]), abs=1e-12)
+
+
+@pytest.mark.parametrize("engine", ["faiss", "torch"])
+def test_ranks_are_those_among_all_neighbours_by_either_engine(data, engine):
+    embeddings, labels, ids = data
+    ranking = rank_queries(embeddings, labels, ks=KS, ids=ids)
+    of = dict(zip(ids.tolist(), labels.tolist(), strict=True))
+    found = find(embeddings, embeddings, len(ids) - 1, query_ids=ids, gallery_ids=ids, engine=engine)
+    relevant = np.vectorize(of.get)(found.ids) == labels[:, None]
+    ranks = places_of_relevant(relevant, int(ranking.num_relevant.max()))[ranking.queries]
+    assert_array_equal(ranking.first_rank, ranks[:, 0])
+    assert_array_equal(ranking.values["map@r"], map_at_r(ranks, ranking.num_relevant))
+    assert_array_equal(ranking.values["precision@50"], (ranks <= 50).sum(1) / 50)
+
+
+def test_a_file_gives_what_memory_gives(data, small_parts, tmp_path):
+    embeddings, labels, ids = data
+    np.save(tmp_path / "vectors.npy", embeddings)
+    for mode in ("r", "c"):
+        on_disk = np.load(tmp_path / "vectors.npy", mmap_mode=mode)
+        for metrics in (METRICS, ("recall",)):
+            expected = rank_queries(embeddings, labels, ks=KS, ids=ids, metrics=metrics)
+            assert_same(rank_queries(on_disk, labels, ks=KS, ids=ids, metrics=metrics), expected)
+        expected = rank_queries(embeddings[::2], labels[::2], ks=KS, gallery=embeddings, gallery_labels=labels)
+        found = rank_queries(on_disk[:][::2], labels[::2], ks=KS, gallery=on_disk, gallery_labels=labels)
+        assert_same(found, expected)
+
+
+def test_a_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(counting, "PANEL", 512)
+    largest = []
+    read = exact.Items.__getitem__
+
+    def watched(self, rows):
+        found = read(self, rows)
+        largest.append(len(found))
+        return found
+
+    monkeypatch.setattr(exact.Items, "__getitem__", watched)
+    labels = np.arange(3_000) // 3
+    vectors = np.random.default_rng(0).standard_normal((3_000, 4))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.save(tmp_path / "vectors.npy", vectors.astype(np.float32))
+    rank_queries(np.load(tmp_path / "vectors.npy", mmap_mode="r"), labels, metrics=("recall",))
+    assert max(largest) <= 512 or max(largest) <= exact.RESCORED_NUMBERS // 4
+    assert exact.Items(np.load(tmp_path / "vectors.npy", mmap_mode="r")).on_disk
+
+
+@pytest.mark.parametrize("shards", [2, 3, 120])
+def test_shards_together_are_the_whole(data, shards):
+    embeddings, labels, ids = data
+    whole = rank_queries(embeddings, labels, ks=KS, ids=ids)
+    parts = [rank_queries(embeddings, labels, ks=KS, ids=ids, shard=(i, shards)) for i in range(shards)]
+    assert_same(merge_rankings(parts), whole)
+    whole = rank_queries(embeddings[:30], labels[:30], ks=KS, gallery=embeddings, gallery_labels=labels)
+    parts = [
+        rank_queries(embeddings[:30], labels[:30], ks=KS, gallery=embeddings, gallery_labels=labels, shard=(i, shards))
+        for i in range(shards)
+    ]
+    assert_same(merge_rankings(parts), whole)
+
+
+def shard_of_copies(index: int):
+    embeddings, labels, ids = make("copies")
+    return rank_queries(embeddings, labels, ks=KS, ids=ids, shard=(index, 2))
+
+
+@pytest.mark.slow
+def test_two_processes_find_together_what_one_finds():
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+        parts = list(processes.map(shard_of_copies, range(2)))
+    embeddings, labels, ids = make("copies")
+    assert_same(merge_rankings(parts), rank_queries(embeddings, labels, ks=KS, ids=ids))
+
+
+def test_a_shard_beyond_the_last_is_refused():
+    embeddings, labels, _ = make("different")
+    with pytest.raises(ValueError, match=r"shard is \(2, 2\), expected \(i, n\) with i from 0 to n - 1"):
+        rank_queries(embeddings, labels, shard=(2, 2))
+
+
+def test_queries_are_named_by_their_positions_in_what_was_given():
+    embeddings, labels, ids = make("different")
+    ranking = rank_queries(embeddings, labels, ids=ids)
+    sizes = dict(zip(*np.unique(labels, return_counts=True), strict=True))
+    assert_array_equal(ranking.queries, [i for i, label in enumerate(labels) if sizes[label] > 1])
+    assert_array_equal(ranking.labels, labels[ranking.queries])
+    assert_array_equal(ranking.num_relevant, [sizes[label] - 1 for label in ranking.labels])
+    assert ranking.left_out == 3
+    assert_array_equal(ranking.values["mrr"], 1 / ranking.first_rank)
+
+
+def test_a_query_whose_nearest_relevant_item_ties_with_an_irrelevant_one_is_counted():
+    axes = np.eye(4, dtype=np.float32)
+    embeddings = axes[[0, 0, 0, 1, 1, 2]]
+    labels = np.array([7, 7, 8, 8, 8, 9])
+    # 0 and 1 find each other, and the copy of another class; 2 finds all of its class at score 0, tied with the item 5;
+    # 3 and 4 find each other first.
+    ranking = rank_queries(embeddings, labels, ks=(1,))
+    assert_array_equal(ranking.tied, [True, True, True, False, False])
+    assert evaluate(embeddings, labels, ks=(1,))["ties"] == 3
+
+
+@pytest.fixture(scope="module")
+def ranking():
+    embeddings, labels, ids = make("different")
+    return rank_queries(embeddings, labels, ks=KS, ids=ids)
+
+
+class TestSummaries:
+    def test_classes_are_averaged_each_for_itself(self, ranking):
+        found = class_figures(ranking)
+        assert found.queries.tolist() == [np.sum(ranking.labels == label) for label in found.labels]
+        assert len(found.labels) == len(SIZES) - 3
+        for name, means in found.values.items():
+            for label, mean in zip(found.labels, means, strict=True):
+                assert mean == pytest.approx(ranking.values[name][ranking.labels == label].mean())
+
+    def test_macro_figures_weigh_every_class_alike(self, ranking):
+        found = figures(ranking, macro=True)
+        for name, means in class_figures(ranking).values.items():
+            assert found[f"macro {name}"] == pytest.approx(means.mean())
+            assert found[name] == pytest.approx(np.average(means, weights=class_figures(ranking).queries))
+
+    def test_intervals_hold_the_figure_and_depend_on_nothing_but_the_seed(self, ranking):
+        found = intervals(ranking, seed=3)
+        for name, (low, high) in found.items():
+            assert low <= ranking.values[name].mean() <= high
+        assert found == intervals(ranking, seed=3)
+        assert found != intervals(ranking, seed=4)
+        named = figures(ranking, interval_seed=3)
+        assert (named["recall@1 low"], named["recall@1 high"]) == found["recall@1"]
+
+    def test_intervals_are_as_wide_as_theory_says(self, ranking):
+        values = ranking.values["mrr"]
+        low, high = intervals(ranking, resamples=4000)["mrr"]
+        assert high - low == pytest.approx(2 * 1.96 * values.std() / len(values) ** 0.5, rel=0.1)
+
+    def test_a_wider_level_gives_wider_intervals(self, ranking):
+        narrow, wide = (intervals(ranking, level=level)["map@r"] for level in (0.5, 0.99))
+        assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+    def test_keys_come_in_one_order(self, ranking):
+        assert list(figures(ranking))[-6:] == ["map@r", "r_precision", "mrr", "queries", "left_out", "ties"]
