@@ -70,7 +70,7 @@ def test_frames_say_by_colour_and_by_dashes_whether_the_first_neighbour_is_right
     for name, right, asked in (("right", True, True), ("wrong", False, True), ("unknown", False, False)):
         picture = draw_map(np.array([[0.5, 0.5]]), np.array([right]), np.array([asked]), dark_picture)
         assert picture.size == (SIDE, SIDE)
-        counts[name] = dict((color, count) for count, color in picture.getcolors(SIDE * SIDE))
+        counts[name] = {color: count for count, color in picture.getcolors(SIDE * SIDE)}
     assert GREEN in counts["right"]
     assert ORANGE in counts["wrong"]
     assert GREY in counts["unknown"]
