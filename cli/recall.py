@@ -35,7 +35,13 @@ def parse_metrics(context: click.Context, parameter: click.Parameter, value: str
 def ranking_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of better rankings."""
     for option in (
-        click.option("--rerank", is_flag=True, help="Re-rank by k-reciprocal neighbours."),
+        click.option(
+            "--rerank",
+            default=0,
+            type=click.IntRange(0),
+            metavar="N",
+            help="Re-rank by k-reciprocal neighbours among N.",
+        ),
         click.option(
             "--dba", default=0, type=click.IntRange(0), metavar="N", help="Average each vector of the index with N."
         ),
@@ -58,7 +64,7 @@ Examples:
   retrieval recall runs/glyphs/index-test --k 1,10,27 --json
   retrieval recall runs/glyphs/index-test --metrics recall,mrr --macro --intervals
   retrieval recall runs/glyphs/index-test --per-class --csv
-  retrieval recall runs/glyphs/index-test --qe 5 --dba 5 --rerank
+  retrieval recall runs/glyphs/index-test --qe 5 --dba 5 --rerank 20
   retrieval recall runs/inshop/index-gallery --queries runs/inshop/index-query""",
 )
 @click.argument("index", type=click.Path(file_okay=False))
@@ -90,7 +96,7 @@ def command(
     qe: int,
     alpha: float,
     dba: int,
-    rerank: bool,
+    rerank: int,
     as_json: bool,
     as_csv: bool,
 ) -> None:

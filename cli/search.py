@@ -14,7 +14,7 @@ from .recall import ranking_options
 Examples:
   retrieval search runs/glyphs/index-test photo.png
   retrieval search runs/glyphs/index-test a.png folder --k 5 --html found.html
-  retrieval search runs/glyphs/index-test a.png --qe 5 --rerank --json""",
+  retrieval search runs/glyphs/index-test a.png --qe 5 --rerank 20 --json""",
 )
 @click.argument("index", type=click.Path(file_okay=False))
 @click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE|FOLDER...")
@@ -33,7 +33,7 @@ def command(
     qe: int,
     alpha: float,
     dba: int,
-    rerank: bool,
+    rerank: int,
     device: str,
     picture: str | None,
     html: str | None,

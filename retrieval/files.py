@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +108,10 @@ def _rename_with_both_names(path: Path, new: Path) -> None:
 
 
 def _replace_folder(new: Path, path: Path) -> None:
-    # A folder cannot be replaced in one step: the old one steps aside and comes back if the new one cannot take its place.
+    if _exchange(new, path):
+        shutil.rmtree(new, ignore_errors=True)
+        return
+    # Not in one step then: the old one steps aside and comes back if the new one cannot take its place.
     aside = new.with_suffix(".old")
     path.rename(aside)
     try:
@@ -115,6 +120,13 @@ def _replace_folder(new: Path, path: Path) -> None:
         aside.rename(path)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swaps two folders in one step, where the system can (Linux)."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), swap) == 0
 
 
 def _sync_all(folder: Path) -> None:

@@ -203,6 +203,7 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", rename_or_fail)
+    monkeypatch.setattr("retrieval.files._exchange", lambda one, other: False)  # as where a system cannot swap folders
     if failing == "fsync":
         monkeypatch.setattr(os, "fsync", no_space)
 
@@ -213,6 +214,21 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkey
     with pytest.raises(RetrievalError, match="No space left on device"):
         replace()
     assert content(path) == ["old", "old"]
+    assert names(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux swaps two folders in one step")
+def test_a_folder_is_replaced_without_a_moment_in_which_there_is_none(tmp_path, monkeypatch):
+    def never(self, target):
+        raise AssertionError("moved away")
+
+    path = tmp_path / "folder"
+    path.mkdir()
+    fill(path, "old")
+    monkeypatch.setattr(Path, "rename", never)
+    with folder_in_one_piece(path, overwrite=True) as folder:
+        fill(folder, "new")
+    assert content(path) == ["new", "new"]
     assert names(tmp_path) == ["folder"]
 
 

@@ -50,6 +50,10 @@ class Approximate:
         """Positions (num_queries, k), -1 where none was found, and exact scores, score descending, then position ascending."""
         width = min(len(self._vectors), max(_FEWEST_CANDIDATES, _CANDIDATES * k))
         _, candidates = self._index.search(np.ascontiguousarray(queries), width)
+        if candidates.max() >= len(self._vectors):
+            raise IndexFormatError(
+                f"approximate.faiss: finds item {candidates.max()} of {len(self._vectors)}; {REMEDY}"
+            )
         positions = np.full((len(queries), k), -1, dtype=np.int64)
         scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
         for row, (query, found) in enumerate(zip(queries, candidates, strict=True)):
@@ -91,7 +95,7 @@ def factory_string(kind: str, count: int, dimension: int) -> str:
     if any(value < 1 for value in number.values()):
         raise ValueError(f"type {factory!r} has a number below 1")
     width = number.get("pca", dimension)
-    if width > min(dimension, count):
+    if "pca" in number and width > min(dimension, count):
         raise ValueError(f"type {factory!r} keeps {width} dimensions of {count} vectors of {dimension}; keep fewer")
     if width % number.get("parts", 1):
         raise ValueError(
@@ -166,11 +170,12 @@ def read(path: Path, factory: str, vectors: np.ndarray) -> Approximate:
     if _ON_DISK in content:
         raise IndexFormatError(f"{path}: keeps its lists in another file, expected them inside; {REMEDY}")
     try:
+        factory = factory_string(factory, *vectors.shape)
         index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
         expected = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, ValueError) as error:
         reason = (str(error).splitlines() or ["memory"])[0]
-        raise IndexFormatError(f"{path}: faiss cannot read it ({reason}); {REMEDY}") from error
+        raise IndexFormatError(f"{path}: cannot be read ({reason}); {REMEDY}") from error
     if _kinds(index) != _kinds(expected):
         raise IndexFormatError(f"{path}: is a {_kinds(index)}, expected {_kinds(expected)} ({factory}); {REMEDY}")
     if index.metric_type != faiss.METRIC_INNER_PRODUCT or (index.ntotal, index.d) != vectors.shape:

@@ -16,7 +16,13 @@ from retrieval.index.writing import write_bundle
 
 
 def contents(bundle: Bundle) -> dict[str, Any]:
-    """What `write_bundle` must be given to write the same bundle again."""
+    """What `write_bundle` must be given to write the same bundle again.
+
+    Raises:
+        RetrievalError: somebody else has changed the bundle since it was read.
+    """
+    if (bundle.folder / MANIFEST).read_bytes() != bundle.manifest_text:
+        raise RetrievalError(f"{bundle.folder}: has been changed by another program in the meantime; try again")
     manifest = bundle.manifest
     return {
         "vectors": bundle.vectors,
@@ -37,12 +43,9 @@ def rewrite(bundle: Bundle, **changes: Any) -> None:
     """Replaces a bundle by itself with changes, which are arguments of `write_bundle`.
 
     Raises:
-        RetrievalError: somebody else has changed the bundle since it was read; it stays as it is now.
+        RetrievalError: see `contents`; the bundle stays as it is now.
     """
-    words = contents(bundle) | changes
-    if (bundle.folder / MANIFEST).read_bytes() != bundle.manifest_text:
-        raise RetrievalError(f"{bundle.folder}: has been changed by another program in the meantime; try again")
-    write_bundle(bundle.folder, **words, overwrite=True)
+    write_bundle(bundle.folder, **contents(bundle) | changes, overwrite=True)
 
 
 def require_new(bundle: Bundle, paths: Sequence[str]) -> None:
@@ -80,7 +83,7 @@ def add(
         IndexFormatError: a path is in the bundle already.
     """
     require_new(bundle, paths)
-    old = contents(bundle)
+    old = bundle.thumbnails()
     first = int(bundle.ids.max()) + 1
     rewrite(
         bundle,
@@ -88,8 +91,8 @@ def add(
         ids=np.concatenate([bundle.ids, np.arange(first, first + len(paths))]),
         **_numbered((*bundle.class_names, *class_names)),
         paths=(*bundle.paths, *paths),
-        pictures=None if old["pictures"] is None or pictures is None else [*old["pictures"], *pictures],
-        images_root=images_root or old["images_root"],
+        pictures=None if old is None or pictures is None else [*old, *pictures],
+        images_root=images_root or bundle.manifest["images_root"],
     )
 
 

@@ -55,9 +55,9 @@ def expand(
 def rerank(
     queries: np.ndarray,
     gallery: np.ndarray,
-    *,
     k1: int = 20,
-    k2: int = 6,
+    *,
+    k2: int | None = None,
     weight: float = 0.3,
     own: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
@@ -69,7 +69,7 @@ def rerank(
         queries: (num_queries, dim) float32 unit vectors.
         gallery: (num_items, dim) float32 unit vectors.
         k1: neighbours of which the reciprocal ones count.
-        k2: neighbours over which these are averaged; 1 leaves them as they are.
+        k2: neighbours over which these are averaged: three tenths of k1, as in the paper, by default; 1 leaves them as they are.
         weight: of the distance of the vectors against that of the neighbourhoods; 1 leaves the ranking as it is.
         own: (num_queries,) the queries' own positions in the gallery, if they are gallery items.
 
@@ -80,6 +80,7 @@ def rerank(
     Raises:
         ValueError: a number is out of range.
     """
+    k2 = max(1, round(0.3 * k1)) if k2 is None else k2
     if k1 < 1 or k2 < 1 or not 0 <= weight <= 1:
         raise ValueError(f"k1 is {k1}, k2 {k2}, weight {weight}; give k1 and k2 from 1, and a weight from 0 to 1")
     everything = gallery if own is not None else np.concatenate([gallery, queries])
@@ -99,14 +100,7 @@ def _rerank(
     near = _neighbours(everything, min(max(k1 + 1, k2), len(everything)))
     members = _neighbourhoods(everything, near, k1)
     if k2 > 1:
-        average = sparse.csr_array(
-            (
-                np.full(k2_count := near[:, :k2].size, 1 / min(k2, near.shape[1]), dtype=np.float32),
-                (np.repeat(np.arange(len(near)), k2_count // len(near)), near[:, :k2].ravel()),
-            ),
-            shape=(len(near), len(near)),
-        )
-        members = average @ members
+        members = _average(near[:, :k2]) @ members
     by_member = members[: len(gallery)].T.tocsr()
     step = max(1, _BLOCK // len(gallery))
     for start in range(0, len(queries), step):
@@ -115,6 +109,13 @@ def _rerank(
         distances = 2 - 2 * (queries[start : start + step] @ gallery.T)
         distances /= np.maximum(distances.max(axis=1, keepdims=True), 1e-12)
         yield -((1 - weight) * (1 - shared / (2 - shared)) + weight * distances).astype(np.float32)
+
+
+def _average(near: np.ndarray) -> sparse.csr_array:
+    """The matrix that replaces every row by the mean of the rows near to it."""
+    count, k = near.shape
+    weights = np.full(near.size, 1 / k, dtype=np.float32)
+    return sparse.csr_array((weights, (np.repeat(np.arange(count), k), near.ravel())), shape=(count, count))
 
 
 def _neighbours(vectors: np.ndarray, k: int) -> np.ndarray:

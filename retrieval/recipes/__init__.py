@@ -1,8 +1,9 @@
 """What the command line does: train, index, measure, search."""
 
 from retrieval.recipes.compare import compare
+from retrieval.recipes.edit import add_images, describe_index, merge_indices, remove_images
 from retrieval.recipes.export import embed_to_files, export_onnx, export_vectors
-from retrieval.recipes.index import add_images, build_index, describe_index, index_vectors, merge_indices, remove_images
+from retrieval.recipes.index import build_index, index_vectors
 from retrieval.recipes.measure import Ranking, evaluate, evaluate_classes, evaluate_rankings
 from retrieval.recipes.page import write_page
 from retrieval.recipes.pictures import draw_search

@@ -1,31 +1,21 @@
-"""Index bundles: written from images or vectors, and changed."""
+"""Index bundles from images or vectors."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from retrieval.building import measured_splits, read_splits
 from retrieval.data import ImageSet
-from retrieval.errors import ConfigError, IndexFormatError, RetrievalError, did_you_mean
-from retrieval.index import Bundle, approximate, editing, read_bundle, write_bundle
+from retrieval.errors import ConfigError, RetrievalError
+from retrieval.index import approximate, write_bundle
 from retrieval.index.manifest import MANIFEST
 from retrieval.recipes import arrays
 from retrieval.recipes.embedding import embed_in_parts, side_folder, thumbnails_of
-from retrieval.recipes.sources import (
-    Source,
-    below,
-    device_of,
-    images_in,
-    images_of,
-    listed_images,
-    read_source,
-    source_of,
-)
+from retrieval.recipes.sources import Source, device_of, images_in, listed_images, read_source
 from retrieval.training import distributed
 
 
@@ -67,7 +57,7 @@ def build_index(
     source = read_source(run, checkpoint=checkpoint)
     name, found = _choose(source, run, split, images, listed, root)
     out = Path(out) if out else Path(run) / f"index-{name}"
-    _require_free(out, overwrite)
+    require_free(out, overwrite)
     factory = _factory(kind, len(found), source)
     with distributed.joined(device_of(source, device)) as place, side_folder(out, source, found) as side:
         vectors = embed_in_parts(source, found, place, side)
@@ -112,7 +102,7 @@ def index_vectors(
     Raises:
         RetrievalError: a file cannot be read, or the two do not fit together.
     """
-    _require_free(Path(out), overwrite)
+    require_free(Path(out), overwrite)
     rows = arrays.read_vectors(Path(vectors))
     items = arrays.read_labels(Path(labels), len(rows), vectors)
     with type_mistakes():
@@ -129,84 +119,6 @@ def index_vectors(
             overwrite=overwrite,
         )
     return Path(out)
-
-
-def add_images(
-    index: str | Path,
-    places: Sequence[str | Path],
-    *,
-    class_name: str | None = None,
-    root: str | Path | None = None,
-    device: str = "auto",
-) -> int:
-    """Embeds images with the model of an index and adds them to it.
-
-    Args:
-        index: folder of the bundle.
-        places: image files and folders, below the images' root.
-        class_name: of all of them; by default the folder directly below the root.
-        root: where the index's images are now, if elsewhere than when it was made.
-        device: where to compute.
-
-    Returns:
-        How many were added.
-    """
-    bundle = read_bundle(index)
-    source = source_of(bundle)
-    images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]
-    images = below(images_root, images_of(places))
-    editing.require_new(bundle, images.paths)
-    with side_folder(Path(index), source, images) as side:
-        vectors = embed_in_parts(source, images, device_of(source, device), side)
-        names = [class_name or images.class_names[label] for label in images.labels]
-        pictures = thumbnails_of(images) if bundle.thumbnails() is not None else None
-        editing.add(bundle, vectors, names, images.paths, pictures, images_root=images_root)
-    return len(images)
-
-
-def remove_images(
-    index: str | Path, paths: Sequence[str], *, ids: Sequence[int] = (), class_names: Sequence[str] = ()
-) -> int:
-    """Takes items out of an index, by path, id or class; returns how many.
-
-    Raises:
-        IndexFormatError: one of these is not in the index, or nothing would be left.
-    """
-    bundle = read_bundle(index)
-    positions: set[int] = set()
-    for what, wanted, values in (
-        ("path", paths, bundle.paths),
-        ("id", ids, bundle.ids.tolist()),
-        ("class", class_names, bundle.class_names),
-    ):
-        positions |= _places(bundle, what, wanted, values)
-    if not positions:
-        raise ConfigError("nothing to remove; give a path, --id or --class")
-    editing.remove(bundle, np.array(sorted(positions)))
-    return len(positions)
-
-
-def merge_indices(indices: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> int:
-    """Writes one index of the items of several; returns how many there are."""
-    _require_free(Path(out), overwrite)
-    bundles = [read_bundle(index) for index in indices]
-    editing.merge(bundles, out, overwrite=overwrite)
-    return sum(len(bundle.ids) for bundle in bundles)
-
-
-def describe_index(index: str | Path) -> dict[str, Any]:
-    """What an index holds: "index", "count", "dimension", "classes", "type", "approximate", "model"."""
-    bundle = read_bundle(index)
-    facts = bundle.manifest
-    return {
-        "index": str(index),
-        "count": facts["count"],
-        "dimension": facts["dimension"],
-        "classes": facts["num_classes"],
-        "type": facts["type"],
-        "approximate": facts["approximate"],
-        "model": bundle.model_hash,
-    }
 
 
 def _choose(
@@ -254,18 +166,7 @@ def type_mistakes() -> Iterator[None]:
         raise ConfigError(str(error)) from error
 
 
-def _require_free(out: Path, overwrite: bool) -> None:
+def require_free(out: Path, overwrite: bool) -> None:
+    """Refuses, before the work begins, what writing would refuse at its end."""
     if out.exists() and not overwrite:
         raise RetrievalError(f"{out}: exists already; choose another --out or pass --overwrite")
-
-
-def _places(bundle: Bundle, what: str, wanted: Sequence[Any], values: Sequence[Any]) -> set[int]:
-    """The positions of the items that have one of the values wanted; each must be there."""
-    places: dict[Any, list[int]] = {}
-    for place, value in enumerate(values):
-        places.setdefault(value, []).append(place)
-    for value in wanted:
-        if value not in places:
-            hint = did_you_mean(str(value), map(str, places))
-            raise IndexFormatError(f"{bundle.folder}: has no {what} {value!r}{hint}")
-    return {place for value in wanted for place in places[value]}

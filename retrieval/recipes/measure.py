@@ -19,19 +19,19 @@ from retrieval.recipes.figures import Figures
 
 @dataclass(frozen=True)
 class Ranking:
-    """How neighbours are ranked; each part is left out where it is 0 or False.
+    """How neighbours are ranked; each part is left out where it is 0.
 
     Args:
         expand: neighbours of alpha query expansion.
         alpha: its exponent.
         augment: neighbours of database-side augmentation, with the same exponent.
-        rerank: whether to re-rank by k-reciprocal neighbours at last.
+        rerank: neighbours of which the reciprocal ones count in re-ranking, which comes last.
     """
 
     expand: int = 0
     alpha: float = 3.0
     augment: int = 0
-    rerank: bool = False
+    rerank: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.expand or self.augment or self.rerank)
@@ -41,7 +41,7 @@ class Ranking:
         alone = {
             f"query expansion {self.expand}": Ranking(expand=self.expand, alpha=self.alpha),
             f"augmentation {self.augment}": Ranking(augment=self.augment, alpha=self.alpha),
-            "re-ranking": Ranking(rerank=self.rerank),
+            f"re-ranking {self.rerank}": Ranking(rerank=self.rerank),
         }
         wanted = {name: ranking for name, ranking in alone.items() if ranking}
         return wanted | ({"all of these": self} if len(wanted) > 1 else {})
@@ -58,7 +58,7 @@ class Ranking:
         step = max(1, 2**24 // len(gallery))
         plain = (queries[start : start + step] @ gallery.T for start in range(0, len(queries), step))
         start = 0
-        for block in reranking.rerank(queries, gallery, own=own) if self.rerank else plain:
+        for block in reranking.rerank(queries, gallery, self.rerank, own=own) if self.rerank else plain:
             if own is not None:
                 block[np.arange(len(block)), own[start : start + len(block)]] = -np.inf
             start += len(block)
@@ -149,17 +149,19 @@ def _figures(measured: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> F
     known, counts = np.unique(gallery_labels, return_counts=True)
     places = np.searchsorted(known, labels).clip(max=len(known) - 1)
     num_relevant = np.where(known[places] == labels, counts[places], 0) - (own is not None)
-    width = max(*ks, int(num_relevant.max()))
-    relevant = []
+    slots = int(num_relevant.max())
+    ranks = []
     start = 0
     for scores in ranking.scores(queries, gallery, own):
-        nearest = np.argsort(-scores, axis=1, kind="stable")[:, :width]
-        relevant.append(gallery_labels[nearest] == labels[start : start + len(scores), None])
+        nearest = np.argsort(-scores, axis=1, kind="stable")
+        relevant = gallery_labels[nearest] == labels[start : start + len(scores), None]
+        ranks.append(np.argsort(~relevant, axis=1, kind="stable")[:, :slots] + 1)
         start += len(scores)
     kept = num_relevant > 0
-    hits, num_relevant = np.concatenate(relevant)[kept], num_relevant[kept]
-    values = {f"recall@{k}": recall_at_k(hits, k) for k in ks}
-    values |= {"map@r": map_at_r(hits, num_relevant), "r_precision": r_precision(hits, num_relevant)}
+    of_relevant, num_relevant = np.concatenate(ranks)[kept], num_relevant[kept]
+    of_relevant[np.arange(slots) >= num_relevant[:, None]] = len(gallery) + 1  # slots that nothing fills
+    values = {f"recall@{k}": recall_at_k(of_relevant, k) for k in ks}
+    values |= {"map@r": map_at_r(of_relevant, num_relevant), "r_precision": r_precision(of_relevant, num_relevant)}
     return {name: float(value.mean()) for name, value in values.items()} | {
         "queries": int(kept.sum()),
         "left_out": int((~kept).sum()),

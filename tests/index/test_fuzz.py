@@ -1,0 +1,106 @@
+"""Bundles altered at random, read in a process of their own: none crashes it, none changes what is found in silence."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# A file is altered in one of five ways; in every second bundle the manifest is made to fit, as if on purpose.
+PROGRAM = """
+import hashlib, json, random, shutil, sys, tempfile, warnings
+from pathlib import Path
+import numpy as np
+from retrieval.errors import RetrievalError
+from retrieval.index import read_bundle, write_bundle
+from retrieval.index.manifest import write_manifest
+
+seed, count = int(sys.argv[1]), int(sys.argv[2])
+lot, folder = random.Random(seed), Path(tempfile.mkdtemp())
+vectors = np.random.default_rng(0).standard_normal((120, 8))
+vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+kinds = ["exact", "IVF3,Flat", "HNSW4", "PQ2x1", "PCA4,IVF2,SQ8"]
+found = {}
+
+def outcome(path):
+    bundle = read_bundle(path)
+    index = bundle.approximate()
+    positions = index.search(vectors[:9], 5)[0].tolist() if index else None
+    return [bundle.vectors.tobytes(), bundle.ids.tolist(), bundle.labels.tolist(), bundle.class_names, bundle.paths,
+            bundle.model, bundle.weights(), bundle.thumbnails(), positions]
+
+for kind in kinds:
+    write_bundle(folder / kind, vectors=vectors, ids=np.arange(120), labels=np.arange(120) % 7,
+        class_names=[f"class {i}" for i in range(7)], paths=[f"{i}.png" for i in range(120)], model={"a": 1}, weights=bytes(99),
+        images_root="images", split="test", source={}, kind=kind, pictures=[b"picture %d" % i for i in range(120)])
+    found[kind] = outcome(folder / kind)
+
+def alter(content):
+    content = bytearray(content)
+    way = lot.randrange(5)
+    place = lot.randrange(len(content))
+    if way == 0:
+        content[place] ^= 1 << lot.randrange(8)
+    elif way == 1:
+        content[place : place + 8] = lot.randbytes(8)
+    elif way == 2:
+        del content[place:]
+    elif way == 3:
+        content[place:place] = content[: lot.randrange(64)]
+    else:
+        header = lot.randrange(min(200, len(content)))
+        content[header] = lot.choice([0, 1, 127, 128, 255])
+    return bytes(content)
+
+refused = same = forged = 0
+for number in range(count):
+    kind = lot.choice(kinds)
+    path = folder / "altered"
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(folder / kind, path)
+    file = lot.choice(sorted(path.iterdir()))
+    before = file.read_bytes()
+    file.write_bytes(alter(before))
+    fits = number % 2 and file.name != "manifest.json"
+    if fits:
+        facts = json.loads((folder / kind / "manifest.json").read_text())
+        write_manifest(path, {key: facts[key] for key in facts if key not in ("format", "version", "files", "checksum")})
+    print(number, kind, file.name, bool(fits), file=sys.stderr, flush=True)
+    try:
+        now = outcome(path)
+    except RetrievalError as error:
+        line = str(error)
+        if "\\n" in line or not ("altered" in line or "approximate.faiss" in line):
+            sys.exit(f"not one line that names the bundle: {line!r}")
+        refused += 1
+        continue
+    if now == found[kind]:
+        same += 1
+    elif fits:
+        forged += 1  # a bundle of other content, under a manifest that says so
+    else:
+        sys.exit(f"{file.name} of {kind} was altered, and that was not seen")
+print(refused, same, forged)
+shutil.rmtree(folder)
+"""
+
+
+def fuzz(seed: int, count: int, *options: str) -> list[int]:
+    command = [sys.executable, *options, "-W", "error", "-c", PROGRAM, str(seed), str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
+    assert done.returncode == 0, done.stderr[-1000:]
+    refused, same, forged = map(int, done.stdout.split())
+    assert refused + same + forged == count
+    assert refused > count / 2
+    return [refused, same, forged]
+
+
+@pytest.mark.parametrize("options", [(), ("-O",)], ids=["", "without assertions"])
+def test_no_altered_bundle_crashes_or_deceives(options):
+    fuzz(0, 60, *options)
+
+
+@pytest.mark.slow
+def test_two_thousand_altered_bundles_neither_crash_nor_deceive():
+    fuzz(1, 2000)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from retrieval.index.reranking import expand, rerank
+
+
+def unit_vectors(count, dimension=5, seed=0):
+    vectors = np.random.default_rng(seed).standard_normal((count, dimension))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def slow_expand(queries, gallery, k, alpha, own):
+    moved = []
+    for i, query in enumerate(queries):
+        scores = gallery @ query
+        order = [j for j in np.argsort(-scores, kind="stable") if own is None or j != own[i]][:k]
+        total = query + sum(max(scores[j], 0) ** alpha * gallery[j] for j in order)
+        moved.append(total / np.linalg.norm(total))
+    return np.array(moved)
+
+
+def slow_rerank(vectors, k1, k2, weight):
+    """The paper, with dense matrices, for a set whose every item is a query."""
+    count = len(vectors)
+    squared = 2 - 2 * vectors @ vectors.T
+    rank = np.array([[i, *(j for j in np.argsort(squared[i], kind="stable") if j != i)] for i in range(count)])
+
+    def reciprocal(i, k):
+        return [j for j in rank[i, : k + 1] if i in rank[j, : k + 1]]
+
+    members = np.zeros((count, count))
+    for i in range(count):
+        own = reciprocal(i, k1)
+        expanded = set(own)
+        for j in own:
+            other = reciprocal(j, max(1, round(k1 / 2)))
+            if len(set(other) & set(own)) > 2 / 3 * len(other):
+                expanded |= set(other)
+        for j in expanded:
+            members[i, j] = np.exp(-squared[i, j])
+        members[i] /= members[i].sum()
+    members = np.array([members[rank[i, :k2]].mean(axis=0) for i in range(count)])
+    scores = np.empty((count, count))
+    for i in range(count):
+        for j in range(count):
+            shared = np.minimum(members[i], members[j]).sum()
+            scores[i, j] = -((1 - weight) * (1 - shared / (2 - shared)) + weight * squared[i, j] / squared[i].max())
+    return scores
+
+
+@pytest.mark.parametrize(("k", "alpha"), [(1, 3.0), (4, 0.0), (4, 3.0), (100, 1.0)])
+@pytest.mark.parametrize("among", [True, False])
+def test_expansion_is_the_weighted_mean_of_a_query_and_its_neighbours(k, alpha, among):
+    gallery = unit_vectors(23)
+    queries, own = (gallery, np.arange(23)) if among else (unit_vectors(9, seed=1), None)
+    found = expand(queries, gallery, k, alpha=alpha, own=own)
+    assert found.dtype == np.float32
+    assert_allclose(found, slow_expand(queries, gallery, k, alpha, own), atol=1e-6)
+
+
+def test_expansion_by_no_neighbour_changes_nothing():
+    queries = unit_vectors(4)
+    assert expand(queries, unit_vectors(9, seed=1), 0) is queries
+
+
+@pytest.mark.parametrize(("k1", "k2", "weight"), [(5, 2, 0.3), (4, 1, 0.0), (6, 3, 0.7), (50, 6, 0.3), (1, 1, 0.3)])
+def test_reranking_is_that_of_the_paper(monkeypatch, k1, k2, weight):
+    vectors = unit_vectors(31, dimension=3)
+    monkeypatch.setattr("retrieval.index.reranking._BLOCK", 100)
+    blocks = list(rerank(vectors, vectors, k1, k2=k2, weight=weight, own=np.arange(31)))
+    assert len(blocks) > 5
+    assert_allclose(np.concatenate(blocks), slow_rerank(vectors, k1, k2, weight), atol=1e-5)
+
+
+def test_queries_from_elsewhere_are_ranked_as_one_set_with_the_gallery():
+    vectors = unit_vectors(26, dimension=3)
+    (scores,) = rerank(vectors[20:], vectors[:20], 5, k2=2)
+    everything = slow_rerank(vectors, 5, 2, 0.0)[20:, :20]
+    squared = 2 - 2 * vectors[20:] @ vectors[:20].T
+    assert_allclose(scores, 0.7 * everything - 0.3 * squared / squared.max(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_the_weight_of_the_vectors_alone_leaves_the_ranking_as_it_is():
+    vectors = unit_vectors(30)
+    (scores,) = rerank(vectors, vectors, 5, weight=1.0, own=np.arange(30))
+    assert (np.argsort(-scores, axis=1) == np.argsort(-(vectors @ vectors.T), axis=1)).mean() > 0.99
+
+
+def test_wrong_numbers_are_named():
+    vectors = unit_vectors(5)
+    for words in ({"k1": 0}, {"k2": 0}, {"weight": 1.5}):
+        with pytest.raises(ValueError, match="k1 is"):
+            next(rerank(vectors, vectors, **words))
+    with pytest.raises(ValueError, match="alpha -1"):
+        expand(vectors, vectors, 1, alpha=-1)
