@@ -1,6 +1,6 @@
 """What an exact evaluation costs: time, memory and recall@1, ours and others' side by side.
 
-    python scripts/bench_evaluation.py --out bench                      # the sizes of CUB-200 and of Online Products, and one between
+    python scripts/bench_evaluation.py --out bench  # the sizes of CUB-200 and of Online Products, and one between
     python scripts/bench_evaluation.py --sizes 60502 --threads 2 --only evaluate faiss
 
 Every item is a query against all others; the embeddings are random around one centre a class. The unit is "one product": all

@@ -48,7 +48,7 @@ class Items:
 
     @cached_property
     def distinct(self) -> tuple[np.ndarray, np.ndarray]:
-        """The positions of the distinct vectors, and which of them each vector is."""
+        """The positions of the distinct vectors, and which of them each vector is. Reads all of a file at once."""
         vectors = self._vectors if self._order is None else self._vectors[self._order]
         as_bytes = np.ascontiguousarray(vectors).view(np.dtype((np.void, vectors.itemsize * vectors.shape[1])))
         _, first, inverse = np.unique(as_bytes.ravel(), return_index=True, return_inverse=True)

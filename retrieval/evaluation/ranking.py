@@ -53,7 +53,7 @@ def rank_queries(
     With "recall" and "mrr" alone only the nearest relevant item of a query is ranked, which is faster.
 
     Args:
-        embeddings: (num_items, dim) float32 unit vectors; those of a file (np.memmap) are never in memory as a whole.
+        embeddings: (num_items, dim) float32 unit vectors; those of a file (np.memmap) are read in parts.
         labels: (num_items,) whole numbers; items of one label are relevant to one another.
         ks: cut-offs of recall@k and precision@k, each below the number of items, or at most the size of the gallery.
         ids: (num_items,) whole numbers from 0, none twice, of the gallery if there is one; the positions if left out.

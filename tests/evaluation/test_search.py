@@ -29,12 +29,13 @@ def random_vectors(count, dimension, seed=0):
 
 
 def assert_as_plain(queries, gallery, k, query_ids=None, gallery_ids=None):
-    found = search(queries, gallery, k, query_ids=query_ids, gallery_ids=gallery_ids)
     ids, scores = plain_neighbours(queries, gallery, k, query_ids, gallery_ids)
-    assert found.ids.dtype == np.int64
-    assert found.scores.dtype == np.float32
-    assert_array_equal(found.ids, ids)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-6)
+    for engine in ("faiss", "torch"):
+        found = search(queries, gallery, k, query_ids=query_ids, gallery_ids=gallery_ids, engine=engine)
+        assert found.ids.dtype == np.int64
+        assert found.scores.dtype == np.float32
+        assert_array_equal(found.ids, ids)
+        np.testing.assert_allclose(found.scores, scores, atol=1e-6)
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 7, 64, 300])
@@ -134,6 +135,28 @@ def test_blocks_together_are_the_whole_search(monkeypatch):
     assert_array_equal(np.concatenate([block.ids for block in blocks]), ids)
 
 
+def test_torch_searches_in_parts(monkeypatch):
+    monkeypatch.setattr(MODULE, "TORCH_ROWS", 7)
+    monkeypatch.setattr(MODULE, "TORCH_COLUMNS", 5)
+    gallery = random_vectors(40, 16)[np.random.default_rng(0).integers(0, 40, 120)]
+    assert_as_plain(gallery[:20], gallery, 9, query_ids=np.arange(20))
+
+
+@pytest.mark.parametrize("reason", ["faiss is missing", "macOS", "a file"])
+def test_faiss_is_not_loaded_where_it_is_missing_or_unsafe_or_would_copy_a_file(reason, monkeypatch, tmp_path):
+    gallery = random_vectors(50, 8)
+    expected = search(gallery, gallery, 3)
+    if reason == "faiss is missing":
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    elif reason == "macOS":
+        monkeypatch.setattr(sys, "platform", "darwin")
+    else:
+        np.save(tmp_path / "gallery.npy", gallery)
+        gallery = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    monkeypatch.setitem(sys.modules, "faiss", None)  # importing it fails
+    assert_array_equal(search(gallery, gallery, 3).ids, expected.ids)
+
+
 def test_blocks_stay_above_the_size_below_which_faiss_leaves_blas(monkeypatch):
     monkeypatch.setattr(MODULE, "MAX_PAIRS", 1_000)
     gallery = random_vectors(10_000, 32)
@@ -206,6 +229,7 @@ HUGE[2, 0] = 3e38
         ({"queries": NOT_FINITE}, r"queries: row 6 has length nan \(1 of 10"),
         ({"gallery": HUGE}, r"gallery: row 2 has length inf"),
         ({"k": 0}, "k is 0, expected at least 1"),
+        ({"engine": "annoy"}, "engine is 'annoy', expected auto, faiss or torch"),
         ({"query_ids": np.arange(9)}, r"query_ids: int64 \(9,\), expected whole numbers"),
         ({"gallery_ids": np.arange(10.0)}, "gallery_ids: float64"),
         ({"gallery_ids": np.arange(10, dtype=np.uint64)}, "gallery_ids: uint64"),
