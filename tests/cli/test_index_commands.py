@@ -1,0 +1,345 @@
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from PIL import Image
+from small_run import call
+
+from retrieval.index import read_bundle
+
+
+@pytest.fixture
+def photos(run, images, tmp_path, capsys) -> Path:
+    """An index of the test images as a folder, in a place of its own."""
+    shutil.copytree(images / "test", tmp_path / "images")
+    words = ("index", str(run), "--images", str(tmp_path / "images"), "--out", str(tmp_path / "photos"), "--thumbnails")
+    assert call(capsys, *words)[0] == 0
+    return tmp_path / "photos"
+
+
+def test_a_folder_of_images_becomes_an_index_whose_classes_are_its_folders(run, photos):
+    bundle = read_bundle(photos)
+    assert sorted(set(bundle.class_names)) == ["class 08", "class 09", "class 10", "class 11"]
+    assert bundle.paths[0] == "class 08/0.png"
+    assert_array_equal(bundle.vectors, read_bundle(run / "index-test").vectors)
+    with Image.open(photos.parent / "images" / bundle.paths[3]) as image:
+        assert image.size == (40, 40)
+    pictures = bundle.thumbnails()
+    assert pictures is not None
+    assert len(pictures) == 28
+    assert all(picture.startswith(b"\xff\xd8") for picture in pictures)
+    assert sorted(path.name for path in photos.parent.iterdir()) == ["images", "photos"]
+
+
+def test_a_list_of_images_becomes_an_index_in_its_order(run, images, capsys, tmp_path):
+    (tmp_path / "list.csv").write_text("path,label\ntest/class 09/3.png,b\ntrain/class 01/2.png,a\n")
+    words = (
+        "index",
+        str(run),
+        "--list",
+        str(tmp_path / "list.csv"),
+        "--root",
+        str(images),
+        "--out",
+        str(tmp_path / "i"),
+    )
+    code, out, _ = call(capsys, *words, "--json")
+    assert code == 0
+    assert json.loads(out)["count"] == 2
+    bundle = read_bundle(tmp_path / "i")
+    assert (bundle.paths, bundle.class_names) == (("test/class 09/3.png", "train/class 01/2.png"), ("b", "a"))
+
+
+def test_an_index_lends_its_model_to_another_folder(run, images, capsys, tmp_path):
+    words = ("index", str(run / "index-test"), "--images", str(images / "train"), "--out", str(tmp_path / "train"))
+    assert call(capsys, *words)[0] == 0
+    assert read_bundle(tmp_path / "train").model_hash == read_bundle(run / "index-test").model_hash
+
+
+@pytest.mark.slow
+def test_a_killed_call_is_taken_up_and_ends_with_the_same_index(run, images, tmp_path, monkeypatch):
+    program = """
+import os, sys
+from retrieval import cli
+from retrieval.recipes import embedding
+embedding.PART = 8
+whole = embedding._write_part
+def write(file, vectors):
+    whole(file, vectors)
+    if file.name == "000000008.npy":
+        os.kill(os.getpid(), 9)
+embedding._write_part = write
+cli.run(sys.argv[1:])
+"""
+    (tmp_path / "batch").mkdir()
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("index-test"))
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("batch_size: 256", "batch_size: 4"))
+    words = ["index", str(tmp_path / "run"), "--images", str(images / "test"), "--out", str(tmp_path / "index")]
+    killed = subprocess.run([sys.executable, "-c", program, *words], check=False, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    side = tmp_path / ".index.embedded"
+    assert not (tmp_path / "index").exists()
+    parts = sorted(path.name for path in side.glob("*.npy"))
+    assert parts == ["000000000.npy", "000000008.npy"]
+
+    from retrieval.recipes import build_index, embedding
+
+    monkeypatch.setattr(embedding, "PART", 8)
+    embedded = []
+    embed_part = embedding._embed_part
+    monkeypatch.setattr(embedding, "_embed_part", lambda s, i, b: embedded.append(len(i)) or embed_part(s, i, b))
+    build_index(tmp_path / "run", tmp_path / "index", images=images / "test")
+    assert embedded == [8, 4]
+    assert not side.exists()
+    whole = build_index(tmp_path / "run", tmp_path / "whole", images=images / "test")
+    assert_array_equal(read_bundle(tmp_path / "index").vectors, read_bundle(whole).vectors)
+
+
+def test_what_was_embedded_of_other_images_or_damaged_is_not_taken_up(run, images, tmp_path, monkeypatch):
+    from retrieval.recipes import build_index
+
+    shutil.copytree(images / "test", tmp_path / "images")
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    def interrupted():
+        with monkeypatch.context() as patch:
+            patch.setattr("retrieval.recipes.index.write_bundle", fail)
+            with pytest.raises(KeyboardInterrupt):
+                build_index(run, tmp_path / "index", images=tmp_path / "images", overwrite=True)
+        return tmp_path / ".index.embedded" / "000000000.npy"
+
+    part = interrupted()
+    part.write_bytes(part.read_bytes()[:-5])
+    build_index(run, tmp_path / "index", images=tmp_path / "images")
+    expected = read_bundle(tmp_path / "index").vectors
+
+    assert interrupted().is_file()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / "class 08" / "0.png")
+    build_index(run, tmp_path / "index", images=tmp_path / "images", overwrite=True)
+    found = read_bundle(tmp_path / "index").vectors
+    assert not part.exists()
+    assert (found[0] != expected[0]).any()
+    np.testing.assert_allclose(found[1:], expected[1:], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_same_index_as_one(run, images, tmp_path):
+    words = ["index", str(run), "--images", str(images / "test"), "--out", str(tmp_path / "index"), "--json"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*command, "-m", "retrieval.cli", *words], check=False, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["count"] == 28
+    assert_array_equal(read_bundle(tmp_path / "index").vectors, read_bundle(run / "index-test").vectors)
+
+
+def test_images_are_removed_by_path_id_and_class_and_added_again(photos, capsys):
+    before = read_bundle(photos)
+    images = photos.parent / "images"
+    code, out, _ = call(
+        capsys, "index", "remove", str(photos), "class 08/1.png", "--id", "10", "--class", "class 11", "--json"
+    )
+    assert code == 0
+    assert (json.loads(out)["removed"], json.loads(out)["count"]) == (9, 19)
+    left = read_bundle(photos)
+    assert not {"class 08/1.png", before.paths[10]} & set(left.paths)
+    code, out, _ = call(
+        capsys, "index", "add", str(photos), str(images / "class 08" / "1.png"), str(images / "class 11")
+    )
+    assert code == 0
+    assert "added     8 images" in out
+    after = read_bundle(photos)
+    assert after.ids.tolist() == [*left.ids, *range(21, 29)]
+    old, new = (dict(zip(bundle.paths, bundle.vectors, strict=True)) for bundle in (before, after))
+    for path in after.paths:
+        np.testing.assert_allclose(new[path], old[path], atol=1e-6)
+    names = dict(zip(after.paths, after.class_names, strict=True))
+    assert names["class 11/3.png"] == "class 11"
+    assert len(after.thumbnails() or []) == 27
+
+
+def test_the_index_of_images_that_have_moved_is_added_to_with_their_new_root(photos, capsys, tmp_path):
+    (tmp_path / "moved").mkdir()
+    shutil.move(tmp_path / "images", tmp_path / "moved" / "images")
+    new = tmp_path / "moved" / "images" / "class 08" / "new.png"
+    shutil.copy(new.with_name("0.png"), new)
+    code, _, err = call(capsys, "index", "add", str(photos), str(new))
+    assert code == 2
+    assert f"does not lie below {tmp_path}/images" in err
+    words = ("--root", str(tmp_path / "moved" / "images"), "--class", "mine")
+    assert call(capsys, "index", "add", str(photos), str(new), *words)[0] == 0
+    bundle = read_bundle(photos)
+    assert bundle.describe(28) == {"label": 4, "class": "mine", "path": "class 08/new.png"}
+    assert bundle.manifest["images_root"] == str(tmp_path / "moved" / "images")
+
+
+def test_merged_indices_measure_as_one_index_of_all(run, images, capsys, tmp_path):
+    for name in ("class 08", "class 09"):
+        shutil.copytree(images / "test" / name, tmp_path / name / name)
+        words = ("index", str(run), "--images", str(tmp_path / name), "--out", str(tmp_path / f"index {name}"))
+        assert call(capsys, *words)[0] == 0
+    parts = [str(tmp_path / f"index {name}") for name in ("class 08", "class 09")]
+    code, out, _ = call(capsys, "index", "merge", *parts, "--out", str(tmp_path / "both"), "--json")
+    assert (code, json.loads(out)["count"], json.loads(out)["classes"]) == (0, 14, 2)
+    bundle = read_bundle(tmp_path / "both")
+    assert bundle.paths[0] == "class 08/class 08/0.png"
+    assert (Path(bundle.manifest["images_root"]) / bundle.paths[0]).is_file()
+    assert call(capsys, "recall", str(tmp_path / "both"))[0] == 0
+
+
+def test_vectors_from_elsewhere_are_measured_as_their_index_was(photos, capsys, tmp_path):
+    assert call(capsys, "export", "npy", str(photos), "--out", str(tmp_path / "files"))[0] == 0
+    np.save(tmp_path / "longer.npy", 7 * np.load(tmp_path / "files" / "vectors.npy").astype(np.float64))
+    words = ("--from-npy", str(tmp_path / "longer.npy"), "--labels", str(tmp_path / "files" / "labels.csv"))
+    assert call(capsys, "index", *words, "--out", str(tmp_path / "again"))[0] == 0
+    again, before = read_bundle(tmp_path / "again"), read_bundle(photos)
+    assert (again.paths, again.class_names, again.ids.tolist()) == (
+        before.paths,
+        before.class_names,
+        before.ids.tolist(),
+    )
+    np.testing.assert_allclose(again.vectors, before.vectors, atol=1e-7)
+    assert again.model is None
+    found = [json.loads(call(capsys, "recall", str(index), "--json")[1]) for index in (photos, tmp_path / "again")]
+    assert found[0] == pytest.approx(found[1])
+
+
+def test_a_type_for_large_galleries_is_built_measured_and_searched(capsys, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "v.npy", rng.standard_normal((500, 16)))
+    (tmp_path / "l.csv").write_text("label\n" + "".join(f"class {i % 50}\n" for i in range(500)))
+    words = ("index", "--from-npy", str(tmp_path / "v.npy"), "--labels", str(tmp_path / "l.csv"), "--type", "hnsw")
+    code, out, _ = call(capsys, *words, "--out", str(tmp_path / "index"))
+    assert code == 0
+    assert "type      HNSW32: finds 100.00 % of the first 1" in out
+    assert all(len(line) <= 80 or str(tmp_path) in line for line in out.splitlines())
+    manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
+    assert manifest["approximate"]["recall@10"] > 0.99
+    code, _, _ = call(capsys, "index", "remove", str(tmp_path / "index"), "0", "1")
+    assert code == 0
+    assert read_bundle(tmp_path / "index").manifest["type"] == "HNSW32"
+
+
+class TestMistakes:
+    """Each is one line on stderr, nothing on stdout, and the right exit code."""
+
+    def expect(self, capsys, code: int, words: str, *arguments: str) -> None:
+        found, out, err = call(capsys, *arguments)
+        assert found == code, err
+        assert out == ""
+        assert words in err
+        assert code == 2 or err.count("\n") == 1
+        assert "Traceback" not in err
+
+    def test_wrong_words_for_index(self, capsys, run, photos, tmp_path):
+        out = ("--out", str(tmp_path / "out"))
+        cases = [
+            (2, "give either RUN or --from-npy", "--split", "test"),
+            (2, "belong together", "--from-npy", "x.npy"),
+            (2, "--images does not go with --from-npy", "--from-npy", "x", "--labels", "y", "--images", "z", *out),
+            (2, "--from-npy needs --out", "--from-npy", "x", "--labels", "y"),
+            (2, "exclude each other", str(run), "--images", "x", "--list", "y", *out),
+            (2, "--root belongs to --list", str(run), "--root", "x", *out),
+            (2, "is not allowed", str(run), "--type", "LSH", *out),
+            (2, "needs at least", str(run), "--type", "IVF4,Flat", *out),
+            (1, "has no split 'query'", str(run), "--split", "query", *out),
+            (1, "is no folder", str(run), "--images", str(tmp_path / "none"), *out),
+            (2, "is an index, which has no splits", str(photos), *out),
+            (1, "not the folder of a training run", str(tmp_path / "none")),
+            (1, "has no path 'class 08/9.png'; did you mean", "remove", str(photos), "class 08/9.png"),
+            (1, "has no id 99", "remove", str(photos), "--id", "99"),
+            (2, "nothing to remove", "remove", str(photos)),
+            (1, "holds 'class 08/0.png' already", "add", str(photos), str(tmp_path / "images" / "class 08" / "0.png")),
+            (1, "exists already", "merge", str(photos), str(photos), "--out", str(photos)),
+            (1, "as", "merge", str(photos), str(photos), *out),
+            (2, "device", str(run), "--device", "tpu9", *out),
+        ]
+        for code, message, *words in cases:
+            self.expect(capsys, code, message, "index", *words)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize(
+        ("table", "message"),
+        [
+            ("", "its columns are none; expected label"),
+            ("id,path\n", "its columns are id, path; expected label"),
+            ("label,color\n", "expected label, and perhaps id and path"),
+            ("label,label\n", "once each"),
+            ("label\na\n", "has 1 items, "),
+            ("label,id\na,0\nb\n", "line 3: expected a value for each of label, id"),
+            ("label,id\na,0\nb,0\n", "line 3: id 0 stands in line 2 already"),
+            ("label,id\na,0\nb,-1\n", "line 3: id '-1' is no whole number"),
+            ("label,path\na,../x\nb,y\n", "does not stay below"),
+            ('label\n"a\nb\n', "cannot be read"),
+        ],
+    )
+    def test_tables_that_do_not_fit(self, capsys, tmp_path, table, message):
+        np.save(tmp_path / "v.npy", np.eye(2))
+        (tmp_path / "l.csv").write_text(table)
+        words = (
+            "--from-npy",
+            str(tmp_path / "v.npy"),
+            "--labels",
+            str(tmp_path / "l.csv"),
+            "--out",
+            str(tmp_path / "o"),
+        )
+        self.expect(capsys, 1, message, "index", *words)
+
+    @pytest.mark.parametrize(
+        ("vectors", "message"),
+        [
+            (np.array([[1, 0], [np.nan, 1]]), "row 1 has length nan (1 of 2 rows are at fault)"),
+            (np.array([[0, 0], [0, 1]]), "row 0 has length 0"),
+            (np.zeros(3), "holds float64 (3,), expected numbers (count, dimension)"),
+            (np.array([["a"]]), "holds <U1 (1, 1)"),
+            (np.array([[None]]), "it is no array of numbers"),
+        ],
+    )
+    def test_vectors_that_are_none(self, capsys, tmp_path, vectors, message):
+        np.save(tmp_path / "v.npy", vectors)
+        (tmp_path / "l.csv").write_text("label\na\nb\n")
+        words = (
+            "--from-npy",
+            str(tmp_path / "v.npy"),
+            "--labels",
+            str(tmp_path / "l.csv"),
+            "--out",
+            str(tmp_path / "o"),
+        )
+        self.expect(capsys, 1, message, "index", *words)
+
+
+@pytest.mark.slow
+def test_a_reader_never_meets_half_a_bundle_while_it_is_changed(photos):
+    program = """
+import sys, numpy as np
+from retrieval.index import editing, read_bundle
+print("ready", flush=True)
+while True:
+    bundle = read_bundle(sys.argv[1])
+    editing.rewrite(bundle, split=bundle.manifest["split"] + "x")
+"""
+    with subprocess.Popen([sys.executable, "-c", program, str(photos)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        seen = set()
+        end = time.monotonic() + 60
+        while len(seen) < 10 and time.monotonic() < end:
+            seen.add(read_bundle(photos).manifest["split"])
+        process.kill()
+    assert len(seen) == 10
+    assert len(read_bundle(photos).ids) == 28
