@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from retrieval.errors import ConfigError, did_you_mean
 from retrieval.schema import Config
-from retrieval.yaml_text import parse, parse_value
+from retrieval.yaml_text import parse, parse_value, write
 
 __all__ = ["Config", "config_names", "load", "to_yaml"]
 
@@ -56,7 +56,7 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def to_yaml(config: Config) -> str:
     """The whole configuration as YAML that `load` reads back."""
-    return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
+    return write(config.model_dump())
 
 
 def _find(source: str | Path) -> tuple[str, str]:
@@ -71,7 +71,7 @@ def _find(source: str | Path) -> tuple[str, str]:
     if str(source) not in names:
         hint = did_you_mean(str(source), names) or f"; there are {', '.join(names)}, or give a path that ends in .yaml"
         raise ConfigError(f"no configuration is called {str(source)!r}{hint}")
-    return f"{source}.yaml", (resources.files("retrieval.configs") / f"{source}.yaml").read_text()
+    return f"{source}.yaml", (resources.files("retrieval.configs") / f"{source}.yaml").read_text(encoding="utf-8")
 
 
 def _apply(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:

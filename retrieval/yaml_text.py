@@ -1,4 +1,4 @@
-"""YAML by the rules of YAML 1.2: `1e-4` is a number and `no` is a word; and no key stands twice."""
+"""YAML by the rules of YAML 1.2: `1e-4` is a number, `010` is ten and `no` is a word; and no key stands twice."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ def parse_value(text: str) -> Any:
     return _Loader(text).get_single_data()
 
 
+def write(values: dict[str, Any]) -> str:
+    """A mapping as YAML that `parse` reads back."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars, and a list of the keys that stand twice."""
 
@@ -65,6 +70,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotes what the rules of either version would take for something else than text."""
+
+
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?[0-9]+", "-+0123456789"),
@@ -75,6 +84,10 @@ for _tag, _pattern, _first in (
     ),
     ("null", r"~|null|Null|NULL|", "~nN\0"),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else list(_first)
-    )
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}",
+            re.compile(f"^(?:{_pattern})$"),
+            [*_first, ""] if _tag == "null" else list(_first),
+        )
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))  # not octal

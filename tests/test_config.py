@@ -4,11 +4,12 @@ from importlib import resources
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrieval.config import Config, config_names, load, to_yaml
 from retrieval.errors import ConfigError
+from retrieval.yaml_text import parse, write
 
 
 def mistakes(tmp_path, text: str, *overrides: str) -> list[str]:
@@ -40,6 +41,17 @@ def test_a_configuration_survives_being_written_and_read(tmp_path):
     assert load(tmp_path / "c.yaml") == config
 
 
+# PyYAML itself reads these three as line breaks.
+LETTERS = st.text(st.characters(codec="utf-8", exclude_characters="\x85\u2028\u2029"))
+
+
+@given(st.dictionaries(LETTERS, LETTERS | st.integers() | st.booleans() | st.none()))
+@example({"file": "1e5", "010": "08", "yes": "no", "1_0": "0x1F", "~": "null", "n": 10})
+@settings(deadline=None)
+def test_options_survive_being_written_and_read_whatever_they_are(options):
+    assert parse(write({"options": options}), "") == ({"options": options}, [])
+
+
 def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
     (tmp_path / "c.yaml").write_text("training: {epochs: 3, learning_rate: 1e-4}")
     config = load(tmp_path / "c.yaml", ["training.epochs=5"])
@@ -56,6 +68,7 @@ def test_numbers_and_words_are_read_as_people_mean_them(tmp_path):
     assert config.loss.noise == 1e-4
     assert config.model.backbone == "no"
     assert config.data.root == "2024-01-01"
+    assert load("glyphs", ["seed=010"]).seed == 10
 
 
 def test_all_mistakes_come_at_once(tmp_path):
