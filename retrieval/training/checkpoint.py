@@ -23,7 +23,6 @@ from retrieval.files import write_bytes
 
 FORMAT = "retrieval-checkpoint-1"
 
-
 log = logging.getLogger("retrieval")
 
 
@@ -39,6 +38,7 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: Path | Non
     Raises:
         RetrievalError: the disk is full or not writable; what was there is unchanged.
         TypeError: the state holds something else.
+        ValueError: two tensors have the same place, as of the keys {"a": {"b": ...}, "a.b": ...}.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _take_tensors(state, "", tensors)
@@ -98,6 +98,8 @@ def load_newest(*paths: Path) -> dict[str, Any]:
 def _take_tensors(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     """Moves the tensors of a tree into `tensors` and leaves {"tensor": name} in their places."""
     if isinstance(tree, Tensor):
+        if place in tensors:
+            raise ValueError(f"{place}: two tensors of the state would have this name; rename a key")
         # Tied weights would share memory, which the format refuses: every place gets its own copy.
         tensors[place] = tree.detach().to("cpu", copy=True).contiguous()
         return {"tensor": place}

@@ -107,6 +107,15 @@ def test_missing_and_foreign_files_are_named(tmp_path):
         load_checkpoint(tmp_path / "pickle")
 
 
+@pytest.mark.parametrize("keys", [("a.b", "a"), (0, "0")])
+def test_two_tensors_of_one_name_are_refused_before_one_is_lost(tmp_path, keys):
+    one, other = keys
+    twice = {one: torch.zeros(1), other: {"b": torch.ones(1)} if other == "a" else torch.ones(1)}
+    with pytest.raises(ValueError, match="two tensors of the state"):
+        save_checkpoint(tmp_path / "last.safetensors", twice)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_neither_tensor_nor_plain_value_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(TypeError, match=r"a\.b: a set cannot be stored"):
         save_checkpoint(tmp_path / "c", {"a": {"b": {1}}})
