@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -9,14 +10,20 @@ from tqdm import tqdm
 
 from retrieval.training import distributed
 
+log = logging.getLogger("retrieval")
+
 Item = TypeVar("Item")
 
 
 class ProgressBar(tqdm):
-    """A progress bar on stderr that shows on a terminal only, of the first of several processes, and vanishes when done."""
+    """A progress bar on stderr that shows on a terminal only, of the first of several processes, and vanishes when done.
+
+    Where the log lets nothing but errors through, there is none.
+    """
 
     def __init__(self, total: int, what: str, *, initial: int = 0) -> None:
-        disable = None if distributed.is_main() else True
+        shows = distributed.is_main() and log.isEnabledFor(logging.WARNING)
+        disable = None if shows else True  # None: unless stderr is a terminal
         super().__init__(total=total, desc=what, initial=initial, leave=False, disable=disable, dynamic_ncols=True)
 
     def each(self, batches: Iterable[Item]) -> Iterator[Item]:
