@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,9 +46,10 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if [path.name for path in folder.iterdir()] == [NAME]:
-            (folder / NAME).unlink()
-            folder.rmdir()
+        with contextlib.suppress(OSError):  # of a folder that someone has removed meanwhile
+            if [path.name for path in folder.iterdir()] == [NAME]:
+                (folder / NAME).unlink()
+                folder.rmdir()
         _handles.remove(handle)
         os.close(handle)
 
@@ -60,8 +62,10 @@ def is_locked(folder: Path) -> bool:
         return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:  # a file system without locks
+        return False
     finally:
         os.close(handle)
     return False
@@ -75,7 +79,7 @@ def _open_and_lock(folder: Path) -> int:
         except OSError as error:
             raise CheckpointError(f"{folder}: cannot be the folder of a run ({error.strerror})") from error
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(handle)
         except BlockingIOError:
             owner = os.pread(handle, 20, 0).decode(errors="replace").strip()
             os.close(handle)
@@ -89,3 +93,13 @@ def _open_and_lock(folder: Path) -> int:
             os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
             return handle
         os.close(handle)  # of a run that has just ended with nothing in its folder, and removed it
+
+
+def _lock(handle: int) -> None:
+    """Takes the lock; tries again for a moment, since `is_locked` takes it too, to see whether it can."""
+    for _ in range(10):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.02)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

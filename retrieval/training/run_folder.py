@@ -86,7 +86,8 @@ class RunFolder:
         self.check_free(overwrite=overwrite)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for path in (*(self.path / name for name in FILES), *self.path.glob(EVENT_FILES)):
+            # The configuration goes last: as long as anything of a run is left, the folder is seen to be that of a run.
+            for path in (*self.path.glob(EVENT_FILES), *(self.path / name for name in reversed(FILES))):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be created ({error.strerror})") from error

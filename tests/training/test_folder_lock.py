@@ -3,9 +3,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -77,6 +79,26 @@ def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatc
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with locked(tmp_path):
         assert "cannot be locked (No locks available); let no other run write into it" in caplog.text
+        assert not is_locked(tmp_path)  # nobody knows; but a run that ended long ago is not at work for ever
+
+
+def test_whoever_only_looks_keeps_no_run_out(tmp_path):
+    (tmp_path / ".lock").write_text("")
+    looking = os.open(tmp_path / ".lock", os.O_RDONLY)
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.05, os.close, [looking]).start()
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+
+
+def test_a_folder_that_is_removed_while_it_is_held_hides_no_error(tmp_path):
+    def remove() -> None:
+        with locked(tmp_path / "run"):
+            shutil.rmtree(tmp_path / "run")
+            raise CheckpointError("its folder is gone")
+
+    with pytest.raises(CheckpointError, match="its folder is gone"):
+        remove()
 
 
 def test_what_cannot_be_a_folder_is_named(tmp_path):

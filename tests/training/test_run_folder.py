@@ -50,6 +50,15 @@ def test_overwriting_never_deletes_what_is_no_run(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_a_run_that_cannot_be_cleared_away_whole_is_still_a_run(tmp_path):
+    run = RunFolder(tmp_path)
+    run.create("seed: 1\n", {})
+    run.metrics.mkdir()
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="cannot be created"):
+            run.create("seed: 2\n", {}, overwrite=True)
+
+
 def test_an_empty_folder_can_be_used_and_a_file_cannot(tmp_path):
     RunFolder(tmp_path).create("seed: 1\n", {})
     (tmp_path / "file").write_text("")
