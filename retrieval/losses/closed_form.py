@@ -7,7 +7,8 @@ needs one number for each relevant pair, how many irrelevant references score hi
 "local" adds a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
 
 One product of all scores is all the arithmetic that grows with the square of the batch ("local": three), half of it where a batch
-is its own reference; memory grows with the rows only. Time also grows with the size of the largest class.
+is its own reference; memory grows with the rows only. Both also grow with the size of the largest class: counts are kept for every
+pair of a row and a relevant reference.
 """
 
 from __future__ import annotations
@@ -121,9 +122,8 @@ class _UnitRows(torch.autograd.Function):
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None]:
         refuse_second_derivative()
         found, norms, order = ctx.saved_tensors
-        along = (found * incoming).sum(
-            1, keepdim=True
-        )  # not vecdot, which an autocast around the backward pass would round
+        # Not vecdot, which an autocast around the backward pass would round.
+        along = (found * incoming).sum(1, keepdim=True)
         across = incoming.addcmul(along, found, value=-1).div_(norms)
         return torch.empty_like(across).index_copy_(0, order, across), None
 
