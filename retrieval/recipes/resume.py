@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from retrieval.config import Config, load
+from retrieval.data import ImageSet
 from retrieval.errors import CheckpointError
 from retrieval.training import RunFolder
 
@@ -28,6 +30,24 @@ def require_same(config: Config, folder: RunFolder) -> None:
         words = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
         raise CheckpointError(
             f"{folder.path}: was begun with another configuration ({words}); resume it with --config {folder.config}"
+        )
+
+
+def require_same_images(splits: Mapping[str, ImageSet], folder: RunFolder) -> None:
+    """Checks that a run was begun with these lists of images: with others, a batch would be another one.
+
+    Raises:
+        CheckpointError: it was not; names the splits that differ.
+    """
+    try:
+        then = json.loads(folder.environment.read_text(encoding="utf-8"))["data"]
+    except (OSError, ValueError):  # a lost note is no reason to lose a run
+        return
+    changed = sorted(name for name, images in splits.items() if images.fingerprint() != then.get(name))
+    if changed:
+        raise CheckpointError(
+            f"{folder.path}: was begun with other images or classes ({', '.join(changed)}); bring back the data as it was, "
+            "or begin a new run"
         )
 
 

@@ -31,7 +31,7 @@ from retrieval.files import write_json, write_text
 from retrieval.models import Embedder
 from retrieval.recipes.figures import Figures, Measuring, describe
 from retrieval.recipes.pictures import draw_neighbours
-from retrieval.recipes.resume import require_same
+from retrieval.recipes.resume import require_same, require_same_images
 from retrieval.report import plot_training
 from retrieval.training import (
     RunFolder,
@@ -118,6 +118,7 @@ class _Run:
     def take_up(self) -> None:
         """Brings everything to where the run stopped."""
         require_same(self.config, self.folder)
+        require_same_images(self.splits, self.folder)
         state = self.folder.load_last()
         self.trainer.load_state_dict(state)
         self.record = Record(state["rows"], state["results"])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import arguments, call
+from small_run import arguments, call, draw_images
 
 from retrieval import cli
 from retrieval.training import RunFolder, Trainer, load_checkpoint
@@ -125,6 +125,16 @@ def test_what_changes_no_step_may_change_when_a_run_is_resumed(images, run, caps
     assert "seed: 0, now 3, training.learning_rate: 0.002, now 1.0" in err
     assert call(capsys, *arguments(images, run, "--resume", "training.epochs=9"))[0] == 1  # a cosine would be another
     assert call(capsys, *arguments(images, run, "--resume", "training.patience=9", "data.timeout=9"))[0] == 0
+
+
+def test_a_run_is_not_resumed_on_other_images(tmp_path, capsys):
+    images, out = draw_images(tmp_path / "images"), tmp_path / "run"
+    assert cli.run(arguments(images, out, "training.max_steps=1")) == 0
+    (images / "test" / "class 08" / "0.png").rename(images / "test" / "class 08" / "9.png")
+    code, _, err = call(capsys, *arguments(images, out, "--resume"))
+    assert code == 1
+    assert "was begun with other images or classes (test)" in err
+    assert err.count("\n") == 1
 
 
 def test_a_second_run_in_the_same_folder_is_refused(images, tmp_path, capsys):
