@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retrieval.losses.score_matrix import ScoreMatrixLoss, check_masks, reduce_queries
-from retrieval.solvers import Blackbox, rank, solve
+from retrieval.losses.score_matrix import ScoreMatrixLoss, check_masks, rank_as_scores, reduce_queries
+from retrieval.solvers import Blackbox, solve
 
 
 def rambo_loss(
@@ -48,8 +48,8 @@ def rambo_loss(
     shifted = torch.where(relevant, scores - margin / 2, scores + margin / 2).masked_fill(
         ~(relevant | irrelevant), -torch.inf
     )
-    rank_among_all = solve(shifted, _rank, gradient=Blackbox(lambda_ * max(1, scores.shape[1])))
-    rank_among_relevant = _rank(shifted.detach().masked_fill(~relevant, -torch.inf))
+    rank_among_all = solve(shifted, rank_as_scores, gradient=Blackbox(lambda_ * max(1, scores.shape[1])))
+    rank_among_relevant = rank_as_scores(shifted.detach().masked_fill(~relevant, -torch.inf))
     intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
     losses = torch.log1p(torch.log1p(intruders)).sum(dim=1) / relevant.sum(dim=1).clamp(min=1)
     return reduce_queries(losses, relevant, reduction)
@@ -74,11 +74,6 @@ class RamboLoss(ScoreMatrixLoss):
 
     def losses_of_queries(self, scores: Tensor, relevant: Tensor, irrelevant: Tensor) -> Tensor:
         return rambo_loss(scores, relevant, irrelevant, margin=self.margin, lambda_=self.lambda_, reduction="none")
-
-
-def _rank(scores: Tensor) -> Tensor:
-    """Ranks in the dtype of the scores, so that float64 scores get a float64 gradient."""
-    return rank(scores).to(scores.dtype)
 
 
 def _check_margin(margin: float) -> None:

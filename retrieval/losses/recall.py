@@ -17,8 +17,15 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from retrieval.losses.closed_form import Settings, closed_form
-from retrieval.losses.score_matrix import AllButOwn, ScoreMatrixLoss, at_least_float32, check_masks, reduce_queries
-from retrieval.solvers import Blackbox, center, normalize, rank, solve, standardize, two_point
+from retrieval.losses.score_matrix import (
+    AllButOwn,
+    ScoreMatrixLoss,
+    at_least_float32,
+    check_masks,
+    rank_as_scores,
+    reduce_queries,
+)
+from retrieval.solvers import Blackbox, center, normalize, solve, standardize, two_point
 from retrieval.solvers.layer import GradientRule, refuse_second_derivative
 
 log = logging.getLogger("retrieval")
@@ -99,8 +106,8 @@ def recall_loss(
     if margin:
         projected = projected - margin * relevant
     rule = Blackbox(lambda_=4.0) if gradient == "blackbox" else gradient
-    rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), _rank_as_scores, gradient=rule)
-    rank_among_relevant = _rank_as_scores(projected.detach().masked_fill(~relevant, -torch.inf))
+    rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), rank_as_scores, gradient=rule)
+    rank_among_relevant = rank_as_scores(projected.detach().masked_fill(~relevant, -torch.inf))
     intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
     weights = _weight(weighting, ks, tau)(intruders).masked_fill(~relevant, 0)
     return reduce_queries(weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1), relevant, reduction)
@@ -250,11 +257,6 @@ def _weight(weighting: str, ks: Sequence[int] | None, tau: float) -> Callable[[T
     if ks is None:
         return WEIGHTINGS[weighting]
     return lambda intruders: sum(torch.sigmoid((1 + intruders - k) / tau) for k in ks) / len(ks)  # type: ignore[return-value]
-
-
-def _rank_as_scores(scores: Tensor) -> Tensor:
-    """Ranks in the dtype of the scores, so that float64 scores get a float64 gradient."""
-    return rank(scores).to(scores.dtype)
 
 
 def _check(

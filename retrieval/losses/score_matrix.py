@@ -10,6 +10,8 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils import common_functions
 from torch import Tensor
 
+from retrieval.solvers import rank
+
 
 class AllButOwn(NamedTuple):
     """In place of an `indices_tuple`: all pairs of queries and references but each query's with its own copy.
@@ -102,6 +104,11 @@ def reduce_queries(losses: Tensor, relevant: Tensor, reduction: str) -> Tensor:
         raise ValueError(f"reduction is {reduction!r}, expected one of mean, none")
     losses = losses.masked_fill(~relevant.any(dim=1), 0)
     return losses if reduction == "none" else losses.sum() / relevant.any(dim=1).sum().clamp(min=1)
+
+
+def rank_as_scores(scores: Tensor) -> Tensor:
+    """Ranks in the dtype of the scores, so that float64 scores get a float64 gradient."""
+    return rank(scores).to(scores.dtype)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
