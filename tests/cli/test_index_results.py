@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from small_run import call
+
+from retrieval.index import read_bundle
+from retrieval.recipes.compare import paired
+
+
+def test_every_class_is_measured_and_the_classes_average_to_the_whole(run, capsys):
+    code, out, _ = call(capsys, "recall", str(run / "index-test"), "--per-class", "--json", "--k", "1,3")
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["class"] for row in rows if row["queries"] != 7] == []
+    figures = json.loads(call(capsys, "recall", str(run / "index-test"), "--macro", "--k", "1,3", "--json")[1])
+    for name in ("recall@1", "recall@3", "map@r"):
+        assert np.mean([row[name] for row in rows]) == pytest.approx(figures[f"macro {name}"])
+    written = call(capsys, "recall", str(run / "index-test"), "--per-class", "--csv", "--k", "1,3")[1]
+    table = list(csv.DictReader(io.StringIO(written)))
+    assert [float(row["map@r"]) for row in table] == [row["map@r"] for row in rows]
+
+
+def test_tables_fit_80_columns(run, capsys):
+    index = str(run / "index-test")
+    metrics = ("--metrics", "recall,precision,map@r,r_precision,mrr")
+    for words in (
+        (),
+        ("--per-class",),
+        ("--macro", "--intervals", *metrics),
+        ("--qe", "2", "--dba", "2", "--rerank", "5"),
+    ):
+        code, out, _ = call(capsys, "recall", index, *words)
+        assert code == 0
+        assert max(map(len, out.splitlines())) <= 80
+
+
+def test_better_rankings_are_shown_beside_the_plain_one(run, capsys):
+    code, out, _ = call(capsys, "recall", str(run / "index-test"), "--qe", "2", "--rerank", "5", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert list(found) == ["plain", "query expansion 2", "re-ranking 5", "all of these"]
+    plain = json.loads(call(capsys, "recall", str(run / "index-test"), "--json")[1])
+    assert found["plain"] == {name: plain[name] for name in found["plain"]}
+    assert all(0 <= figures["map@r"] <= 1 for figures in found.values())
+
+
+def test_a_folder_is_searched_for_and_shown_as_a_page_without_outside_requests(run, images, capsys, tmp_path):
+    queries = images / "test" / "class 08"
+    words = ("search", str(run / "index-test"), str(queries), "--k", "3", "--html", str(tmp_path / "a page.html"))
+    code, out, _ = call(capsys, *words, "--rerank", "5", "--qe", "1")
+    assert code == 0
+    assert f"'{tmp_path}/a page.html'" in out
+    page = (tmp_path / "a page.html").read_text()
+    assert page.count("<section>") == 7
+    assert page.count("data:image/jpeg;base64,") == 7 * 4
+    assert "//" not in re.sub('base64,[^"]*', "", page)
+
+
+def test_an_index_compared_with_a_copy_of_itself_differs_by_nothing(run, capsys, tmp_path):
+    shutil.copytree(run / "index-test", tmp_path / "copy")
+    words = ("compare", str(run / "index-test"), str(tmp_path / "copy"))
+    found = json.loads(call(capsys, *words, "--json")[1])
+    assert found["queries"] == 28
+    assert found["others"][0]["map@r"]["difference"] == 0
+    assert found["others"][0]["map@r"]["p"] == 1
+    assert "p by a paired permutation test" in call(capsys, *words)[1]
+
+
+def test_the_paired_test_tells_a_gain_from_chance():
+    lot = np.random.default_rng(0)
+    base = lot.integers(0, 2, 400).astype(float)
+    better = np.maximum(base, lot.random(400) < 0.1)
+    found = paired(better, base)
+    assert found.p < 0.01
+    assert 0 < found.low < found.difference < found.high
+    swapped = np.where(lot.random(400) < 0.05, 1 - base, base)
+    assert paired(swapped, base).p > 0.05
+
+
+def test_images_are_embedded_into_plain_files(run, images, capsys, tmp_path):
+    code, _, _ = call(capsys, "embed", str(run), str(images / "test"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    vectors = np.load(tmp_path / "out" / "vectors.npy")
+    np.testing.assert_allclose(vectors, read_bundle(run / "index-test").vectors, atol=1e-6)
+    assert len((tmp_path / "out" / "paths.csv").read_text().splitlines()) == 29
+
+
+def test_a_model_is_exported_as_onnx_and_does_the_same(run, images, capsys, tmp_path):
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    words = ("export", "onnx", str(run / "index-test"), "--out", str(tmp_path / "m.onnx"), "--json")
+    code, out, err = call(capsys, *words, "--images", str(images / "test" / "class 08"))
+    assert code == 0, err
+    assert json.loads(out)["largest_difference"] <= 1e-4
+    assert (tmp_path / "m.onnx").is_file()
+
+
+def test_missing_packages_for_onnx_are_named_with_the_command_that_installs_them(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    code, _, err = call(capsys, "export", "onnx", str(run), "--out", str(tmp_path / "m.onnx"))
+    assert code == 1
+    assert "pip install 'retrieval[onnx]'" in err
+    assert err.count("\n") == 1
