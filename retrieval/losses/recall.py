@@ -92,9 +92,9 @@ def recall_loss(
         NaN among the candidates' scores gives NaN.
 
     Raises:
-        ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, negative noise, bad cut-offs.
+        ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, negative numbers, bad cut-offs.
     """
-    _check(projection, weighting, ks, gradient, noise=noise, tau=tau, local_margin=local_margin)
+    _check(projection, weighting, ks, gradient, noise=noise, tau=tau, margin=margin, local_margin=local_margin)
     scores, relevant, irrelevant = check_masks(scores, relevant, irrelevant)
     candidates = relevant | irrelevant
     projected = PROJECTIONS[projection](scores, candidates)
@@ -154,7 +154,7 @@ class RecallLoss(ScoreMatrixLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(projection, weighting, ks, gradient, noise=noise, tau=tau, local_margin=local_margin)
+        _check(projection, weighting, ks, gradient, noise=noise, tau=tau, margin=margin, local_margin=local_margin)
         self.projection, self.weighting, self.gradient = projection, weighting, gradient
         self.ks, self.tau = ks, tau
         self.noise, self.margin, self.local_margin = noise, margin, local_margin

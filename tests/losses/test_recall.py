@@ -160,6 +160,8 @@ def test_the_order_of_the_references_does_not_matter():
         ({"relevant": torch.zeros(2, 2, dtype=torch.bool)}, r"expected torch.bool of the scores' \(2, 3\)"),
         ({"irrelevant": torch.ones(2, 3, dtype=torch.bool), "relevant": torch.ones(2, 3, dtype=torch.bool)}, "overlap"),
         ({"scores": torch.zeros(3)}, "num_queries, num_references"),
+        ({"margin": -0.1}, "margin is -0.1, expected at least 0"),
+        ({"noise": float("nan")}, "noise is nan, expected at least 0"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):
