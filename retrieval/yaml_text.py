@@ -69,6 +69,10 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """A decimal number; by the rules of 1.1 a zero in front would make it octal."""
+        return int(self.construct_scalar(node))
+
 
 class _Dumper(yaml.SafeDumper):
     """Puts into quotes what the rules of either version would take for something else than text."""
@@ -90,4 +94,4 @@ for _tag, _pattern, _first in (
             re.compile(f"^(?:{_pattern})$"),
             [*_first, ""] if _tag == "null" else list(_first),
         )
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))  # not octal
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
