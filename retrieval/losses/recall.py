@@ -25,7 +25,7 @@ from retrieval.losses.score_matrix import (
     rank_as_scores,
     reduce_queries,
 )
-from retrieval.solvers import Blackbox, center, normalize, solve, standardize, two_point
+from retrieval.solvers import Blackbox, Identity, center, normalize, solve, standardize, two_point
 from retrieval.solvers.layer import GradientRule, refuse_second_derivative
 
 log = logging.getLogger("retrieval")
@@ -44,6 +44,8 @@ WEIGHTINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sqrt": lambda intruders: torch.sqrt(1 + intruders) - 1,
     "linear": lambda intruders: intruders,
 }
+
+IDENTITY = ("identity", Identity())  # the word and the rule
 
 OPTIONS = ("projection", "weighting", "ks", "tau", "noise", "margin", "local_margin", "gradient", "generator")
 
@@ -216,11 +218,11 @@ class RecallLoss(ScoreMatrixLoss):
         inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and distance.power == 1
         squared_distance = type(distance) is LpDistance and distance.normalize_embeddings and distance.power == 2
         linear = inner_product or (squared_distance and self.projection in ("std", "local"))
-        if linear and distance.p == 2 and self.gradient == "identity":
+        if linear and distance.p == 2 and self.gradient in IDENTITY:
             return True
         if not self._said:
-            identity = self.gradient == "identity"
-            what = f"distance {type(distance).__name__}" if identity else f"gradient {self.gradient!r}"
+            by_distance = self.gradient in IDENTITY
+            what = f"distance {type(distance).__name__}" if by_distance else f"gradient {self.gradient!r}"
             log.warning("RecallLoss: no closed form with %s; computing the whole matrix of scores", what)
             self._said = True
         return False
@@ -270,7 +272,7 @@ def _check(
     if isinstance(gradient, str) and gradient not in ("identity", "blackbox"):
         expected = "identity, blackbox or a rule such as Blackbox(lambda_=0.2)"
         raise ValueError(f"gradient is {gradient!r}, expected {expected}")
-    if projection == "local" and gradient != "identity":
+    if projection == "local" and gradient not in IDENTITY:
         raise ValueError("projection 'local' is a projection for the gradient 'identity'; choose 'std' for another one")
     for name, value in numbers.items():
         least = 1e-6 if name == "tau" else 0

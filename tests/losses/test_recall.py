@@ -11,7 +11,7 @@ from reference import plain_recall_loss
 
 from retrieval.losses import RecallLoss, recall_loss
 from retrieval.losses.recall import PROJECTIONS, WEIGHTINGS
-from retrieval.solvers import standardize
+from retrieval.solvers import Identity, standardize
 
 SLOPES = {
     "loglog": lambda r: 1 / ((1 + r) * (1 + math.log1p(r))),
@@ -235,6 +235,12 @@ class TestRecallLoss:
         embeddings, targets = batch(LABELS["3 classes of 4"])
         euclidean = RecallLoss(distance=distances.LpDistance(power=2))(embeddings, targets)
         torch.testing.assert_close(euclidean, RecallLoss()(embeddings, targets))
+
+    def test_the_rule_of_identity_means_the_same_as_its_word(self, caplog):
+        embeddings, targets = batch(LABELS["3 classes of 4"])
+        by_rule = RecallLoss("local", gradient=Identity())(embeddings, targets)
+        torch.testing.assert_close(by_rule, RecallLoss("local")(embeddings, targets), rtol=0, atol=0)
+        assert not caplog.records  # of a closed form that is not there
 
     def test_it_computes_in_float32_under_autocast_and_from_half_precision(self):
         embeddings, targets = batch([i // 2 for i in range(64)], dim=16)
