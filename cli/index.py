@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from .groups import DefaultGroup
@@ -105,7 +107,7 @@ def build(
             device=device,
             overwrite=overwrite,
         )
-    if not recipes.is_main():  # not the first of several processes
+    if os.environ.get("RANK", "0") != "0":  # not the first of several processes
         return
     _print(recipes.describe_index(folder), as_json)
 

@@ -11,7 +11,6 @@ from retrieval.recipes.report import write_report
 from retrieval.recipes.run import train
 from retrieval.recipes.runs import list_runs
 from retrieval.recipes.search import search
-from retrieval.training.distributed import is_main
 
 __all__ = [
     "Ranking",
@@ -27,7 +26,6 @@ __all__ = [
     "export_onnx",
     "export_vectors",
     "index_vectors",
-    "is_main",
     "list_runs",
     "merge_indices",
     "remove_images",
