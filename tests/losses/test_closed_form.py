@@ -254,3 +254,15 @@ def test_memory_stays_far_below_the_matrix_of_scores():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 150  # MiB; the matrix alone takes 576
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_gpu_gives_the_value_and_the_gradient_of_the_processor(projection):
+    embeddings, labels = unit(300, seed=2).float(), numbers(300, 60)
+    found = []
+    for device in ("cpu", "cuda"):
+        inputs = embeddings.to(device).requires_grad_()
+        value = RecallLoss(projection, weighting="log")(inputs, labels.to(device))
+        found.append([value.cpu(), torch.autograd.grad(value, inputs)[0].cpu()])
+    assert_close(found[1], found[0], torch.float32)
