@@ -138,7 +138,8 @@ class RecallLoss(ScoreMatrixLoss):
         **kwargs: `distance` (cosine similarity by default; any other of pytorch-metric-learning), `reducer`,
             `embedding_regularizer`, `collect_stats` and what else its losses take. With `collect_stats`, `perfect_queries`
             is the share of queries without an intruder, `mean_intruders` their mean over relevant items, and `score_spread`
-            the mean over queries of the standard deviation of their scores: near 0, the scores have collapsed.
+            the mean over queries of the standard deviation of their scores: near 0, the scores have collapsed. Of a batch
+            without a relevant item the first two are 0.
     """
 
     def __init__(
@@ -229,8 +230,10 @@ class RecallLoss(ScoreMatrixLoss):
 
     def _record(self, intruders: Tensor, num_relevant: Tensor, spread: Tensor) -> None:
         """Statistics of the last call: intruders (num_queries, any) at relevant items, 0 elsewhere; spread (num_queries,)."""
-        self.perfect_queries = (intruders[num_relevant > 0].sum(1) == 0).float().mean().item()
-        self.mean_intruders = (intruders.sum() / num_relevant.sum()).item()
+        counts = num_relevant > 0
+        perfect = counts & (intruders.sum(1) == 0)
+        self.perfect_queries = (perfect.sum() / counts.sum().clamp(min=1)).item()
+        self.mean_intruders = (intruders.sum() / num_relevant.sum().clamp(min=1)).item()
         self.score_spread = spread.mean().item()
 
 

@@ -168,6 +168,18 @@ def test_the_statistics_are_those_of_plain_counting(projection, definition):
     assert 0 < loss.perfect_queries < 1
 
 
+@pytest.mark.parametrize("projection", PROJECTIONS)
+@pytest.mark.parametrize("definition", [False, True], ids=["closed form", "definition"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_without_a_pair_there_is_nothing_to_count(projection, definition, size):
+    distance = distances.LpDistance() if definition else distances.CosineSimilarity()
+    loss = RecallLoss(projection, collect_stats=True, distance=distance)
+    assert loss(batch()[:size], torch.arange(size)) == 0
+    assert (loss.perfect_queries, loss.mean_intruders) == (0, 0)
+    assert loss.score_spread >= 0
+    assert (loss.score_spread > 0) == (size > 1)
+
+
 def test_collapsed_embeddings_show_in_the_spread():
     loss = RecallLoss(collect_stats=True)
     loss(torch.ones(len(LABELS), 5) + 1e-4 * batch(torch.float32), LABELS)
