@@ -1,11 +1,13 @@
 """Ranking losses for metric learning, as functions of a score matrix and as losses of pytorch-metric-learning."""
 
+from retrieval.losses.memory import CrossBatchMemory
 from retrieval.losses.rambo import RamboLoss, rambo_loss
 from retrieval.losses.recall import RecallLoss, recall_loss
 from retrieval.losses.recall_surrogate import RecallSurrogateLoss, recall_surrogate_loss
 from retrieval.losses.smooth_ap import SmoothAPLoss, smooth_ap_loss
 
 __all__ = [
+    "CrossBatchMemory",
     "RamboLoss",
     "RecallLoss",
     "RecallSurrogateLoss",

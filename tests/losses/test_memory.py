@@ -7,8 +7,7 @@ import torch
 from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.distances import DotProductSimilarity, LpDistance
 
-from retrieval.losses import RecallLoss, recall_loss
-from retrieval.losses.memory import CrossBatchMemory
+from retrieval.losses import CrossBatchMemory, RecallLoss, recall_loss
 from retrieval.losses.rambo import RamboLoss
 from retrieval.losses.recall import PROJECTIONS
 from retrieval.losses.recall_surrogate import RecallSurrogateLoss
