@@ -19,11 +19,11 @@ _FIGURES = {"recall@1": ("recall@1", BLUE, "o"), "map@r": ("MAP@R", ORANGE, "s")
 
 
 def plot_training(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Draws the loss and the validation figures over the epochs as a PNG.
+    """Draws the loss and the validation figures over the epochs as a PNG, and the test figures where there are any.
 
     Args:
         rows: one per epoch: "epoch", "loss" and, where it was measured, "recall@1" and "map@r" (0 to 1), with or without
-            "validation " before the name. A value that is left out or NaN is not drawn.
+            "validation " before the name; test figures with "test " before it. A value that is left out or NaN is not drawn.
         path: the file.
 
     Raises:
@@ -32,11 +32,14 @@ def plot_training(rows: Sequence[Mapping[str, float]], path: str | Path) -> None
     """
     if not rows:
         raise ValueError("no rows to draw; train at least one epoch")
-    figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
+    was_tested = any(f"test {name}" in row for row in rows for name in _FIGURES)
+    splits = ("validation", "test") if was_tested else ("validation",)
+    figure = Figure(figsize=(5 * (1 + len(splits)), 3.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    loss, validation = figure.subplots(1, 2)
+    loss, *panels = figure.subplots(1, 1 + len(splits))
     draw_loss(loss, rows)
-    draw_figures(validation, rows, "validation")
+    for panel, split in zip(panels, splits, strict=True):
+        draw_figures(panel, rows, split)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(path, buffer.getvalue())

@@ -37,6 +37,20 @@ def test_loss_and_validation_figures_are_drawn_in_two_panels(tmp_path, prefix):
     assert min(share_of(right, BLUE), share_of(right, VERMILLION)) > 0.001
 
 
+def test_test_figures_get_a_panel_of_their_own_where_there_are_any(tmp_path):
+    found = rows()
+    plot_training(found, tmp_path / "two.png")
+    for row in found[::2]:
+        row |= {"test recall@1": 0.1, "test map@r": 0.05}
+    plot_training(found, tmp_path / "three.png")
+    two, three = drawn(tmp_path / "two.png"), drawn(tmp_path / "three.png")
+    assert three.shape == (two.shape[0], two.shape[1] * 3 // 2, 3)
+    left, *others = np.array_split(three, 3, axis=1)
+    assert share_of(left, BLUE) == share_of(left, VERMILLION) == 0
+    for panel in others:
+        assert min(share_of(panel, BLUE), share_of(panel, VERMILLION)) > 0.001
+
+
 def test_figures_that_are_missing_in_some_rows_are_joined_by_a_line(tmp_path):
     plot_training(rows(every=3), tmp_path / "some.png")
     plot_training([row for row in rows() if row["epoch"] in (1, 4, 7)], tmp_path / "only.png")
