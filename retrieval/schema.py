@@ -194,6 +194,7 @@ class EvaluationConfig(Section):
     test_every: Positive | None = None  # epochs between two looks at the test classes: what "best on test" needs
     ks: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 4, 8]
     batch_size: Positive = 256
+    amp: Literal["none", "bfloat16"] = "none"  # precision of the network, here and in `retrieval index`
 
 
 class Config(Section):

@@ -67,7 +67,7 @@ def embed_images(
     """Unit vectors (len(images), embedding_dim) of all images, in order; several processes share the work and all have the result.
 
     Args:
-        config: how large batches are, and who reads them.
+        config: how large batches are, who reads them, and how precisely they are embedded.
         model: images to vectors.
         preprocessing: how an image becomes its input.
         images: what to embed.
@@ -83,7 +83,7 @@ def embed_images(
             timeout=config.data.timeout,
         )
         with ProgressBar(len(loader), "embedding") as bar:
-            return embed(model, watch(bar.each(loader)))
+            return embed(model, watch(bar.each(loader)), autocast=config.evaluation.amp == "bfloat16")
 
     return distributed.share_out(embed_part, len(images), config.evaluation.batch_size)
 

@@ -9,16 +9,13 @@ import torch
 from torch import Tensor, nn
 
 
-def embed(
-    model: nn.Module, batches: Iterable[Tensor], *, autocast: bool = False, channels_last: bool = False
-) -> np.ndarray:
+def embed(model: nn.Module, batches: Iterable[Tensor], *, autocast: bool = False) -> np.ndarray:
     """Embeds batches of images in evaluation mode, in order.
 
     Args:
         model: images (batch, 3, height, width) to vectors (batch, dim).
         batches: image tensors on any device.
         autocast: compute in bfloat16 where that is safe: faster where the processor has it; the vectors change in the third digit.
-        channels_last: lay images out by pixel, not by channel: faster for most convolutions, the same vectors but for rounding.
 
     Returns:
         (num_images, dim) float32.
@@ -31,10 +28,7 @@ def embed(
     vectors = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for images in batches:
-            images = images.to(device, non_blocking=True)
-            if channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            vectors.append(model(images).float().cpu())
+            vectors.append(model(images.to(device, non_blocking=True)).float().cpu())
     if not vectors:
         raise ValueError("no batch of images to embed; give one at least")
     return torch.cat(vectors).numpy()

@@ -85,7 +85,7 @@ def _embed_part(source: Source, images: ImageSet, bar: ProgressBar) -> np.ndarra
             workers=config.data.workers,
             timeout=config.data.timeout,
         )
-        return embed(source.model, bar.each(loader))
+        return embed(source.model, bar.each(loader), autocast=config.evaluation.amp == "bfloat16")
 
     return distributed.share_out(embed_share, len(images), config.evaluation.batch_size)
 
@@ -117,6 +117,7 @@ def _key(source: Source, images: ImageSet) -> str:
         "model": source.description,
         "weights": hashlib.sha256(source.weights).hexdigest(),
         "batch_size": source.config.evaluation.batch_size,
+        "amp": source.config.evaluation.amp,
     }
     return json.dumps(values)
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from small_run import arguments, call
 
 from retrieval import cli
+from retrieval.models import Embedder
 from retrieval.training import load_checkpoint
 
 
@@ -117,12 +118,34 @@ def test_terms_miners_memory_mixtures_chunks_and_averages_go_together(images, tm
     words = [f"loss.terms={terms}", "batch.chunk=3", "batch.simix=true", "model.ema=0.5", "model.layer_norm=true"]
     words += ["model.freeze_batchnorm=affine", "model.pooling=gem", "model.freeze_backbone_epochs=1"]
     words += ["training.amp=bfloat16", "training.clip_norm=1", "model.channels_last=true"]
+    words += ["evaluation.amp=bfloat16"]
     run = tmp_path / "run"
     assert cli.run(arguments(images, run, *words)) == 0
     assert cli.run(["index", str(run)]) == 0
     code, out, _ = call(capsys, "recall", str(run / "index-test"), "--json")
     assert code == 0
     assert json.loads(out) == results(run)["last"]
+
+
+def test_evaluation_computes_in_bfloat16_where_it_is_asked_to_in_training_and_in_an_index(
+    images, tmp_path, monkeypatch
+):
+    forward, seen = Embedder.forward, []
+
+    def watched(model: Embedder, batch: torch.Tensor) -> torch.Tensor:
+        if not model.training:
+            seen.append(torch.is_autocast_enabled("cpu"))
+        return forward(model, batch)
+
+    monkeypatch.setattr(Embedder, "forward", watched)
+    for amp, expected in (("none", {False}), ("bfloat16", {True})):
+        run = tmp_path / amp
+        seen.clear()
+        assert cli.run(arguments(images, run, f"evaluation.amp={amp}", "training.max_steps=1")) == 0
+        assert set(seen) == expected
+        seen.clear()
+        assert cli.run(["index", str(run)]) == 0
+        assert set(seen) == expected
 
 
 def test_mistakes_that_only_the_work_can_find_are_one_line_each_and_leave_no_folder(images, tmp_path, capsys):

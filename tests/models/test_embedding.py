@@ -17,20 +17,16 @@ def test_embedding_in_batches_equals_embedding_at_once_and_needs_no_gradient():
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "mobilenetv2_100", "test_vit", "convnext_atto"])
 @pytest.mark.parametrize("pooling", [None, "gem"])
-def test_the_options_for_speed_give_nearly_the_same_float32_vectors(backbone, pooling):
+def test_autocast_gives_nearly_the_same_float32_vectors(backbone, pooling):
     torch.manual_seed(0)
     model = create_embedder(backbone, embedding_dim=16, image_size=64, pooling=pooling)
     images = torch.randn(5, 3, 64, 64)
     expected = embed(model, [images])
-    for options, smallest_cosine in (
-        ({"channels_last": True}, 1 - 1e-5),
-        ({"autocast": True}, 0.99),
-        ({"autocast": True, "channels_last": True}, 0.99),
-    ):
-        vectors = embed(model, images.split(2), **options)
-        assert vectors.dtype == np.float32
-        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-        assert (vectors * expected).sum(axis=1).min() > smallest_cosine
+    vectors = embed(model, images.split(2), autocast=True)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert (vectors * expected).sum(axis=1).min() > 0.99
+    assert (vectors != expected).any()
 
 
 def test_no_images_are_an_error_in_words():
