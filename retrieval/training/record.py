@@ -12,10 +12,12 @@ Figures = dict[str, float]
 class Record:
     """The rows of a run, one an epoch, and its results.
 
-    A row holds "epoch", "step", "loss" and, where they were measured, figures as "validation recall@1" or "test recall@1".
+    A row holds "epoch", "step", "loss" (its mean since the row before) and, where they were measured, figures as
+    "validation recall@1" or "test recall@1". An epoch within which a run ended, and was gone on with later, has a row for either
+    end: each may be the best.
 
     Args:
-        rows: of the epochs, in order.
+        rows: in the order of their steps.
         results: figures on the test classes by what was measured, e.g. "untrained" and "last".
     """
 
@@ -23,8 +25,8 @@ class Record:
     results: dict[str, Figures] = field(default_factory=dict)
 
     def add(self, row: Figures) -> None:
-        """Adds the row of an epoch, in place of one that the epoch may have already: a run that was stopped measures it again."""
-        self.rows = [other for other in self.rows if other["epoch"] < row["epoch"]] + [row]
+        """Adds a row, in place of one that its step may have already: a run that was stopped measures it again."""
+        self.rows = [other for other in self.rows if other["step"] < row["step"]] + [row]
 
     def best(self, split: str) -> Figures | None:
         """The first row that no other outdoes on a split: recall@1 decides, then MAP@R. None where the split was never measured."""
@@ -38,7 +40,7 @@ class Record:
     def looks_since_best(self, split: str) -> int:
         """How often a split was measured since the best row on it."""
         best = self.best(split)
-        return sum(f"{split} recall@1" in row and row["epoch"] > best["epoch"] for row in self.rows) if best else 0
+        return sum(f"{split} recall@1" in row and row["step"] > best["step"] for row in self.rows) if best else 0
 
 
 def labelled(split: str, figures: Mapping[str, float]) -> Figures:

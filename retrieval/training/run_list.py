@@ -52,10 +52,11 @@ def _summarize(run: RunFolder) -> RunSummary:
             if name not in ("epoch", "step"):
                 best[name] = (min if name == "loss" else max)(best.get(name, value), value)
         results = {what: dict(figures) for what, figures in results.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+        epochs = len({row["epoch"] for row in rows})  # of which one may have several rows, see `Record`
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
         return RunSummary(run.path, "damaged", 0, {}, {})
     state = "running" if is_locked(run.path) else "finished" if results else "stopped"
-    return RunSummary(run.path, state, len(rows), best, results)
+    return RunSummary(run.path, state, epochs, best, results)
 
 
 def _read(path: Path) -> str:

@@ -8,7 +8,7 @@ def record(*figures: tuple[float, float] | None) -> Record:
     found = Record()
     for epoch, pair in enumerate(figures, start=1):
         measured = {} if pair is None else labelled("validation", {"recall@1": pair[0], "map@r": pair[1]})
-        found.add({"epoch": epoch, "loss": 1.0} | measured)
+        found.add({"epoch": epoch, "step": 5 * epoch, "loss": 1.0} | measured)
     return found
 
 
@@ -34,11 +34,21 @@ def test_looks_without_improvement_are_counted_not_epochs():
     assert record(None).looks_since_best("validation") == 0
 
 
-def test_an_epoch_that_is_measured_again_keeps_one_row():
+def test_a_step_that_is_measured_again_keeps_one_row():
     found = record((0.6, 0.1), (0.7, 0.1))
-    found.add({"epoch": 2, "loss": 3.0})
+    found.add({"epoch": 2, "step": 10, "loss": 3.0})
     assert [row["epoch"] for row in found.rows] == [1, 2]
     assert found.best("validation")["epoch"] == 1
+
+
+def test_a_look_within_an_epoch_that_goes_on_later_keeps_its_row_for_it_may_be_the_best():
+    found = record((0.6, 0.1))
+    for step, recall in ((7, 0.7), (10, 0.5)):
+        found.add({"epoch": 2, "step": step, "loss": 1.0} | labelled("validation", {"recall@1": recall, "map@r": 0.1}))
+        assert found.improved("validation") == (step == 7)
+    assert [row["step"] for row in found.rows] == [5, 7, 10]
+    assert found.best("validation")["step"] == 7
+    assert found.looks_since_best("validation") == 1
 
 
 def test_figures_are_found_again_under_their_split():

@@ -35,6 +35,11 @@ def test_runs_are_listed_by_name_with_their_best_figures(tmp_path):
     assert (first.results, second.results) == ({}, {"last": {"recall@1": 0.5}})
 
 
+def test_an_epoch_that_was_looked_at_twice_is_one_epoch(tmp_path):
+    make_run(tmp_path / "run", [*ROWS, ROWS[-1] | {"step": ROWS[-1]["step"] + 1}])
+    assert [run.epochs for run in list_runs(tmp_path)] == [3]
+
+
 def test_a_run_at_work_is_told_from_one_that_was_stopped(tmp_path):
     run = make_run(tmp_path / "run")
     with run.hold():
