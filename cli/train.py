@@ -23,7 +23,11 @@ Examples:
     show_default=True,
     help="A name from `retrieval config list`, or a YAML file.",
 )
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the run.  [default: runs/<config>]")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    help="Folder of the run.  [default: runs/<config>, or runs/<folder> of a <folder>/config.yaml]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the run in that folder.")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
@@ -42,8 +46,10 @@ def command(
     if overwrite and resume:
         raise click.UsageError("--overwrite and --resume exclude each other")
     config = load(source, overrides)
-    resumes_its_own = resume and Path(source).name == "config.yaml"  # that of a run folder
-    folder = out or str(Path(source).parent if resumes_its_own else Path("runs") / Path(source).stem)
+    file = Path(source)
+    is_of_a_run = file.name == "config.yaml"  # the name says nothing, that of its folder does
+    new = Path("runs") / (file.absolute().parent.name if is_of_a_run else file.stem)
+    folder = out or str(file.parent if resume and is_of_a_run else new)
     from retrieval import recipes  # after the check of the configuration: it takes seconds
 
     results = recipes.train(config, folder, overwrite=overwrite, resume=resume)
