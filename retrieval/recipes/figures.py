@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import nn
 
 from retrieval import evaluation
@@ -14,9 +13,8 @@ from retrieval.building import embed_images, measured_splits
 from retrieval.config import Config
 from retrieval.data import ImageSet, Preprocessing
 from retrieval.errors import ConfigError
-from retrieval.training import distributed
-
-Figures = dict[str, float]
+from retrieval.training import StopSignals, distributed
+from retrieval.training.record import Figures
 
 
 @dataclass(frozen=True)
@@ -27,13 +25,13 @@ class Measuring:
         config: of the run.
         splits: see `retrieval.building.read_splits`.
         preprocessing: how an image becomes a model's input.
-        watch: all batches of images pass through this.
+        signals: stop a measurement after a batch; with several processes after its last one, where all stop together.
     """
 
     config: Config
     splits: Mapping[str, ImageSet]
     preprocessing: Preprocessing
-    watch: Callable[[Iterable[torch.Tensor]], Iterable[torch.Tensor]]
+    signals: StopSignals
 
     def measure(self, split: str, model: nn.Module) -> Figures:
         """The figures of a model on the "validation" or the "test" classes; see `retrieval.evaluation.evaluate`."""
@@ -42,10 +40,15 @@ class Measuring:
     def embed(self, split: str, model: nn.Module) -> tuple[np.ndarray, np.ndarray]:
         """The vectors of the queries and of the gallery: twice the same, if each image is a query against the others."""
         queries, gallery = self._parts(split)
+        several = (
+            distributed.world_size() > 1
+        )  # who left before the vectors are gathered would leave the others waiting
+        watch = (lambda batches: batches) if several else self.signals.each
         vectors = {
-            name: embed_images(self.config, model, self.preprocessing, self.splits[name], watch=self.watch)
+            name: embed_images(self.config, model, self.preprocessing, self.splits[name], watch=watch)
             for name in dict.fromkeys((queries, gallery))
         }
+        self.signals.check(together=True)
         return vectors[queries], vectors[gallery]
 
     def figures(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:

@@ -14,7 +14,7 @@ from retrieval import evaluation
 from retrieval.errors import ConfigError
 from retrieval.evaluation.metrics import map_at_r, r_precision, recall_at_k
 from retrieval.index import Bundle, editing, read_bundle, reranking
-from retrieval.recipes.figures import Figures
+from retrieval.training.record import Figures
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from retrieval.data import ImageSet
 from retrieval.errors import CheckpointError
 from retrieval.training import RunFolder
 
-# What may change: no step that was taken would have been another.
-FREE_TO_CHANGE = ("device", "data.workers", "data.timeout", "training.max_steps", "training.patience")
+# What may change: no step that was taken would have been another. Images that have moved are compared by `require_same_images`.
+FREE_TO_CHANGE = ("device", "data.root", "data.workers", "data.timeout", "training.max_steps", "training.patience")
 
 
 def require_same(config: Config, folder: RunFolder) -> None:

@@ -29,7 +29,7 @@ from retrieval.config import Config, to_yaml
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
 from retrieval.files import write_json, write_text
 from retrieval.models import Embedder
-from retrieval.recipes.figures import Figures, Measuring, describe
+from retrieval.recipes.figures import Measuring, describe
 from retrieval.recipes.pictures import draw_neighbours
 from retrieval.recipes.resume import require_same, require_same_images
 from retrieval.report import plot_training
@@ -43,7 +43,7 @@ from retrieval.training import (
     load_checkpoint,
     save_checkpoint,
 )
-from retrieval.training.record import Record, labelled, unlabelled
+from retrieval.training.record import Figures, Record, labelled, unlabelled
 
 log = logging.getLogger("retrieval")
 
@@ -73,7 +73,7 @@ def train(config: Config, out: str | Path, *, overwrite: bool = False, resume: b
         folder.check_free(overwrite=overwrite)
     config = with_absolute_paths(config)
     with StopSignals() as signals, distributed.joined(pick_device(config.device)) as device, _owned(folder):
-        run = _build(config, folder, device, signals)
+        run = _build(config, folder, device, signals, resume=resume)
         if resume:
             run.take_up()
         else:
@@ -202,11 +202,11 @@ class _Run:
             self.folder.save_last(state)
 
 
-def _build(config: Config, folder: RunFolder, device: torch.device, signals: StopSignals) -> _Run:
-    """Everything that a run needs, from its configuration."""
+def _build(config: Config, folder: RunFolder, device: torch.device, signals: StopSignals, *, resume: bool) -> _Run:
+    """Everything that a run needs, from its configuration; resumed, its weights come from its checkpoint."""
     splits = read_splits(config)
     torch.manual_seed(config.seed)
-    model = build_model(config).to(device)
+    model = build_model(config, pretrained=not resume).to(device)
     preprocessing = build_preprocessing(config, model)
     augmentation = build_augmentation(config, preprocessing)
     sampler = build_sampler(config, splits["train"])
@@ -217,7 +217,7 @@ def _build(config: Config, folder: RunFolder, device: torch.device, signals: Sto
         steps_per_epoch=sampler.steps_per_epoch,
         name_images=name_images(splits["train"], sampler),
     )
-    measuring = Measuring(config, splits, preprocessing, watch=signals.each)
+    measuring = Measuring(config, splits, preprocessing, signals)
     return _Run(config, folder, device, signals, splits, model, augmentation, sampler, trainer, measuring)
 
 

@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from small_run import arguments, call, draw_images
 
 from retrieval import cli
@@ -99,6 +101,19 @@ def test_three_epochs_and_a_resume_of_three_more_equal_six_in_one_go(images, tmp
     assert_same_run(tmp_path / "six", tmp_path / "three")
 
 
+def test_a_run_that_ended_within_an_epoch_keeps_that_row_when_it_goes_on(images, tmp_path):
+    run, looks = tmp_path / "run", []
+    for last in (7, 10):  # an epoch has 5 steps
+        more = ["--resume"] if looks else []
+        assert cli.run(arguments(images, run, f"training.max_steps={last}", *more)) == 0
+        looks.append(load_checkpoint(run / "last.safetensors")["rows"])
+    assert [row["step"] for row in looks[1]] == [5, 7, 10]
+    assert [row["epoch"] for row in looks[1]] == [1, 2, 2]
+    assert looks[1][:2] == looks[0]
+    best = max(looks[1], key=lambda row: (row["validation recall@1"], row["validation map@r"]))
+    assert load_checkpoint(run / "best.safetensors")["step"] == best["step"]
+
+
 def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(images, tmp_path, monkeypatch, caplog):
     assert cli.run(arguments(images, tmp_path / "whole")) == 0
     stop_at(monkeypatch, 7)
@@ -137,6 +152,36 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path, capsys):
     assert err.count("\n") == 1
 
 
+def test_a_run_whose_images_have_moved_and_whose_first_weights_are_gone_is_resumed(tmp_path, monkeypatch):
+    images, out, weights = draw_images(tmp_path / "images"), tmp_path / "run", tmp_path / "weights.safetensors"
+    torch.manual_seed(5)
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    words = [f"model.pretrained={weights}", "training.epochs=1"]
+    assert cli.run(arguments(images, tmp_path / "whole", *words)) == 0
+    stop_at(monkeypatch, 2)
+    assert cli.run(arguments(images, out, *words)) == 143
+    monkeypatch.undo()
+    images.rename(tmp_path / "moved")
+    weights.unlink()
+    assert cli.run(arguments(tmp_path / "moved", out, *words, "--resume")) == 0
+    assert_same_run(tmp_path / "whole", out)
+    assert f"root: {tmp_path / 'moved'}" in (out / "config.yaml").read_text()
+
+
+def test_a_run_without_a_folder_goes_by_the_name_of_its_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = []
+    monkeypatch.setattr("retrieval.recipes.train", lambda config, out, **_: found.append(Path(out)))
+    (tmp_path / "mine").mkdir()
+    for file in ("config.yaml", "other.yaml", "mine/config.yaml"):
+        Path(file).write_text("seed: 1\n")
+        assert cli.run(["train", "--config", file]) == 0
+    assert cli.run(["train"]) == 0
+    assert cli.run(["train", "--config", "mine/config.yaml", "--resume"]) == 0
+    names = [tmp_path.name, "other", "mine", "glyphs"]
+    assert found == [*(Path("runs") / name for name in names), Path("mine")]
+
+
 def test_a_second_run_in_the_same_folder_is_refused(images, tmp_path, capsys):
     out = tmp_path / "run"
     with RunFolder(out).hold():
@@ -173,6 +218,45 @@ def test_two_processes_train_the_model_that_one_would(images, tmp_path):
     losses = [[row["loss"] for row in state["rows"]] for state in (one, two)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][0] != losses[0][1]
+
+
+STOPPED_IN_A_MEASUREMENT = """
+import os, signal, sys
+from retrieval import cli
+from retrieval.recipes import figures
+
+embed_images, calls = figures.embed_images, []
+
+def and_a_signal(*words, watch):
+    def watched(batches):
+        for batch in watch(batches):
+            if os.environ["RANK"] == "1" and len(calls) == 2:  # after the untrained model: the first epoch
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+    calls.append(words)
+    return embed_images(*words, watch=watched)
+
+figures.embed_images = and_a_signal
+code = cli.run(sys.argv[1:])
+print("process", os.environ["RANK"], "exits with", code)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_in_a_measurement_stops_both_and_saves(images, tmp_path):
+    out = tmp_path / "run"
+    (tmp_path / "program.py").write_text(STOPPED_IN_A_MEASUREMENT)
+    words = ["model.freeze_batchnorm=statistics", "evaluation.batch_size=4"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(tmp_path / "program.py"), *arguments(images, out, *words)],
+        **{"capture_output": True, "text": True, "check": False, "timeout": 120},
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert sorted(done.stdout.splitlines()) == [f"process {rank} exits with 143" for rank in (0, 1)], done.stderr
+    assert "stopped after step 5; go on with --resume" in (out / "log.txt").read_text()
+    state = load_checkpoint(out / "last.safetensors")
+    assert (state["step"], state["rows"], len(state["losses"])) == (5, [], 5)
 
 
 @pytest.mark.slow
