@@ -39,7 +39,8 @@ def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "")
     """One row a result; fractions as percentages, and the counts below."""
     figures = next(iter(results.values()))
     rows = [{heading: name, **{key: value[key] for key in figures}} for name, value in results.items()]
-    return f"{_table(rows, heading)}\n{_counts(figures)}"
+    ties = figures.get("ties", 0) if len(results) == 1 else 0  # each result has its own
+    return f"{_table(rows, heading)}\n{_counts({**figures, 'ties': ties})}"
 
 
 def one_table(figures: Mapping[str, float]) -> str:

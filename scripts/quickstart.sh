@@ -22,10 +22,12 @@ print(f"{bundle.manifest['images_root']}/{bundle.paths[0]}")
 PYTHON
 )
 step retrieval search $index "$query" --k 8 --picture $run/search.png
+step retrieval report $run
 
 cat <<END
 
 run       $run (config.yaml, metrics.csv, results.json, last and best checkpoints)
 index     $index
 pictures  $run/curves.png  $run/gallery.png  $run/search.png
+report    $run/report.html
 END

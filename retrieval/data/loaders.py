@@ -143,20 +143,24 @@ class _Loader(DataLoader[Any]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with _interrupts_held():
             batches = super().__iter__()
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                explanation = self.dataset.reading.explain(error, self.timeout)
-                if explanation is None:
-                    raise
-                raise RetrievalError(explanation) from error
-            if isinstance(batch, DatasetError):
-                del batches  # ends the workers now, not when the frames that the error holds are collected
-                raise batch
-            yield batch
+        try:
+            while (batch := self._next(batches)) is not None:
+                if isinstance(batch, DatasetError):
+                    raise batch
+                yield batch
+        finally:
+            # Now, not when the frames that an error holds are collected; and a worker that a signal has ended meanwhile is no news.
+            with contextlib.suppress(RuntimeError):
+                getattr(batches, "_shutdown_workers", lambda: None)()
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        try:
+            return next(batches, None)
+        except RuntimeError as error:
+            explanation = self.dataset.reading.explain(error, self.timeout)
+            if explanation is None:
+                raise
+            raise RetrievalError(explanation) from error
 
 
 @contextlib.contextmanager

@@ -195,7 +195,8 @@ def _torch_candidates(items: Items) -> Candidates:
         positions = torch.zeros((len(queries), width), dtype=torch.int64)
         for left in range(0, len(items), TORCH_COLUMNS):
             columns = torch.from_numpy(items[left : left + TORCH_COLUMNS].copy()).T
-            for rows in torch.arange(len(queries)).split(TORCH_ROWS):
+            for top in range(0, len(queries), TORCH_ROWS):
+                rows = slice(top, top + TORCH_ROWS)
                 tile = torch.from_numpy(queries[rows].copy()) @ columns
                 best, places = tile.topk(min(width, tile.shape[1]), dim=1)
                 best = torch.cat([scores[rows], best], dim=1)

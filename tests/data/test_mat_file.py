@@ -36,7 +36,10 @@ def test_values_come_with_the_place_they_stand_at(tmp_path: Path, names: list[st
     assert [line.text for line in read_texts(path, "class_names")] == names
 
 
-@given(st.lists(st.integers(-(2**40), 2**40) | st.text(st.characters(codec="latin-1"), min_size=1), min_size=1))
+TEXT = st.characters(codec="latin-1", exclude_characters="\0")  # which scipy takes for the end
+
+
+@given(st.lists(st.integers(-(2**40), 2**40) | st.text(TEXT, min_size=1), min_size=1))
 @settings(deadline=None, max_examples=50)
 def test_what_scipy_reads_is_read_likewise(tmp_path_factory: pytest.TempPathFactory, values: list[int | str]) -> None:
     path = tmp_path_factory.getbasetemp() / "like-scipy.mat"

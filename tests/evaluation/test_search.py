@@ -280,3 +280,7 @@ def test_importing_evaluation_and_index_does_not_load_faiss():
     program = "import sys, retrieval.evaluation, retrieval.index; print('faiss' in sys.modules, 'torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert run.stdout.split() == ["False", "False"]
+
+
+def test_torch_finds_the_neighbours_of_a_single_query():
+    assert_as_plain(np.array([[1.0]], dtype=np.float32), np.array([[1.0], [-1.0]], dtype=np.float32), 2, engine="torch")
