@@ -282,5 +282,5 @@ def test_importing_evaluation_and_index_does_not_load_faiss():
     assert run.stdout.split() == ["False", "False"]
 
 
-def test_torch_finds_the_neighbours_of_a_single_query():
-    assert_as_plain(np.array([[1.0]], dtype=np.float32), np.array([[1.0], [-1.0]], dtype=np.float32), 2, engine="torch")
+def test_the_neighbours_of_a_single_query_are_found():
+    assert_as_plain(np.array([[1.0]], dtype=np.float32), np.array([[1.0], [-1.0]], dtype=np.float32), 2)
