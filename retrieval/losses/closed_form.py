@@ -129,21 +129,15 @@ class _UnitRows(torch.autograd.Function):
 
 
 class _ClosedForm(torch.autograd.Function):
+    """Takes what `_Scores` takes; returns the fields of `ClosedForm`, in sorted order."""
+
     @staticmethod
-    def forward(
-        ctx: Any,
-        queries: Tensor,
-        references: Tensor | None,
-        labels: Tensor,
-        ref_labels: Tensor,
-        own: Tensor | None,
-        settings: Settings,
-    ) -> tuple[Tensor, ...]:
-        scores = _Scores(queries, references, labels, ref_labels, own, settings)
+    def forward(ctx: Any, queries: Tensor, *others: Any) -> tuple[Tensor, ...]:
+        scores = _Scores(queries, *others)
         scores.count_intruders()
         with torch.enable_grad():
             intruders = scores.intruders.detach().requires_grad_()
-            weights = settings.weight(intruders).masked_fill(~scores.relevant, 0)
+            weights = scores.settings.weight(intruders).masked_fill(~scores.relevant, 0)
             losses = weights.sum(1) / scores.num_relevant.clamp(min=1)
             (slopes,) = torch.autograd.grad(losses.sum(), intruders)
         ctx.scores, ctx.slopes = scores, slopes
