@@ -58,5 +58,5 @@ def test_the_transcript_is_what_the_commands_print(tmp_path, monkeypatch, capsys
         words = shlex.split(line)[1:]
         if words[0] == "train":  # as long as the README's takes minutes
             words += ["training.epochs=1", "training.max_steps=2", "data.workers=0"]
-        assert run(["--quiet", *words]) == 0
+        assert run(words) == 0
         assert masked(capsys.readouterr().out) == masked(expected), line
