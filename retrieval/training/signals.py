@@ -90,7 +90,7 @@ class StopSignals:
         self._set(signal.SIGINT, signal.SIG_DFL)
         self._set(signal.SIGTERM, signal.SIG_IGN)  # whoever sends it again wants what is already under way
         # Data workers may have got the signal too. torch reports their end from the handler of SIGCHLD: in the midst of a step.
-        self._set(signal.SIGCHLD, signal.SIG_DFL)
+        self._set(signal.SIGCHLD, lambda *_: None)  # not SIG_DFL: Python complains of one that is on its way already
         log.warning("%s: stopping after this step; Ctrl-C leaves at once", signal.Signals(number).name)
         if self._waiting:
             raise Stopped(number)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
+import multiprocessing
 import os
 import pickle
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -215,49 +217,43 @@ def test_a_write_that_fails_leaves_both_checkpoints_and_one_name_is_enough_for_a
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "previous"]
 
 
-SAVE_FOR_EVER = """
-import itertools, os, sys
-import torch
-from retrieval.training import RunFolder
-
-def save_for_ever():
-    run = RunFolder(sys.argv[1])
+def save_for_ever(folder, saved):
+    run = RunFolder(folder)
     with run.hold():
         first = run.load_last()["number"] + 1 if run.last.exists() else 0
         for number in itertools.count(first):
             run.save_last({"number": number, "weights": torch.full((200_000,), float(number))})
-            print("saved", number, flush=True)
+            saved.send(number)
 
-torch.set_num_threads(1)
-for _ in sys.stdin:  # a new process for every line, but torch is imported only once
-    process = os.fork()
-    if process == 0:
-        save_for_ever()
-    print("process", process, flush=True)
-    os.waitpid(process, 0)
-    print("ended", flush=True)
-"""
+
+def until_the_end(receiver):
+    with contextlib.suppress(EOFError):
+        while True:
+            yield receiver.recv()
 
 
 @pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path):
     rng, last = random.Random(0), -1
-    command, pipe = [sys.executable, "-c", SAVE_FOR_EVER, str(tmp_path)], subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=1) as processes:
-        for _ in range(20):
-            processes.stdin.write("next\n")
-            said = [processes.stdout.readline().split(), processes.stdout.readline().split()]
-            assert {word for word, *_ in said} == {"process", "saved"}, processes.stderr.read()
-            time.sleep(rng.uniform(0, 0.1))
-            os.kill(int(dict(said)["process"]), signal.SIGKILL)
-            while (line := processes.stdout.readline()) != "ended\n":
-                said.append(line.split())
-            saved = [int(number) for word, number in said if word == "saved"]
-            assert saved[0] == last + 1  # it went on from there
-            for path in (tmp_path / "last.safetensors", tmp_path / "previous.safetensors"):
-                if path.exists():  # each of them is whole, not only one
-                    state = load_checkpoint(path)
-                    assert state["weights"].eq(state["number"]).all()
-            last = RunFolder(tmp_path).load_last()["number"]
-            assert last in (saved[-1], saved[-1] + 1)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported only once
+    for _ in range(20):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=save_for_ever, args=(tmp_path, sender))
+        process.start()
+        sender.close()
+        assert receiver.poll(60)
+        saved = [receiver.recv()]
+        time.sleep(rng.uniform(0, 0.1))
+        process.kill()
+        saved += until_the_end(receiver)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert saved[0] == last + 1  # it went on from there
+        for path in (tmp_path / "last.safetensors", tmp_path / "previous.safetensors"):
+            if path.exists():  # each of them is whole, not only one
+                state = load_checkpoint(path)
+                assert state["weights"].eq(state["number"]).all()
+        last = RunFolder(tmp_path).load_last()["number"]
+        assert last in (saved[-1], saved[-1] + 1)
     assert len(list(tmp_path.glob(".*.tmp"))) <= 1  # the next run clears it away

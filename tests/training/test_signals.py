@@ -63,6 +63,26 @@ def test_a_signal_in_the_last_step_counts_too():
         [os.kill(os.getpid(), signal.SIGINT) for _ in signals.each([1])]
 
 
+def test_the_end_of_a_child_that_got_the_signal_too_is_not_reported():
+    def report(number, frame):
+        raise AssertionError("a worker has ended")
+
+    def step(batch):
+        signal.pthread_sigmask(signal.SIG_BLOCK, both)
+        for number in both:
+            os.kill(os.getpid(), number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)  # both arrive before either is handled
+
+    both = (signal.SIGTERM, signal.SIGCHLD)
+    before = signal.signal(signal.SIGCHLD, report)
+    try:
+        with StopSignals() as signals, pytest.raises(Stopped):
+            list(map(step, signals.each([1, 2])))
+        assert signal.getsignal(signal.SIGCHLD) is report
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_without_a_signal_all_batches_pass_and_errors_too():
     def batches():
         yield from (1, 2)
