@@ -4,9 +4,9 @@ The gradient of the loss with respect to the scores of one query, taken by ident
 of the weighting at each relevant item), plus a constant, plus a multiple of the scores themselves. With G = A + c 1^T + diag(b) S,
 where S = Q R^T, the gradients G R and G^T Q need only sums over the references and d x d matrices, never G or S. The forward pass
 needs one number for each relevant pair, how many irrelevant references score higher, and counts it tile by tile. The projection
-"local" adds a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
+"local" and "softmax" add a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
 
-One product of all scores is all the arithmetic that grows with the square of the batch ("local": three), half of it where a batch
+One product of all scores is all the arithmetic that grows with the square of the batch ("local" and "softmax": three), half of it where a batch
 is its own reference; memory grows with the rows only. Both also grow with the size of the largest class: counts are kept for every
 pair of a row and a relevant reference.
 """
@@ -41,6 +41,7 @@ class Settings:
         noise: alpha of the two-point noise, in units of the projected scores.
         margin: by how much a relevant item must be above an irrelevant one, in the same units.
         local_margin: reach of the local projection below a relevant item, in standard deviations of the row; None: not local.
+        temperature: of the projection "softmax", in the same units; None: not this projection.
         generator: source of the noise.
         unit: divides embeddings by their norms first.
     """
@@ -51,6 +52,7 @@ class Settings:
     noise: float = 0.0
     margin: float = 0.0
     local_margin: float | None = None
+    temperature: float | None = None
     generator: torch.Generator | None = None
     unit: bool = False
 
@@ -62,7 +64,7 @@ class ClosedForm(NamedTuple):
         losses: (num_queries,), differentiable; 0 for a query without a relevant reference.
         num_relevant: (num_queries,).
         intruders: (num_queries, slots) irrelevant references above each relevant one, 0 in empty slots.
-        spread: (num_queries,) standard deviation of the candidates' scores; only with the settings of "std" and "local".
+        spread: (num_queries,) standard deviation of the candidates' scores; only with the settings of "std", "local" and "softmax".
     """
 
     losses: Tensor
@@ -265,12 +267,42 @@ class _Scores:
         if local_margin is not None:
             self.block_limits = self.thresholds(local_margin * self.norm / self.num_candidates**0.5)
             counted.append((self.block_limits, torch.zeros_like(limits), 0.0))
+        if self.settings.temperature is not None:
+            self._begin_softmax(self.settings.temperature)
         for rows, columns, tile in self.tiles():
-            for limits, counts, noise in counted:
-                counts[rows] += _count_above(self._with_noise(tile, rows, noise), limits[rows])
-                if self.symmetric and rows != columns:
-                    counts[columns] += _count_above(self._with_noise(tile.T, columns, noise), limits[columns])
+            for here, part in ((rows, tile), (columns, tile.T))[: 1 + (self.symmetric and rows != columns)]:
+                for limits, counts, noise in counted:
+                    counts[here] += _count_above(self._with_noise(part, here, noise), limits[here])
+                if self.settings.temperature is not None:
+                    self._add_to_softmax(part, here)
         self.intruders, self.rivals = counted[0][1], counted[-1][1]
+
+    def _begin_softmax(self, temperature: float) -> None:
+        """The highest score of each row so far, and the sum of its `exponentials`: at first over the slots."""
+        self.sharpness = self.num_candidates**0.5 / (temperature * self.norm)
+        self.highest = self.raw_slots().amax(1)
+        self.mass = self.exponentials(self.raw_slots(), slice(None)).sum(1)
+
+    def _add_to_softmax(self, tile: Tensor, rows: slice) -> None:
+        before = self.highest[rows].clone()
+        self.highest[rows] = torch.maximum(before, tile.amax(1))
+        self.mass[rows] *= ((before - self.highest[rows]) * self.sharpness[rows]).exp()
+        self.mass[rows] += self.exponentials(tile, rows).sum(1)
+
+    def exponentials(self, scores: Tensor, rows: slice) -> Tensor:
+        """exp((score - highest) / temperature), the temperature in standard deviations of the row."""
+        return (scores - self.highest[rows, None]).mul_(self.sharpness[rows, None]).exp_()
+
+    def raw_slots(self) -> Tensor:
+        """(num_queries, slots): the relevant scores as tiles have them, empty slots lowered out of sight."""
+        raw = self.slot_scores + (self.queries @ self.middle)[:, None]
+        return raw.masked_fill_(~self.relevant, torch.finfo(raw.dtype).min)
+
+    def weigh(self, tile: Tensor, rows: slice, shares: Tensor) -> Tensor:
+        """What the entries of a tile take of their rows' `shares`, see `_add_dense_gradients`."""
+        if self.settings.temperature is None:
+            return _weigh_above(tile, self.block_limits[rows], shares[rows])
+        return self.exponentials(tile, rows).mul_(shares[rows])
 
     def _with_noise(self, tile: Tensor, rows: slice, noise: float) -> Tensor:
         if not noise:
@@ -315,9 +347,9 @@ def _gradients(scores: _Scores, pull: Tensor, *, of_references: bool) -> tuple[T
     constant, multiple, along = q.new_zeros(3, len(q))
     if settings.scaled:
         pull = (pull / scores.norm[:, None]).masked_fill(scores.flat[:, None], 0)
-    if settings.local_margin is not None:
-        pull, along = _add_local_gradients(scores, pull, grad_queries, grad_references)
-    elif settings.centered:  # the local projection leaves nothing to center
+    if settings.local_margin is not None or settings.temperature is not None:
+        pull, along = _add_dense_gradients(scores, pull, grad_queries, grad_references)
+    elif settings.centered:  # the others leave nothing to center
         constant = -pull.sum(1) / scores.num_candidates
 
     for rows, span, places in scores.bands():  # A R and A^T Q, where A is `pull` at the slots and zero elsewhere
@@ -342,30 +374,36 @@ def _gradients(scores: _Scores, pull: Tensor, *, of_references: bool) -> tuple[T
     return grad_queries, grad_references
 
 
-def _add_local_gradients(
+def _add_dense_gradients(
     scores: _Scores, pull: Tensor, grad_queries: Tensor, grad_references: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Adds the part of the local projection that is not sparse.
+    """Adds the part of the gradients that is not sparse, that of irrelevant items in the projections "local" and "softmax".
 
-    A relevant item and its k rivals, the irrelevant items above it or below it by less than the margin, make a block in which the
-    mean is taken off: the item keeps k / (k + 1) of its pull, and each rival gets -1 / (k + 1) of it.
+    "local": a relevant item and its k rivals, the irrelevant items above it or below it by less than the margin, make a block in
+    which the mean is taken off: the item keeps k / (k + 1) of its pull, and each rival gets -1 / (k + 1) of it. "softmax": all
+    items get minus the row's whole pull by their softmax weights.
 
     Returns:
         What the slots keep (num_queries, slots), and <A, s - mean> of the rest (num_queries,).
     """
-    q, limits, rivals = scores.queries, scores.block_limits, scores.rivals
-    shares = (pull / (rivals + 1)).masked_fill(rivals == 0, 0)
+    q = scores.queries
+    if scores.settings.temperature is None:
+        shares = (pull / (scores.rivals + 1)).masked_fill(scores.rivals == 0, 0)
+        pull = shares * scores.rivals
+    else:
+        shares = (pull.sum(1) / scores.mass)[:, None]
+        pull = pull - shares * scores.exponentials(scores.raw_slots(), slice(None))
+    total = pull.sum(1)  # what the others lose
     along = q.new_zeros(len(q))
     for here, there, tile in scores.tiles():
-        weights = _weigh_above(tile, limits[here], shares[here])
+        weights = scores.weigh(tile, here, shares)
         along[here] -= vecdot(weights, tile)
         if scores.symmetric and here != there:  # the mirror image takes part in both products
-            mirrored = _weigh_above(tile.T, limits[there], shares[there])
+            mirrored = scores.weigh(tile.T, there, shares)
             along[there] -= vecdot(mirrored, tile.T)
             weights += mirrored.T
         grad_queries[here].addmm_(weights, scores.references[there], alpha=-1)
         if grad_references is not None:
             grad_references[there].addmm_(weights.T, q[here], alpha=-1)
-    total = (shares * rivals).sum(1)
     grad_queries.addr_(total, scores.middle)  # above, the references stood in place of their offsets from the mean
-    return shares * rivals, along + total * (q @ scores.middle + scores.mean)
+    return pull, along + total * (q @ scores.middle + scores.mean)

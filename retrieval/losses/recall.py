@@ -25,7 +25,7 @@ from retrieval.losses.score_matrix import (
     rank_as_scores,
     reduce_queries,
 )
-from retrieval.solvers import Blackbox, Identity, center, normalize, solve, standardize, two_point
+from retrieval.solvers import Blackbox, Identity, center, center_softly, normalize, solve, standardize, two_point
 from retrieval.solvers.layer import GradientRule, refuse_second_derivative
 
 log = logging.getLogger("retrieval")
@@ -36,6 +36,7 @@ PROJECTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "norm": normalize,
     "std": standardize,
     "local": standardize,  # and then `_Local`
+    "softmax": standardize,  # and then `center_softly`
 }
 
 WEIGHTINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -47,7 +48,18 @@ WEIGHTINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 IDENTITY = ("identity", Identity())  # the word and the rule
 
-OPTIONS = ("projection", "weighting", "ks", "tau", "noise", "margin", "local_margin", "gradient", "generator")
+OPTIONS = (
+    "projection",
+    "weighting",
+    "ks",
+    "tau",
+    "noise",
+    "margin",
+    "local_margin",
+    "temperature",
+    "gradient",
+    "generator",
+)
 
 
 def recall_loss(
@@ -62,6 +74,7 @@ def recall_loss(
     noise: float = 0.0,
     margin: float = 0.0,
     local_margin: float = 1.0,
+    temperature: float = 0.5,
     gradient: str | GradientRule = "identity",
     generator: torch.Generator | None = None,
     reduction: str = "mean",
@@ -75,7 +88,8 @@ def recall_loss(
             query itself, above all) are no candidates: they are not ranked and receive no gradient.
         projection: "none", "mean", "norm" or "std", see `retrieval.solvers.projections`; over the candidates of each query.
             "local": "std", and then the mean is taken off in blocks: what raises a relevant item lowers those items only that
-            compete with it, the irrelevant ones that are above it or less than `local_margin` below.
+            compete with it, the irrelevant ones that are above it or less than `local_margin` below. "softmax": "std", and then
+            `center_softly`: what raises a relevant item lowers all others by their share in softmax(scores / temperature).
         weighting: w(r) for r intruders: "loglog" log(1 + log(1 + r)), "log" log(1 + r), "sqrt" sqrt(1 + r) - 1, "linear" r.
         ks: explicit cut-offs in place of a weighting: w(r) is the mean over k of sigmoid((1 + r - k) / tau), a soft 1 - recall@k
             (Patel et al., CVPR 2022).
@@ -84,6 +98,7 @@ def recall_loss(
         margin: how far, in projected scores, a relevant item must be above an irrelevant one not to count it (Rolinek et al.,
             CVPR 2020, equation 14).
         local_margin: reach of the local projection below a relevant item, in standard deviations of the query's scores.
+        temperature: of the softmax, in the same units; the higher, the closer to "std".
         gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`.
         generator: source of the noise.
         reduction: "mean" over the queries that have a relevant item (0 if none has), or "none": one loss a query (num_queries,),
@@ -96,13 +111,16 @@ def recall_loss(
     Raises:
         ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, negative numbers, bad cut-offs.
     """
-    _check(projection, weighting, ks, gradient, noise=noise, tau=tau, margin=margin, local_margin=local_margin)
+    numbers = {"noise": noise, "margin": margin, "local_margin": local_margin, "tau": tau, "temperature": temperature}
+    _check(projection, weighting, ks, gradient, **numbers)
     scores, relevant, irrelevant = check_masks(scores, relevant, irrelevant)
     candidates = relevant | irrelevant
     projected = PROJECTIONS[projection](scores, candidates)
+    deviation = candidates.sum(dim=1, keepdim=True).clamp(min=1).to(scores.dtype).rsqrt()  # of projected scores
     if projection == "local":
-        reach = local_margin / candidates.sum(dim=1).clamp(min=1).sqrt()
-        projected = _Local.apply(projected, relevant, irrelevant, reach)
+        projected = _Local.apply(projected, relevant, irrelevant, local_margin * deviation)
+    if projection == "softmax":
+        projected = center_softly(projected, temperature * deviation, candidates)
     if noise:
         projected = projected + two_point(projected, noise, generator=generator)
     if margin:
@@ -126,13 +144,14 @@ class RecallLoss(ScoreMatrixLoss):
     matrix of scores never exists. Mined pairs, other distances and other gradients than the identity take the definition.
 
     Args:
-        projection: "none", "mean", "norm", "std" or "local".
+        projection: "none", "mean", "norm", "std", "local" or "softmax".
         weighting: "loglog", "log", "sqrt" or "linear".
         ks: explicit cut-offs in place of a weighting.
         tau: softness of the cut-offs.
         noise: alpha of the two-point noise, in units of the projected scores; in training mode only.
         margin: margin between relevant and irrelevant items, in the same units.
         local_margin: reach of the local projection.
+        temperature: of the softmax projection.
         gradient: "identity", "blackbox" or a rule.
         generator: source of the noise.
         **kwargs: `distance` (cosine similarity by default; any other of pytorch-metric-learning), `reducer`,
@@ -152,16 +171,24 @@ class RecallLoss(ScoreMatrixLoss):
         tau: float = 1.0,
         margin: float = 0.0,
         local_margin: float = 1.0,
+        temperature: float = 0.5,
         gradient: str | GradientRule = "identity",
         generator: torch.Generator | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        _check(projection, weighting, ks, gradient, noise=noise, tau=tau, margin=margin, local_margin=local_margin)
+        numbers = {
+            "noise": noise,
+            "margin": margin,
+            "local_margin": local_margin,
+            "tau": tau,
+            "temperature": temperature,
+        }
+        _check(projection, weighting, ks, gradient, **numbers)
         self.projection, self.weighting, self.gradient = projection, weighting, gradient
-        self.ks, self.tau = ks, tau
-        self.noise, self.margin, self.local_margin = noise, margin, local_margin
-        self.generator = generator
+        self.noise, self.margin, self.tau = noise, margin, tau
+        self.local_margin, self.temperature = local_margin, temperature
+        self.ks, self.generator = ks, generator
         self._said = False
         self.add_to_recordable_attributes(list_of_names=["noise", "margin"], is_stat=False)
         statistics = ["perfect_queries", "mean_intruders", "score_spread"]
@@ -203,12 +230,13 @@ class RecallLoss(ScoreMatrixLoss):
 
     def _settings(self) -> Settings:
         return Settings(
-            centered=self.projection in ("mean", "std", "local"),
-            scaled=self.projection in ("norm", "std", "local"),
+            centered=self.projection not in ("none", "norm"),
+            scaled=self.projection not in ("none", "mean"),
             weight=_weight(self.weighting, self.ks, self.tau),
             noise=self.noise if self.training else 0.0,
             margin=self.margin,
             local_margin=self.local_margin if self.projection == "local" else None,
+            temperature=self.temperature if self.projection == "softmax" else None,
             generator=self.generator,
             unit=self.distance.normalize_embeddings,
         )
@@ -218,7 +246,7 @@ class RecallLoss(ScoreMatrixLoss):
         distance = self.distance
         inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and distance.power == 1
         squared_distance = type(distance) is LpDistance and distance.normalize_embeddings and distance.power == 2
-        linear = inner_product or (squared_distance and self.projection in ("std", "local"))
+        linear = inner_product or (squared_distance and PROJECTIONS[self.projection] is standardize)
         if linear and distance.p == 2 and self.gradient in IDENTITY:
             return True
         if not self._said:
@@ -250,7 +278,7 @@ class _Local(torch.autograd.Function):
         refuse_second_derivative()
         projected, relevant, irrelevant, reach = ctx.saved_tensors
         query, item = relevant.nonzero(as_tuple=True)
-        competes = irrelevant[query] & (projected[query] > (projected[query, item] - reach[query])[:, None])
+        competes = irrelevant[query] & (projected[query] > projected[query, item, None] - reach[query])
         size = competes.sum(1)
         share = (incoming[query, item] / (size + 1)).masked_fill(size == 0, 0)
         gradient = torch.zeros_like(incoming)
@@ -278,6 +306,6 @@ def _check(
     if projection == "local" and gradient not in IDENTITY:
         raise ValueError("projection 'local' is a projection for the gradient 'identity'; choose 'std' for another one")
     for name, value in numbers.items():
-        least = 1e-6 if name == "tau" else 0
+        least = 1e-6 if name in ("tau", "temperature") else 0
         if not value >= least:
             raise ValueError(f"{name} is {value}, expected at least {least}")

@@ -89,7 +89,7 @@ class TestAgreementWithTheDefinition:
     def test_value_and_gradients_agree_for_every_projection(self, case, projection, dtype):
         assert_close(*both(case, dtype, projection=projection, weighting="log"), dtype)
 
-    @pytest.mark.parametrize("projection", ["std", "local"])
+    @pytest.mark.parametrize("projection", ["std", "local", "softmax"])
     @pytest.mark.parametrize("weighting", WEIGHTINGS)
     def test_value_and_gradients_agree_for_every_weighting(self, weighting, projection):
         assert_close(
@@ -106,6 +106,8 @@ class TestAgreementWithTheDefinition:
             {"margin": 0.05},
             {"projection": "local", "local_margin": 0.0},
             {"projection": "local", "local_margin": 3.0, "margin": 0.02},
+            {"projection": "softmax", "temperature": 0.01, "margin": 0.02},
+            {"projection": "softmax", "temperature": 5.0},
         ],
         ids=str,
     )
@@ -157,7 +159,7 @@ def test_a_query_far_from_all_others_is_measured_without_its_own_entry(memory):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("projection", ["std", "local"])
+@pytest.mark.parametrize("projection", ["std", "local", "softmax"])
 def test_collapsed_embeddings_and_flat_rows_have_a_finite_value_and_no_gradient(projection, dtype):
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 3])
     collapsed = unit(1).to(dtype).expand(9, -1).clone()

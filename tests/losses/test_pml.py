@@ -210,7 +210,7 @@ def test_a_distance_without_a_closed_form_takes_the_definition_and_says_so_once(
     torch.testing.assert_close(values[-1][1], torch.autograd.grad(expected, embeddings)[0])
 
 
-@pytest.mark.parametrize("projection", ["std", "local"])
+@pytest.mark.parametrize("projection", ["std", "local", "softmax"])
 def test_the_squared_distance_of_unit_vectors_is_the_cosine(projection, caplog):
     squared = RecallLoss(projection, distance=distances.LpDistance(power=2))
     for left, right in zip(
@@ -243,7 +243,7 @@ def test_autocast_changes_nothing_but_the_embeddings(gradient):
     assert (gradient - slopes).norm() < 0.01 * slopes.norm()  # rounded to bfloat16, once or for each side of the scores
 
 
-@pytest.mark.parametrize("projection", ["none", "std", "local"])
+@pytest.mark.parametrize("projection", ["none", "std", "local", "softmax"])
 def test_a_backward_pass_inside_autocast_gives_the_same_gradient(projection):
     value, gradient = value_and_gradient(RecallLoss(projection), batch(torch.float32), LABELS)
     with torch.autocast("cpu", dtype=torch.bfloat16):

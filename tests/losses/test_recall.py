@@ -11,7 +11,7 @@ from reference import plain_recall_loss
 
 from retrieval.losses import RecallLoss, recall_loss
 from retrieval.losses.recall import PROJECTIONS, WEIGHTINGS
-from retrieval.solvers import Identity, standardize
+from retrieval.solvers import Identity, center_softly, standardize
 
 SLOPES = {
     "loglog": lambda r: 1 / ((1 + r) * (1 + math.log1p(r))),
@@ -51,6 +51,9 @@ def test_the_value_equals_counting_intruders_one_by_one(labels, weighting):
     for projection in PROJECTIONS:
         # Projecting rounds, and may so break a tie of duplicates: the plain version counts on projected scores too.
         projected = PROJECTIONS[projection](scores, relevant | irrelevant)
+        if projection == "softmax":
+            deviation = (relevant | irrelevant).sum(1, keepdim=True).clamp(min=1).double().rsqrt()
+            projected = center_softly(projected, 0.5 * deviation, relevant | irrelevant)
         expected = plain_recall_loss(projected, relevant, irrelevant, weighting)
         value = recall_loss(scores, relevant, irrelevant, projection=projection, weighting=weighting)
         assert value.item() == pytest.approx(expected, rel=1e-12)
@@ -153,13 +156,14 @@ def test_the_order_of_the_references_does_not_matter():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"projection": "sdt"}, "projection is 'sdt', expected one of none, mean, norm, std, local"),
+        ({"projection": "sdt"}, "projection is 'sdt', expected one of none, mean, norm, std, local, softmax"),
         ({"weighting": "cubic"}, "expected one of loglog, log, sqrt, linear"),
         ({"reduction": "sum"}, "expected one of mean, none"),
         ({"relevant": torch.zeros(2, 3)}, "expected torch.bool"),
         ({"relevant": torch.zeros(2, 2, dtype=torch.bool)}, r"expected torch.bool of the scores' \(2, 3\)"),
         ({"irrelevant": torch.ones(2, 3, dtype=torch.bool), "relevant": torch.ones(2, 3, dtype=torch.bool)}, "overlap"),
         ({"scores": torch.zeros(3)}, "num_queries, num_references"),
+        ({"temperature": 0}, "temperature is 0, expected at least 1e-06"),
         ({"margin": -0.1}, "margin is -0.1, expected at least 0"),
         ({"noise": float("nan")}, "noise is nan, expected at least 0"),
     ],
