@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from retrieval.evaluation.exact import EXACT_PAIRS, NEAR_TIE, Items, score_everything, score_pairs, sort_keys
+from retrieval.evaluation.tile import count_above
 
 BAND = 64  # queries whose relevant scores are computed at one time, together with those of their neighbours
 MAX_PENDING = 2**15  # nearly tied pairs that wait for their exact scores
@@ -84,8 +86,9 @@ class Block:
         self.task, self.rows, self.width = task, rows, width
         self.near = np.zeros(len(first), dtype=np.int64)  # how many nearly tied pairs there are
         self.crowded = np.zeros(len(first), dtype=bool)  # with too many of these, to be ranked by sorting
-        self.pending: list[tuple[Tensor, ...]] = []
+        self.pending: list[tuple[np.ndarray, ...]] = []
         self.num_pending = 0
+        self.lock = Lock()
         self.slots = first[:, None] + np.arange(int((last - first).max()) - (task.own is not None))
         if task.own is not None:
             self.slots += self.slots >= task.own[rows, None]
@@ -95,10 +98,10 @@ class Block:
         if width < self.slots.shape[1]:
             scores = self._keep_nearest(scores)
         limits = torch.from_numpy(np.where(self.relevant, scores, np.float32(np.inf)).T.copy())
-        self.limits = torch.cat([limits + NEAR_TIE, limits - NEAR_TIE])
-        self.above = torch.zeros(limits.shape, dtype=torch.int32)
+        self.low, self.high = limits - NEAR_TIE, limits + NEAR_TIE
+        self.above = np.zeros(limits.shape, dtype=np.int32)
         # Of the irrelevant items with exactly the score of a slot, those before it by their id, and those after it.
-        self.before, self.after = torch.zeros_like(self.above), torch.zeros_like(self.above)
+        self.before, self.after = np.zeros_like(self.above), np.zeros_like(self.above)
 
     def _slot_scores(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         scores = np.empty(self.slots.shape, dtype=np.float32)
@@ -125,41 +128,37 @@ class Block:
         return np.take_along_axis(scores, best, axis=1)
 
     def add(self, tile: Tensor, scratch: Tensor, left: int) -> None:
-        """Counts a tile of the scores (num_queries, columns), those of items of a query's own class lowered out of sight.
-
-        Comparing into a buffer of floats and summing that costs a hundredth of the product that made the tile; a boolean tile
-        costs several times as much.
+        """Counts a tile of the scores; several threads may do so at a time, each a tile of its own.
 
         Args:
-            tile: the scores.
-            scratch: a buffer in the shape and the memory layout of the tile.
+            tile: (num_queries, num_columns) scores, those of items of a query's own class lowered out of sight; dense, or
+                the transpose of such.
+            scratch: (num_queries * num_columns,) a buffer.
             left: the gallery's position of the first column.
         """
-        if not len(self.limits):
+        if not len(self.high):
             return
-        counts = torch.stack([torch.gt(tile, limit[:, None], out=scratch).sum(1) for limit in self.limits])
-        surely, perhaps = counts.to(torch.int32).chunk(2)
-        self.above += surely
-        if torch.equal(surely, perhaps):
-            return
-        near = perhaps - surely
-        self.near += near.sum(0).numpy()
-        self.crowded |= self.near > 64 + len(self.task.gallery) // 64
-        near[:, torch.from_numpy(self.crowded)] = 0
-        slots, rows = near.nonzero(as_tuple=True)
-        high, low = (limits[slots, rows, None] for limits in self.limits.chunk(2))
-        candidates = tile[rows]
-        pairs, columns = ((candidates > low) & ~(candidates > high)).nonzero(as_tuple=True)
-        self.pending.append((rows[pairs], slots[pairs], columns + left))
-        self.num_pending += len(pairs)
-        if self.num_pending > MAX_PENDING:
-            self._resolve()
+        above, near = count_above(tile, scratch, self.low, self.high)
+        slots, rows = np.nonzero(near & ~self.crowded)
+        low, high = (limits.numpy()[slots, rows, None] for limits in (self.low, self.high))
+        scores = tile.numpy()[rows]
+        near = (scores > low) & (scores <= high)
+        with self.lock:
+            self.above += above
+            np.add.at(self.near, rows, near.sum(axis=1))
+            self.crowded |= self.near > 64 + len(self.task.gallery) // 64
+            near[self.crowded[rows]] = False
+            pairs, columns = np.divmod(np.flatnonzero(near), tile.shape[1])
+            self.pending.append((rows[pairs], slots[pairs], columns + left))
+            self.num_pending += len(pairs)
+            if self.num_pending > MAX_PENDING:
+                self.resolve()
 
-    def _resolve(self) -> None:
+    def resolve(self) -> None:
         """Decides of the nearly tied pairs which is above the other."""
         if not self.num_pending:
             return
-        rows, slots, items = (torch.cat(parts).numpy() for parts in zip(*self.pending, strict=True))
+        rows, slots, items = (np.concatenate(parts) for parts in zip(*self.pending, strict=True))
         self.pending, self.num_pending = [], 0
         queries, gallery, id_ranks = self.task.queries, self.task.gallery, self.task.id_ranks
         scores = score_pairs(queries, rows + self.rows.start, gallery, items)
@@ -169,25 +168,24 @@ class Block:
         limits = score_pairs(queries, pairs // width + self.rows.start, gallery, relevant)[which]
         ties = scores == limits
         first = id_ranks[items] < id_ranks[relevant][which]
-        places = torch.from_numpy(slots), torch.from_numpy(rows)
         for counts, found in (
             (self.above, (scores > limits) | (ties & first)),
             (self.before, ties & first),
             (self.after, ties & ~first),
         ):
-            counts.index_put_(places, torch.from_numpy(found.astype(np.int32)), accumulate=True)
+            np.add.at(counts, (slots, rows), found)
 
     def finish(self) -> Ranks:
         """The ranks of the block's queries, when all tiles are counted."""
-        self._resolve()
+        self.resolve()
         ranks = np.full((len(self.slots), self.width), NO_RANK)
         tied = np.zeros(len(ranks), dtype=bool)
         if self.slots.size:
-            ranks[self.relevant] = self.above.T.numpy()[self.relevant]
+            ranks[self.relevant] = self.above.T[self.relevant]
             ranks.sort(axis=1)
             ranks += np.where(ranks == NO_RANK, 0, np.arange(1, self.width + 1))
             fewest, most = (
-                np.where(self.relevant, counts.T.numpy(), NO_RANK).min(axis=1)
+                np.where(self.relevant, counts.T, NO_RANK).min(axis=1)
                 for counts in (self.above - self.before, self.above + self.after)
             )
             tied = fewest < most

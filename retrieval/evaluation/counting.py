@@ -8,18 +8,22 @@ pairs `exact` decides, so that the ranks are those of the canonical order: score
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from retrieval.evaluation.block import Block, Ranks, Task, classes_by_id, places_of_relevant
 from retrieval.evaluation.search import nearest_in_blocks
+from retrieval.evaluation.tile import TILE
 
-TILE = 512  # rows and columns of the scores that exist at one time: a megabyte, which stays in a core's cache
 PANEL = 16 * TILE  # rows that are read at one time
 # A search for a query's neighbours takes the time of counting above so many items, and above one more for so many neighbours.
-SEARCH_ITEMS, SEARCH_NEIGHBOURS = 32, 20
+SEARCH_ITEMS, SEARCH_NEIGHBOURS = 64, 8
 MAX_SLOTS = 2**23  # relevant items whose counts are held at a time, at some 30 bytes each
 
 
@@ -64,9 +68,48 @@ def _search(task: Task, nearest: list[Ranks], width: int) -> Iterator[Ranks]:
         start = block.stop
 
 
+class _Work(NamedTuple):
+    """A tile of the scores that is to be made and counted.
+
+    Args:
+        block: the block of the queries.
+        mirrored: the block of the items, which are queries too and are counted along with them; None: they are not.
+        queries: (num_rows, dim).
+        items: (num_columns, dim).
+        column: the gallery's position of the first item.
+    """
+
+    block: Block
+    mirrored: Block | None
+    queries: Tensor
+    items: Tensor
+    column: int
+
+
 def _count(task: Task, blocks: list[Block], *, mirror: bool) -> None:
-    """Shows all tiles of the scores to the blocks; with `mirror` those above the diagonal, to both blocks that they concern."""
-    product, above = torch.empty(2, TILE, TILE)
+    """Shows all tiles of the scores to the blocks; with `mirror` those above the diagonal, to both blocks that they concern.
+
+    Every thread makes and counts tiles of its own, with torch on that thread alone: the steps on one tile are so short that
+    threads that share them wait for one another most of the time.
+    """
+    threads, turn = torch.get_num_threads(), Lock()
+    work = _tiles(task, blocks, mirror=mirror)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            running = [pool.submit(_count_tiles, task, work, turn) for _ in range(threads)]
+            try:
+                wait(running, return_when=FIRST_EXCEPTION)
+            finally:
+                with turn:
+                    work.close()  # after an error or an interrupt the other threads stop too
+            for thread in running:
+                thread.result()
+            list(pool.map(Block.resolve, blocks))
+    finally:
+        torch.set_num_threads(threads)  # what the threads have set holds for them, and for all threads that begin later
+
+
+def _tiles(task: Task, blocks: list[Block], *, mirror: bool) -> Generator[_Work, None, None]:
     start, stop = blocks[0].rows.start, blocks[-1].rows.stop
     for top in range(start, stop, PANEL):
         queries = torch.from_numpy(task.queries[top : min(top + PANEL, stop)])
@@ -76,14 +119,26 @@ def _count(task: Task, blocks: list[Block], *, mirror: bool) -> None:
                 row, column = top + i * TILE, left + j * TILE
                 block = blocks[(row - start) // TILE]
                 mirrored = blocks[column // TILE] if mirror and column > row else None
-                if (mirror and column < row) or not (len(block.limits) or (mirrored and len(mirrored.limits))):
+                if (mirror and column < row) or not (len(block.high) or (mirrored and len(mirrored.high))):
                     continue
                 q, g = (part[k * TILE : (k + 1) * TILE] for part, k in ((queries, i), (items, j)))
-                tile = torch.mm(q, g.T, out=product[: len(q), : len(g)])
-                classes, others = task.classes[row : row + TILE], task.gallery_classes[column : column + TILE]
-                if classes[0] <= others[-1] and others[0] <= classes[-1]:
-                    tile.masked_fill_(torch.from_numpy(classes[:, None] == others), -torch.inf)
-                scratch = above[: len(q), : len(g)]
-                block.add(tile, scratch, column)
-                if mirrored:
-                    mirrored.add(tile.T, scratch.T, row)
+                yield _Work(block, mirrored, q, g, column)
+
+
+def _count_tiles(task: Task, work: Iterator[_Work], turn: Lock) -> None:
+    """What each thread does: it takes the next tile when it is its turn, makes it and counts it."""
+    product, scratch = torch.empty(2, TILE * TILE)
+    while True:
+        with turn:
+            following = next(work, None)
+        if following is None:
+            return
+        block, mirrored, queries, items, column = following
+        size = len(queries) * len(items)
+        tile = torch.mm(queries, items.T, out=product[:size].view(len(queries), len(items)))
+        classes, others = task.classes[block.rows], task.gallery_classes[column : column + len(items)]
+        if classes[0] <= others[-1] and others[0] <= classes[-1]:
+            tile.masked_fill_(torch.from_numpy(classes[:, None] == others), -torch.inf)
+        block.add(tile, scratch[:size], column)
+        if mirrored:
+            mirrored.add(tile.T, scratch[:size], block.rows.start)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_array_equal
 from reference import plain_evaluation, plain_gallery_evaluation
 
@@ -21,6 +22,7 @@ from retrieval.evaluation import (
     intervals,
     merge_rankings,
     rank_queries,
+    tile,
 )
 from retrieval.evaluation import search as find
 from retrieval.evaluation.block import places_of_relevant
@@ -65,6 +67,14 @@ def data(request):
 
 
 @pytest.fixture
+def threads():
+    """The number of torch's threads may be changed."""
+    number = torch.get_num_threads()
+    yield
+    torch.set_num_threads(number)
+
+
+@pytest.fixture
 def small_parts(monkeypatch):
     """All sizes so small that everything comes in many parts."""
     monkeypatch.setattr(counting, "TILE", 8)
@@ -83,6 +93,16 @@ class TestAllPathsGiveTheFiguresOfCountingByHand:
         assert found == pytest.approx(plain_evaluation(embeddings, labels, KS, ids), abs=1e-12)
 
     def test_in_small_parts(self, data, small_parts):
+        self.test_items_among_themselves(data)
+
+    @pytest.mark.parametrize("compared", [0, 1000])
+    def test_with_all_tiles_sorted_or_none(self, data, small_parts, monkeypatch, compared):
+        monkeypatch.setattr(tile, "COMPARED", compared)
+        self.test_items_among_themselves(data)
+
+    @pytest.mark.parametrize("num_threads", [1, 5])
+    def test_by_any_number_of_threads(self, data, small_parts, threads, num_threads):
+        torch.set_num_threads(num_threads)
         self.test_items_among_themselves(data)
 
     def test_in_groups_that_forgo_symmetry(self, data, small_parts, monkeypatch):
@@ -126,6 +146,37 @@ def test_ranks_are_those_among_all_neighbours_by_either_engine(data, engine):
     assert_array_equal(ranking.first_rank, ranks[:, 0])
     assert_array_equal(ranking.values["map@r"], map_at_r(ranks, ranking.num_relevant))
     assert_array_equal(ranking.values["precision@50"], (ranks <= 50).sum(1) / 50)
+
+
+def threads_of_a_new_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def test_the_number_of_threads_that_torch_uses_is_left_as_it_was(threads):
+    torch.set_num_threads(3)
+    embeddings, labels, _ = make("different")
+    rank_queries(embeddings, labels)
+    assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
+
+
+def test_an_error_in_a_thread_ends_all_of_them_and_is_raised(small_parts, threads, monkeypatch):
+    torch.set_num_threads(3)
+    added = []
+
+    def fail_once(self, *tile):
+        added.append(tile)
+        if len(added) == 1:
+            raise MemoryError("no room for a tile")
+
+    monkeypatch.setattr(block.Block, "add", fail_once)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((2000, 4))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with pytest.raises(MemoryError, match="no room for a tile"):
+        rank_queries(vectors.astype(np.float32), np.arange(2000) // 2)
+    assert len(added) < 250 * 250
+    assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
 
 
 def test_a_file_gives_what_memory_gives(data, small_parts, tmp_path):
