@@ -157,7 +157,8 @@ def test_the_words_of_the_configuration_are_those_of_the_code():
     from typing import get_args
 
     from retrieval.data import AUGMENTATIONS
-    from retrieval.losses.recall import PROJECTIONS, WEIGHTINGS
+    from retrieval.losses.recall import PROJECTIONS
+    from retrieval.losses.weightings import WEIGHTINGS
     from retrieval.schema import ImageConfig, LossConfig
 
     assert set(get_args(LossConfig.model_fields["projection"].annotation)) == set(PROJECTIONS)

@@ -3,12 +3,12 @@
 The gradient of the loss with respect to the scores of one query, taken by identity with projection, is a sparse part (the slope
 of the weighting at each relevant item), plus a constant, plus a multiple of the scores themselves. With G = A + c 1^T + diag(b) S,
 where S = Q R^T, the gradients G R and G^T Q need only sums over the references and d x d matrices, never G or S. The forward pass
-needs one number for each relevant pair, how many irrelevant references score higher, and counts it tile by tile. The projection
+needs one number for each relevant pair, how many irrelevant references score higher, and counts it tile by tile. The projections
 "local" and "softmax" add a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
 
-One product of all scores is all the arithmetic that grows with the square of the batch ("local" and "softmax": three), half of it where a batch
-is its own reference; memory grows with the rows only. Both also grow with the size of the largest class: counts are kept for every
-pair of a row and a relevant reference.
+One product of all scores is all the arithmetic that grows with the square of the batch (three for those two projections), half of
+it where a batch is its own reference; memory grows with the rows only. Both also grow with the size of the largest class: counts
+are kept for every pair of a row and a relevant reference.
 """
 
 from __future__ import annotations

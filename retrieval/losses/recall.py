@@ -17,16 +17,20 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from retrieval.losses.closed_form import Settings, closed_form
+from retrieval.losses.local_projection import LocalProjection
 from retrieval.losses.score_matrix import (
+    STATISTICS,
     AllButOwn,
     ScoreMatrixLoss,
     at_least_float32,
     check_masks,
     rank_as_scores,
+    record_statistics,
     reduce_queries,
 )
+from retrieval.losses.weightings import WEIGHTINGS, soft_cut_offs
 from retrieval.solvers import Blackbox, Identity, center, center_softly, normalize, solve, standardize, two_point
-from retrieval.solvers.layer import GradientRule, refuse_second_derivative
+from retrieval.solvers.layer import GradientRule
 
 log = logging.getLogger("retrieval")
 
@@ -35,15 +39,8 @@ PROJECTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": center,
     "norm": normalize,
     "std": standardize,
-    "local": standardize,  # and then `_Local`
+    "local": standardize,  # and then `LocalProjection`
     "softmax": standardize,  # and then `center_softly`
-}
-
-WEIGHTINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "loglog": lambda intruders: torch.log1p(torch.log1p(intruders)),  # ~ sum over K of (1 - recall@K) / (K log K)
-    "log": torch.log1p,  # ~ sum over K of (1 - recall@K) / K
-    "sqrt": lambda intruders: torch.sqrt(1 + intruders) - 1,
-    "linear": lambda intruders: intruders,
 }
 
 IDENTITY = ("identity", Identity())  # the word and the rule
@@ -111,14 +108,14 @@ def recall_loss(
     Raises:
         ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, negative numbers, bad cut-offs.
     """
-    numbers = {"noise": noise, "margin": margin, "local_margin": local_margin, "tau": tau, "temperature": temperature}
-    _check(projection, weighting, ks, gradient, **numbers)
+    widths = {"local_margin": local_margin, "temperature": temperature, "tau": tau}
+    _check(projection, weighting, ks, gradient, noise=noise, margin=margin, **widths)
     scores, relevant, irrelevant = check_masks(scores, relevant, irrelevant)
     candidates = relevant | irrelevant
     projected = PROJECTIONS[projection](scores, candidates)
     deviation = candidates.sum(dim=1, keepdim=True).clamp(min=1).to(scores.dtype).rsqrt()  # of projected scores
     if projection == "local":
-        projected = _Local.apply(projected, relevant, irrelevant, local_margin * deviation)
+        projected = LocalProjection.apply(projected, relevant, irrelevant, local_margin * deviation)
     if projection == "softmax":
         projected = center_softly(projected, temperature * deviation, candidates)
     if noise:
@@ -129,7 +126,8 @@ def recall_loss(
     rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), rank_as_scores, gradient=rule)
     rank_among_relevant = rank_as_scores(projected.detach().masked_fill(~relevant, -torch.inf))
     intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
-    weights = _weight(weighting, ks, tau)(intruders).masked_fill(~relevant, 0)
+    weigh = WEIGHTINGS[weighting] if ks is None else soft_cut_offs(ks, tau)
+    weights = weigh(intruders).masked_fill(~relevant, 0)
     return reduce_queries(weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1), relevant, reduction)
 
 
@@ -177,22 +175,15 @@ class RecallLoss(ScoreMatrixLoss):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        numbers = {
-            "noise": noise,
-            "margin": margin,
-            "local_margin": local_margin,
-            "tau": tau,
-            "temperature": temperature,
-        }
-        _check(projection, weighting, ks, gradient, **numbers)
+        widths = {"local_margin": local_margin, "temperature": temperature, "tau": tau}
+        _check(projection, weighting, ks, gradient, noise=noise, margin=margin, **widths)
         self.projection, self.weighting, self.gradient = projection, weighting, gradient
         self.noise, self.margin, self.tau = noise, margin, tau
         self.local_margin, self.temperature = local_margin, temperature
         self.ks, self.generator = ks, generator
         self._said = False
         self.add_to_recordable_attributes(list_of_names=["noise", "margin"], is_stat=False)
-        statistics = ["perfect_queries", "mean_intruders", "score_spread"]
-        self.add_to_recordable_attributes(list_of_names=statistics, is_stat=True)
+        self.add_to_recordable_attributes(list_of_names=STATISTICS, is_stat=True)
 
     def losses_of_queries(self, scores: Tensor, relevant: Tensor, irrelevant: Tensor) -> Tensor:
         if self.collect_stats:
@@ -202,7 +193,7 @@ class RecallLoss(ScoreMatrixLoss):
             )
             spread = vector_norm(center(plain, candidates), dim=1) / candidates.sum(dim=1).clamp(min=1).sqrt()
             num_relevant = relevant.sum(dim=1)
-            self._record((intruders * num_relevant)[:, None], num_relevant, spread)
+            record_statistics(self, (intruders * num_relevant)[:, None], num_relevant, spread)
         options = {name: getattr(self, name) for name in OPTIONS}
         options["noise"] = self.noise if self.training else 0.0
         return recall_loss(scores, relevant, irrelevant, **options, reduction="none")
@@ -225,14 +216,14 @@ class RecallLoss(ScoreMatrixLoss):
                 plain = Settings(centered=True, scaled=True, weight=WEIGHTINGS["linear"], unit=settings.unit)
                 with torch.no_grad():
                     seen = closed_form(queries, references, labels, ref_labels, plain, own)
-                self._record(seen.intruders, seen.num_relevant, seen.spread)
+                record_statistics(self, seen.intruders, seen.num_relevant, seen.spread)
         return self.as_elements(found.losses, found.num_relevant > 0)
 
     def _settings(self) -> Settings:
         return Settings(
             centered=self.projection not in ("none", "norm"),
             scaled=self.projection not in ("none", "mean"),
-            weight=_weight(self.weighting, self.ks, self.tau),
+            weight=WEIGHTINGS[self.weighting] if self.ks is None else soft_cut_offs(self.ks, self.tau),
             noise=self.noise if self.training else 0.0,
             margin=self.margin,
             local_margin=self.local_margin if self.projection == "local" else None,
@@ -256,41 +247,6 @@ class RecallLoss(ScoreMatrixLoss):
             self._said = True
         return False
 
-    def _record(self, intruders: Tensor, num_relevant: Tensor, spread: Tensor) -> None:
-        """Statistics of the last call: intruders (num_queries, any) at relevant items, 0 elsewhere; spread (num_queries,)."""
-        counts = num_relevant > 0
-        perfect = counts & (intruders.sum(1) == 0)
-        self.perfect_queries = (perfect.sum() / counts.sum().clamp(min=1)).item()
-        self.mean_intruders = (intruders.sum() / num_relevant.sum().clamp(min=1)).item()
-        self.score_spread = spread.mean().item()
-
-
-class _Local(torch.autograd.Function):
-    """Leaves projected scores as they are; takes the mean off their gradient within blocks of items that compete."""
-
-    @staticmethod
-    def forward(ctx: Any, projected: Tensor, relevant: Tensor, irrelevant: Tensor, reach: Tensor) -> Tensor:
-        ctx.save_for_backward(projected, relevant, irrelevant, reach)
-        return projected.clone()
-
-    @staticmethod
-    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None, None, None]:
-        refuse_second_derivative()
-        projected, relevant, irrelevant, reach = ctx.saved_tensors
-        query, item = relevant.nonzero(as_tuple=True)
-        competes = irrelevant[query] & (projected[query] > projected[query, item, None] - reach[query])
-        size = competes.sum(1)
-        share = (incoming[query, item] / (size + 1)).masked_fill(size == 0, 0)
-        gradient = torch.zeros_like(incoming)
-        gradient[query, item] = share * size
-        return gradient.index_add(0, query, competes * -share[:, None]), None, None, None
-
-
-def _weight(weighting: str, ks: Sequence[int] | None, tau: float) -> Callable[[Tensor], Tensor]:
-    if ks is None:
-        return WEIGHTINGS[weighting]
-    return lambda intruders: sum(torch.sigmoid((1 + intruders - k) / tau) for k in ks) / len(ks)  # type: ignore[return-value]
-
 
 def _check(
     projection: str, weighting: str, ks: Sequence[int] | None, gradient: str | GradientRule, **numbers: float
@@ -298,8 +254,8 @@ def _check(
     for name, word, known in (("projection", projection, PROJECTIONS), ("weighting", weighting, WEIGHTINGS)):
         if word not in known:
             raise ValueError(f"{name} is {word!r}, expected one of {', '.join(known)}")
-    if ks is not None and (not ks or min(ks) < 1):
-        raise ValueError(f"ks is {ks}, expected cut-offs of at least 1")
+    if ks is not None:
+        soft_cut_offs(ks, tau=1.0)
     if isinstance(gradient, str) and gradient not in ("identity", "blackbox"):
         expected = "identity, blackbox or a rule such as Blackbox(lambda_=0.2)"
         raise ValueError(f"gradient is {gradient!r}, expected {expected}")

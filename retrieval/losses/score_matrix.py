@@ -113,3 +113,15 @@ def rank_as_scores(scores: Tensor) -> Tensor:
 
 def at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+STATISTICS = ["perfect_queries", "mean_intruders", "score_spread"]
+
+
+def record_statistics(loss: BaseMetricLossFunction, intruders: Tensor, num_relevant: Tensor, spread: Tensor) -> None:
+    """Sets the `STATISTICS` of a loss: intruders (num_queries, any) at relevant items, 0 elsewhere; the others (num_queries,)."""
+    counts = num_relevant > 0
+    perfect = counts & (intruders.sum(1) == 0)
+    loss.perfect_queries = (perfect.sum() / counts.sum().clamp(min=1)).item()
+    loss.mean_intruders = (intruders.sum() / num_relevant.sum().clamp(min=1)).item()
+    loss.score_spread = spread.mean().item()

@@ -5,7 +5,8 @@ import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
 
 from retrieval.losses import RecallLoss, closed_form, recall_loss
-from retrieval.losses.recall import PROJECTIONS, WEIGHTINGS
+from retrieval.losses.recall import PROJECTIONS
+from retrieval.losses.weightings import WEIGHTINGS
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 

@@ -10,7 +10,8 @@ from pytorch_metric_learning.regularizers import LpRegularizer
 from reference import plain_recall_loss
 
 from retrieval.losses import RecallLoss, recall_loss
-from retrieval.losses.recall import PROJECTIONS, WEIGHTINGS
+from retrieval.losses.recall import PROJECTIONS
+from retrieval.losses.weightings import WEIGHTINGS
 from retrieval.solvers import Identity, center_softly, standardize
 
 SLOPES = {
