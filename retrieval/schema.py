@@ -102,13 +102,14 @@ class NamedLoss(Section):
 class LossTerm(NamedLoss):
     """One loss. What follows is for `retrieval.losses.RecallLoss`, see there; the words of other losses are under `options`."""
 
-    projection: Literal["none", "mean", "norm", "std", "local"] = "std"
+    projection: Literal["none", "mean", "norm", "std", "local", "softmax"] = "std"
     weighting: Literal["loglog", "log", "sqrt", "linear"] = "loglog"
     ks: Annotated[list[Positive], Field(min_length=1)] | None = None
     tau: AboveZero = 1.0
     noise: NotNegative = 0.0
     margin: NotNegative = 0.0
     local_margin: NotNegative = 1.0
+    temperature: AboveZero = 0.5
     gradient: Literal["identity", "blackbox"] = "identity"
     blackbox_lambda: AboveZero = 4.0
 

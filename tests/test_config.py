@@ -84,7 +84,7 @@ def test_all_mistakes_come_at_once(tmp_path):
     assert "unknown key 'sede'; did you mean seed?" in text
     assert "training.epochs: input should be a valid integer, found 'many'" in text
     assert "training.learning_rate: input should be greater than 0, found -1" in text
-    assert "loss.projection: input should be 'none', 'mean', 'norm', 'std' or 'local', found 'sdt'" in text
+    assert "loss.projection: input should be 'none', 'mean', 'norm', 'std', 'local' or 'softmax', found 'sdt'" in text
     assert "image: expected a section of resize, size" in text
     assert "command line: unknown key 'batch.szie'; did you mean size?" in text
     assert "'nonsense': expected key=value" in text

@@ -55,6 +55,7 @@ def test_the_words_of_the_recall_loss_reach_it():
         "noise": 0.1,
         "margin": 0.2,
         "local_margin": 2.0,
+        "temperature": 0.7,
     }
     loss = build(**words)
     assert type(loss) is RecallLoss

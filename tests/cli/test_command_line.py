@@ -147,7 +147,7 @@ class TestBadInput:
             "'seed' stands twice",
             "did you mean model?",
             "training.epochs",
-            "'none', 'mean', 'norm', 'std' or 'local'",
+            "'none', 'mean', 'norm', 'std', 'local' or 'softmax'",
         ):
             assert words in err
         assert err.count("error: ") == err.count("\n") == 4
@@ -205,7 +205,8 @@ class TestBadInput:
         ):
             code, out, err = call(capsys, *words)
             assert (code, out) == (2, "")
-            assert "Error: " in err
+            assert err.startswith("error: ")
+            assert err.count("\n") == 1
 
     def test_a_fault_of_the_program_is_one_line_and_a_traceback_only_on_request(self, capsys, monkeypatch):
         from retrieval import recipes
