@@ -8,10 +8,12 @@ DATA holds the folders cub200/CUB_200_2011, cars196 and omniglot. Every run is a
 was run and what came out. A run that has its line is not repeated, so that a study can be stopped and continued.
 
 The same network, sampler, batch, number of steps and schedule for all losses of a task. For each loss:
-- search: the same number of trials, 4 learning rates (3 on Omniglot, 2 of whole networks) x 3 settings, on thirds of the *training classes*: trained on the other two,
-  measured on that one. The trial with the best mean of recall@1 + MAP@R is chosen.
-- final: the chosen setting, trained on all training classes and measured on the test classes after the last step; seeds 0 to 4.
-Then some of them at other sizes of batch and class and with a memory (`curves`), and with their whole network (`end_to_end`).
+- search: as many trials for each, 4 learning rates (3 on Omniglot) x 3 settings, on thirds of the *training classes*: trained on the
+  other two, measured on that one. The trial with the best mean of recall@1 + MAP@R is chosen. For whole networks 2 learning rates,
+  with the setting that was best on the frozen features.
+- final: the chosen setting, trained on all training classes and measured on the test classes after the last step; seeds 0 to 4,
+  or 2 for whole networks.
+Then some of them with other sizes of batch and class, and with a memory (`curves`).
 """
 
 from __future__ import annotations
@@ -337,13 +339,15 @@ def gauge(embeddings: Tensor, labels: np.ndarray) -> dict[str, float]:
     return {"spread": judge.score_spread, "intruders": judge.mean_intruders}
 
 
-def search(names: Iterable[str], tasks: Iterable[str], known: dict[str, Task]) -> Iterator[Run]:
+def search(
+    results: list[dict[str, Any]], names: Iterable[str], tasks: Iterable[str], known: dict[str, Task]
+) -> Iterator[Run]:
     for task_name, name in itertools.product(tasks, names):
-        task = known[task_name]
-        whole = task.network == "whole"
-        for setting, rate in itertools.product(LOSSES[name][1][: 1 if whole else None], task.learning_rates):
-            for fold in range(task.folds):
-                yield Run("search", task_name, name, setting, rate, task.steps, task.batch, seed=0, fold=fold)
+        task, tried = known[task_name], LOSSES[name][1]
+        if task.network == "whole":  # what was best on the frozen features of the same data set
+            tried = [choose(results, f"{task.dataset}_features", name)[0]]
+        for setting, rate, fold in itertools.product(tried, task.learning_rates, range(task.folds)):
+            yield Run("search", task_name, name, setting, rate, task.steps, task.batch, seed=0, fold=fold)
 
 
 def choose(results: Iterable[dict[str, Any]], task: str, loss: str) -> tuple[Setting, float]:
@@ -444,9 +448,9 @@ def main() -> None:
     if "gauge" in options.stages:
         carry_out(gauges(fast, known), results, options)
     if "main" in options.stages:
-        finalists = [name for name in names if name in FINALISTS]
-        carry_out([*search(names, fast, known), *search(finalists, whole, known)], results, options)
-        carry_out([*final(results, names, fast, known), *final(results, finalists, whole, known)], results, options)
+        for some, tasks in ((names, fast), ([name for name in names if name in FINALISTS], whole)):
+            carry_out(search(results, some, tasks, known), results, options)
+            carry_out(final(results, some, tasks, known), results, options)
     if "curves" in options.stages and not options.quick:
         carry_out(curves(results, [name for name in fast if TASKS[name].network == "head"]), results, options)
 
