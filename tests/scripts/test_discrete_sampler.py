@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import csv
+import importlib.util
+import subprocess
+import sys
+from itertools import combinations
+from math import log
+from pathlib import Path
+
+import pytest
+import torch
+from torch.autograd.functional import jacobian
+
+from retrieval.solvers import standardize, top_k
+
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "discrete_sampler.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("discrete_sampler", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def run(folder: Path, *arguments: str) -> tuple[str, list[dict[str, str]], list[dict[str, str]]]:
+    """What a run prints, its table and its curves."""
+    command = [sys.executable, "-W", "error", str(SCRIPT), "--out", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    tables = []
+    for name in ("discrete_sampler", "discrete_sampler_curves"):
+        with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+            tables.append(list(csv.DictReader(file)))
+    for name in ("curves", "images"):
+        assert (folder / f"discrete_sampler_{name}.png").read_bytes().startswith(b"\x89PNG")
+    return done.stdout, *tables
+
+
+def passed(script, name: str, scores: torch.Tensor, incoming: torch.Tensor) -> torch.Tensor:
+    """The gradient that a method lets through to the scores."""
+    scores = scores.clone().requires_grad_()
+    script.sample(scores, **script.METHODS[name][1]).backward(incoming)
+    return scores.grad
+
+
+def test_every_method_takes_exactly_the_ten_highest_of_twenty(script):
+    scores = 5 * torch.randn(3, 20, 20, generator=seeded())
+    for _, passing in script.METHODS.values():
+        subsets = script.sample(scores, **passing)
+        assert torch.equal(subsets, top_k(scores, 10))
+        assert subsets.sum(dim=-1).eq(10).all()
+
+
+def test_each_method_passes_the_gradient_of_its_formula(script):
+    scores, incoming = torch.randn(2, 20, generator=seeded(), dtype=torch.float64).unbind()
+    scores = 4 * scores
+
+    def straight_through(temperature: float) -> torch.Tensor:
+        probabilities = (scores / temperature).softmax(dim=0)
+        return 10 / temperature * probabilities * (incoming - probabilities @ incoming)
+
+    moved = top_k(scores - script.TAU * incoming, 10)
+    expected = {
+        "identity + std": jacobian(standardize, scores).T @ incoming,
+        "identity without projection": incoming,
+        "blackbox (I-MLE)": (top_k(scores, 10) - moved) / script.TAU,
+        "straight-through softmax": straight_through(10.0),
+        "straight-through Gumbel-softmax": straight_through(1.0),
+    }
+    assert expected.keys() == script.METHODS.keys()
+    assert expected["blackbox (I-MLE)"].any()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(passed(script, name, scores, incoming), gradient)
+
+
+def test_the_softmax_divergence_is_its_sum(script):
+    logits = 3 * torch.randn(2, 3, 4, generator=seeded(), dtype=torch.float64)
+    expected = 0.0
+    for row in logits.reshape(-1, 4).softmax(dim=-1).tolist():
+        expected += sum(p * log(p / (1 / 4)) for p in row) / 2
+    assert script.softmax_divergence(logits).item() == pytest.approx(expected)
+    assert script.softmax_divergence(torch.ones(2, 3, 4)).item() == pytest.approx(0, abs=1e-6)
+
+
+def all_subsets(size: int, k: int) -> torch.Tensor:
+    return torch.tensor([[float(entry in chosen) for entry in range(size)] for chosen in combinations(range(size), k)])
+
+
+@pytest.mark.parametrize("noise", ["gamma", "gumbel"])
+def test_the_probabilities_of_subsets_are_their_frequencies(script, noise):
+    subsets, logits = all_subsets(6, 3), torch.tensor([0.3, -1.0, 0.0, 1.5, -0.4, 0.7])
+    law = script.law(noise)
+    probabilities = law.log_probability(subsets, logits.expand(20, 6)).exp()
+    assert probabilities.sum().item() == pytest.approx(1, abs=2e-3)
+    scores = logits + script.NOISES[noise](torch.empty(200_000, 6), generator=seeded(1))
+    drawn = top_k(scores, 3)
+    frequencies = (drawn @ subsets.T).eq(3).double().mean(dim=0)
+    torch.testing.assert_close(probabilities, frequencies, atol=4e-3, rtol=0)
+    assert probabilities.max() > 2 * probabilities.min()
+
+
+@pytest.mark.parametrize(("logit", "share", "tolerance"), [(0.0, 0.0, 0.05), (1e5, 1.0, 1e-6)])
+def test_the_divergence_of_the_sampler_is_nothing_for_equal_logits_and_all_for_certain_ones(
+    script, logit, share, tolerance
+):
+    logits = torch.cat([torch.full((5, 20, 10), logit), torch.zeros(5, 20, 10)], dim=-1)
+    noise = script.draw_noises(5, seeded(2))["gamma"]
+    most = 20 * log(184_756)  # the number of 10-subsets of 20
+    found = script.law("gamma").divergence(top_k(logits + noise, 10), logits)
+    assert found / most == pytest.approx(share, abs=tolerance)
+
+
+def test_the_drawings_of_omniglot_become_small_binary_images(script, omniglot_root):
+    images = script.read_images(str(omniglot_root))
+    assert images.shape == (19_280, 784)
+    assert set(images.unique().tolist()) == {0, 1}
+    assert 0.05 < images.mean().item() < 0.1  # ink is 1
+
+
+def test_a_short_run_reports_every_method_and_repeats(tmp_path):
+    printed, table, curves = run(tmp_path / "one", "--steps", "3", "--seeds", "2")
+    methods = [row["method"] for row in table]
+    assert len(methods) == 5
+    assert len(curves) == 5 * 2 * 3
+    for row in table:
+        assert f"| {row['method']} | {float(row['reconstruction']):.1f} ±" in printed
+        assert float(row["negative ELBO"]) == pytest.approx(
+            float(row["reconstruction"]) + float(row["softmax KL"]), abs=0.02
+        )
+        last = [float(one["bound"]) for one in curves if one["method"] == row["method"] and one["bound"]]
+        assert float(row["bound"]) == pytest.approx(sum(last) / 2, abs=0.01)
+        # Student's t of one degree of freedom; the standard error of two values is half their distance
+        assert float(row["bound ±"]) == pytest.approx(12.706 * abs(last[0] - last[1]) / 2, abs=0.02)
+    assert run(tmp_path / "two", "--steps", "3", "--seeds", "2")[1:] == (table, curves)
+
+
+@pytest.mark.slow
+def test_without_a_projection_the_quick_run_pays_more_for_its_latent(tmp_path):
+    _, table, _ = run(tmp_path, "--quick")
+    found = {row["method"]: row for row in table}
+    without = found["identity without projection"]
+    projected = found["identity + std"]
+    for key in ("softmax KL", "negative ELBO", "bound"):
+        assert float(without[key]) > float(projected[key]) + 0.3
+
+
+def test_a_folder_without_images_is_refused_in_words(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "out"), "--data", str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert refused.returncode == 2
+    assert "images_background" in refused.stderr
+    assert not (tmp_path / "out").exists()
