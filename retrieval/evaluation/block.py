@@ -14,6 +14,7 @@ from retrieval.evaluation.exact import EXACT_PAIRS, NEAR_TIE, Items, score_every
 from retrieval.evaluation.tile import count_above
 
 BAND = 64  # queries whose relevant scores are computed at one time, together with those of their neighbours
+NEAR_ROWS = 2**12  # rows of a tile that are looked through at one time for what nearly ties with a slot
 MAX_PENDING = 2**15  # nearly tied pairs that wait for their exact scores
 NO_RANK = np.int64(np.iinfo(np.int64).max)  # in the ranks of a query with fewer relevant items than another
 
@@ -139,12 +140,19 @@ class Block:
         if not len(self.high):
             return
         above, near = count_above(tile, scratch, self.low, self.high)
+        with self.lock:
+            self.above += above
         slots, rows = np.nonzero(near & ~self.crowded)
+        for start in range(0, len(rows), NEAR_ROWS):
+            part = slice(start, start + NEAR_ROWS)
+            self._note_near_ties(tile, slots[part], rows[part], left)
+
+    def _note_near_ties(self, tile: Tensor, slots: np.ndarray, rows: np.ndarray, left: int) -> None:
+        """Finds what nearly ties with some slots of some rows."""
         low, high = (limits.numpy()[slots, rows, None] for limits in (self.low, self.high))
         scores = tile.numpy()[rows]
         near = (scores > low) & (scores <= high)
         with self.lock:
-            self.above += above
             np.add.at(self.near, rows, near.sum(axis=1))
             self.crowded |= self.near > 64 + len(self.task.gallery) // 64
             near[self.crowded[rows]] = False

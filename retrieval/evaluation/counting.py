@@ -1,4 +1,4 @@
-"""The ranks of the relevant items of every query, by counting what scores higher, without sorting or keeping the scores.
+"""The ranks of the relevant items of every query, by counting what scores higher; the scores are neither kept nor put in order.
 
 The rank of a query's j-th best relevant item is j plus the number of irrelevant items above it. One product of all scores, made
 in tiles that fit a core's cache and compared with the scores of the relevant items at once, gives these numbers; half of it

@@ -80,6 +80,7 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(counting, "TILE", 8)
     monkeypatch.setattr(counting, "PANEL", 24)
     monkeypatch.setattr(block, "BAND", 3)
+    monkeypatch.setattr(block, "NEAR_ROWS", 5)
     monkeypatch.setattr(block, "MAX_PENDING", 10)
     monkeypatch.setattr(exact, "RESCORED_NUMBERS", 50)
     monkeypatch.setattr(exact, "EXACT_PAIRS", 300)
