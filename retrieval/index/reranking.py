@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from retrieval.evaluation import search
@@ -40,7 +41,7 @@ def expand(
     Raises:
         ValueError: `k` or `alpha` is negative.
     """
-    if k < 0 or alpha < 0:
+    if k < 0 or not 0 <= alpha < np.inf:
         raise ValueError(f"k is {k} and alpha {alpha}; give numbers from 0")
     if k == 0:
         return queries
@@ -86,6 +87,19 @@ def rerank(
     everything = gallery if own is not None else np.concatenate([gallery, queries])
     places = own if own is not None else np.arange(len(gallery), len(everything))
     return _rerank(queries, gallery, everything, places, k1, k2, weight)
+
+
+def nearest(scores: np.ndarray, k: int) -> np.ndarray:
+    """Positions (num_queries, k) of the largest scores of each row (num_queries, num_items), best first.
+
+    Of equal scores the first comes first, as in a stable sort of the whole row, which takes a hundred times as long.
+    """
+    least = torch.from_numpy(scores).topk(k, dim=1).values[:, -1].numpy()
+    rows = []
+    for row, limit in zip(scores, least, strict=True):
+        places = np.flatnonzero(row >= limit)
+        rows.append(places[np.argsort(-row[places], kind="stable")[:k]])
+    return np.stack(rows)
 
 
 def _rerank(

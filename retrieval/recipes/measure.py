@@ -77,7 +77,7 @@ def evaluate(
         words: metrics, macro, interval_seed.
     """
     measured = _measured(index, queries)
-    with _mistakes():
+    with _mistakes(index):
         return evaluation.evaluate(**measured, ks=ks, **words)
 
 
@@ -86,9 +86,9 @@ def evaluate_rankings(
 ) -> dict[str, Figures]:
     """recall@k, MAP@R and R-precision of an index by the vectors as they are ("plain"), and by each part of a ranking."""
     measured = _measured(index, queries)
-    with _mistakes():
+    with _mistakes(index):
+        plain = evaluation.evaluate(**measured, ks=ks)  # first, since it checks the arguments
         figures = {name: _figures(measured, ks, step) for name, step in ranking.steps().items()}
-        plain = evaluation.evaluate(**measured, ks=ks)
     return {"plain": {name: plain[name] for name in next(iter(figures.values()))}, **figures}
 
 
@@ -102,7 +102,7 @@ def evaluate_classes(
     """The figures of every class: "class", "queries", "recall@1", ...; the worst first by the first figure, then by name."""
     measured = _measured(index, queries)
     names = dict(zip(measured["labels"].tolist(), read_bundle(queries or index).class_names, strict=True))
-    with _mistakes():
+    with _mistakes(index):
         ranked = evaluation.rank_queries(**measured, ks=ks, metrics=metrics)
     found = evaluation.class_figures(ranked)
     rows = [
@@ -150,16 +150,18 @@ def _figures(measured: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> F
     places = np.searchsorted(known, labels).clip(max=len(known) - 1)
     num_relevant = np.where(known[places] == labels, counts[places], 0) - (own is not None)
     slots = int(num_relevant.max())
+    depth = min(max(*ks, slots), len(gallery))  # what is further away counts for nothing
     ranks = []
     start = 0
     for scores in ranking.scores(queries, gallery, own):
-        nearest = np.argsort(-scores, axis=1, kind="stable")
+        nearest = reranking.nearest(scores, depth)
         relevant = gallery_labels[nearest] == labels[start : start + len(scores), None]
-        ranks.append(np.argsort(~relevant, axis=1, kind="stable")[:, :slots] + 1)
+        found = np.argsort(~relevant, axis=1, kind="stable")[:, :slots] + 1
+        found[np.arange(slots) >= relevant.sum(axis=1)[:, None]] = len(gallery) + 1  # slots that nothing fills
+        ranks.append(found)
         start += len(scores)
     kept = num_relevant > 0
     of_relevant, num_relevant = np.concatenate(ranks)[kept], num_relevant[kept]
-    of_relevant[np.arange(slots) >= num_relevant[:, None]] = len(gallery) + 1  # slots that nothing fills
     values = {f"recall@{k}": recall_at_k(of_relevant, k) for k in ks}
     values |= {"map@r": map_at_r(of_relevant, num_relevant), "r_precision": r_precision(of_relevant, num_relevant)}
     return {name: float(value.mean()) for name, value in values.items()} | {
@@ -169,9 +171,9 @@ def _figures(measured: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> F
 
 
 @contextlib.contextmanager
-def _mistakes() -> Iterator[None]:
+def _mistakes(index: str | Path) -> Iterator[None]:
     """A complaint about the embeddings is here about what a user asked for."""
     try:
         yield
     except ValueError as error:
-        raise ConfigError(f"these embeddings cannot be measured: {error}") from error
+        raise ConfigError(f"{index}: cannot be measured: {error}") from error

@@ -13,7 +13,7 @@ from retrieval import evaluation
 from retrieval.building import ProgressBar, pick_device
 from retrieval.data import load_image, prepare
 from retrieval.errors import ConfigError
-from retrieval.index import Bundle, read_bundle
+from retrieval.index import Bundle, read_bundle, reranking
 from retrieval.models import embed
 from retrieval.recipes.measure import Ranking
 from retrieval.recipes.sources import Source, images_of, source_of
@@ -84,7 +84,7 @@ def _ranked(queries: np.ndarray, bundle: Bundle, k: int, ranking: Ranking) -> tu
     order = np.argsort(bundle.ids)
     positions, best = [], []
     for scores in ranking.scores(queries, bundle.vectors[order], None):
-        nearest = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        nearest = reranking.nearest(scores, k)
         positions.append(order[nearest])
         best.append(np.take_along_axis(scores, nearest, axis=1))
     return np.concatenate(positions), np.concatenate(best)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
-from retrieval.index.reranking import expand, rerank
+from retrieval.index.reranking import expand, nearest, rerank
 
 
 def unit_vectors(count, dimension=5, seed=0):
@@ -89,10 +89,21 @@ def test_the_weight_of_the_vectors_alone_leaves_the_ranking_as_it_is():
     assert (np.argsort(-scores, axis=1) == np.argsort(-(vectors @ vectors.T), axis=1)).mean() > 0.99
 
 
+@pytest.mark.parametrize("k", [1, 2, 7, 36, 37])
+def test_the_nearest_are_those_of_a_whole_sort_where_scores_tie_too(k):
+    lot = np.random.default_rng(0)
+    scores = lot.integers(-3, 4, (50, 37)).astype(np.float32)
+    scores[scores == 3] = -0.0
+    scores[np.arange(50), lot.integers(0, 37, 50)] = -np.inf
+    scores[7] = 1
+    assert_array_equal(nearest(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
+
+
 def test_wrong_numbers_are_named():
     vectors = unit_vectors(5)
     for words in ({"k1": 0}, {"k2": 0}, {"weight": 1.5}):
         with pytest.raises(ValueError, match="k1 is"):
             next(rerank(vectors, vectors, **words))
-    with pytest.raises(ValueError, match="alpha -1"):
-        expand(vectors, vectors, 1, alpha=-1)
+    for alpha in (-1, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"alpha {alpha}"):
+            expand(vectors, vectors, 1, alpha=alpha)
