@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,40 @@ def write_bytes(path: str | Path, data: bytes | memoryview, *, keep: Path | None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_only(folder: Path, names: Collection[str], what: str) -> None:
+    """Checks that a folder holds nothing but files of these names, so that nothing else is lost when it is replaced.
+
+    Args:
+        folder: the folder.
+        names: of the files that may be lost.
+        what: they are together, for the message.
+
+    Raises:
+        RetrievalError: names the first other one.
+    """
+    for entry in sorted(folder.iterdir()):
+        if entry.name not in names:
+            raise RetrievalError(
+                f"{folder}: holds {entry.name!r}, which is no part of {what} and would be lost; "
+                "move it away, or choose another folder"
+            )
+
+
+def require_place(out: Path) -> None:
+    """Makes the folder that something goes to, before the work that it is the result of.
+
+    Raises:
+        RetrievalError: it cannot be made, or nothing can be written there.
+    """
+    reason = None if os.access(out.parent, os.W_OK | os.X_OK) or not out.parent.exists() else "Permission denied"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
+    if reason:
+        raise RetrievalError(f"{out}: cannot be made ({reason}); choose another place")
 
 
 def write_text(path: str | Path, text: str) -> None:

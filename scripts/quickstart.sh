@@ -21,7 +21,7 @@ bundle = read_bundle(sys.argv[1])
 print(f"{bundle.manifest['images_root']}/{bundle.paths[0]}")
 PYTHON
 )
-step retrieval search $index "$query" --k 8 --picture $run/search.png
+step retrieval search $index "$query" --k 8 --picture $run/search.png --overwrite
 step retrieval report $run
 
 cat <<END

@@ -125,13 +125,17 @@ def build(factory: str, vectors: np.ndarray) -> Approximate:
 
     try:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+        inner = _inner(index)
+        if hasattr(inner, "cp"):
+            inner.cp.min_points_per_centroid = (
+                1  # faiss would warn of a single list of few, which `factory_string` allows
+            )
         index.train(vectors)
         index.add(vectors)
     except RuntimeError as error:
         raise RetrievalError(
             f"faiss cannot build {factory} ({str(error).splitlines()[0]}); use another --type"
         ) from error
-    inner = _inner(index)
     if hasattr(inner, "nprobe"):
         inner.nprobe = max(1, min(inner.nlist, max(8, inner.nlist // 8)))
     if hasattr(inner, "hnsw"):

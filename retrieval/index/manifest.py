@@ -15,7 +15,8 @@ from typing import Any
 from retrieval.errors import IndexFormatError
 
 FORMAT = "retrieval index"
-VERSION = 2  # of version 1 the vectors were a faiss file
+VERSION = 2
+VECTORS_OF_VERSION_1 = "vectors.faiss"
 MANIFEST = "manifest.json"
 VECTORS, ITEMS, MODEL, WEIGHTS = "vectors.npy", "items.csv", "model.json", "model.safetensors"
 APPROXIMATE, THUMBNAILS = "approximate.faiss", "thumbnails.zip"
@@ -100,9 +101,9 @@ def _parse(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise IndexFormatError(
-            f"{folder}: has no {MANIFEST}, so it is no index, or not a whole one; {REMEDY}, or give another folder"
-        ) from None
+        inside = " or ".join(str(place.parent) for place in sorted(folder.glob(f"*/{MANIFEST}"))[:3])
+        hint = f"did you mean {inside}?" if inside else f"{REMEDY}, or give another folder"
+        raise IndexFormatError(f"{folder}: has no {MANIFEST}, so it is no index, or not a whole one; {hint}") from None
     except OSError as error:
         raise IndexFormatError(f"{path}: cannot be read ({error.strerror}); mend that, or {REMEDY}") from error
     except (ValueError, RecursionError) as error:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.errors import IndexFormatError
 from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
-from retrieval.files import folder_in_one_piece
+from retrieval.files import folder_in_one_piece, require_only
 from retrieval.index import approximate, thumbnails
 from retrieval.index.items import check_names, items_csv
 from retrieval.index.manifest import (
@@ -25,10 +24,21 @@ from retrieval.index.manifest import (
     MODEL,
     THUMBNAILS,
     VECTORS,
+    VECTORS_OF_VERSION_1,
     WEIGHTS,
     write_manifest,
 )
 from retrieval.index.vectors import METRIC, vectors_npy
+
+
+def require_replaceable(folder: Path) -> None:
+    """Checks that a folder holds nothing but a bundle, be it of an earlier version or damaged.
+
+    Raises:
+        RetrievalError: something else would be lost.
+    """
+    is_bundle = any((folder / name).exists() for name in (MANIFEST, ITEMS))  # vectors alone may be anybody's
+    require_only(folder, (*FILES, MANIFEST, VECTORS_OF_VERSION_1) if is_bundle else (), "an index")
 
 
 def write_bundle(
@@ -69,8 +79,8 @@ def write_bundle(
 
     Raises:
         ValueError: the arguments do not fit together.
-        IndexFormatError: `folder` holds other files than a bundle's, or a name is not fit for items.csv.
-        RetrievalError: `folder` exists and `overwrite` is off, or it cannot be written.
+        IndexFormatError: a name is not fit for items.csv.
+        RetrievalError: `folder` exists and `overwrite` is off, it holds other files than a bundle's, or it cannot be written.
     """
     folder = Path(folder)
     vectors = check_unit_vectors("vectors", vectors)
@@ -88,7 +98,8 @@ def write_bundle(
     factory = kind if kind == approximate.EXACT else approximate.factory_string(kind, *vectors.shape)
     names = [class_names[label] for label in labels]
     check_names(folder, names, paths)
-    _check_replaceable(folder, overwrite)
+    if overwrite and folder.is_dir():
+        require_replaceable(folder)
     contents: dict[str, bytes | memoryview] = {
         VECTORS: vectors_npy(vectors),
         ITEMS: items_csv(ids, labels, names, paths),
@@ -119,17 +130,6 @@ def write_bundle(
         for name, content in contents.items():
             (new / name).write_bytes(content)
         write_manifest(new, facts)
-
-
-def _check_replaceable(folder: Path, overwrite: bool) -> None:
-    if not overwrite or not folder.is_dir():
-        return
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in (*FILES, MANIFEST))
-    if foreign:
-        raise IndexFormatError(
-            f"{folder}: holds {foreign[0]!r}, which is no part of an index and would be lost; "
-            "move it away, or choose another folder"
-        )
 
 
 def _versions() -> dict[str, str]:

@@ -5,6 +5,7 @@ from retrieval.recipes.edit import add_images, describe_index, merge_indices, re
 from retrieval.recipes.export import embed_to_files, export_onnx, export_vectors
 from retrieval.recipes.index import build_index, index_vectors
 from retrieval.recipes.measure import Ranking, evaluate, evaluate_classes, evaluate_rankings
+from retrieval.recipes.outputs import require_free_file
 from retrieval.recipes.page import write_page
 from retrieval.recipes.pictures import draw_search
 from retrieval.recipes.report import write_report
@@ -29,6 +30,7 @@ __all__ = [
     "list_runs",
     "merge_indices",
     "remove_images",
+    "require_free_file",
     "search",
     "train",
     "write_page",

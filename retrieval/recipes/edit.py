@@ -10,8 +10,10 @@ import numpy as np
 
 from retrieval.errors import ConfigError, IndexFormatError, did_you_mean
 from retrieval.index import Bundle, editing, read_bundle
+from retrieval.index.manifest import REMEDY
+from retrieval.index.writing import require_replaceable
 from retrieval.recipes.embedding import embed_in_parts, side_folder, thumbnails_of
-from retrieval.recipes.index import require_free
+from retrieval.recipes.outputs import require_free_folder
 from retrieval.recipes.sources import below, device_of, images_of, source_of
 
 
@@ -35,6 +37,8 @@ def add_images(
     Returns:
         How many were added.
     """
+    if class_name is not None and not class_name.strip():
+        raise ConfigError("the name of the class is empty; give one, or leave it out")
     bundle = read_bundle(index)
     source = source_of(bundle)
     images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]
@@ -66,13 +70,16 @@ def remove_images(
         positions |= _places(bundle, what, wanted, values)
     if not positions:
         raise ConfigError("nothing to remove; give a path, --id or --class")
-    editing.remove(bundle, np.array(sorted(positions)))
+    try:
+        editing.remove(bundle, np.array(sorted(positions)))
+    except ValueError as error:  # the type of the index wants more items
+        raise IndexFormatError(f"{bundle.folder}: {error}; {REMEDY}") from error
     return len(positions)
 
 
 def merge_indices(indices: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> int:
     """Writes one index of the items of several; returns how many there are."""
-    require_free(Path(out), overwrite)
+    require_free_folder(out, overwrite, require_replaceable)
     bundles = [read_bundle(index) for index in indices]
     editing.merge(bundles, out, overwrite=overwrite)
     return sum(len(bundle.ids) for bundle in bundles)

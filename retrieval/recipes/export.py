@@ -16,10 +16,11 @@ from retrieval import evaluation
 from retrieval.building import pick_device
 from retrieval.data import load_image, prepare
 from retrieval.errors import RetrievalError
-from retrieval.files import folder_in_one_piece, write_bytes
+from retrieval.files import folder_in_one_piece, require_only, write_bytes
 from retrieval.index import read_bundle
 from retrieval.models import Embedder
 from retrieval.recipes.arrays import write_arrays
+from retrieval.recipes.outputs import require_free_file, require_free_folder
 from retrieval.recipes.search import embed_files
 from retrieval.recipes.sources import images_of, read_source
 
@@ -35,6 +36,7 @@ def export_vectors(index: str | Path, out: str | Path, *, overwrite: bool = Fals
 
     `index_vectors` makes the same index of them again, without its model.
     """
+    _require_free(out, overwrite)
     bundle = read_bundle(index)
     table = {"id": bundle.ids.tolist(), "label": list(bundle.class_names), "path": list(bundle.paths)}
     with folder_in_one_piece(out, overwrite=overwrite) as folder:
@@ -43,7 +45,13 @@ def export_vectors(index: str | Path, out: str | Path, *, overwrite: bool = Fals
 
 
 def embed_to_files(
-    source: str | Path, places: Sequence[str | Path], out: str | Path, *, device: str = "auto", overwrite: bool = False
+    source: str | Path,
+    places: Sequence[str | Path],
+    out: str | Path,
+    *,
+    checkpoint: str = "last",
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> int:
     """Embeds images with the model of a run or an index, and writes vectors.npy and paths.csv; returns how many.
 
@@ -51,10 +59,12 @@ def embed_to_files(
         source: folder of the run or the index.
         places: image files, and folders of them.
         out: the new folder.
+        checkpoint: of a run: "last" or "best".
         device: where to compute.
-        overwrite: replace a folder that is there.
+        overwrite: replace such files that are there.
     """
-    found = read_source(source)
+    _require_free(out, overwrite)
+    found = read_source(source, checkpoint=checkpoint)
     found.model.to(pick_device(device))
     files = images_of(places)
     with folder_in_one_piece(out, overwrite=overwrite) as folder:
@@ -63,7 +73,12 @@ def embed_to_files(
 
 
 def export_onnx(
-    source: str | Path, out: str | Path, *, images: Sequence[str | Path] = (), checkpoint: str = "last"
+    source: str | Path,
+    out: str | Path,
+    *,
+    images: Sequence[str | Path] = (),
+    checkpoint: str = "last",
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Writes the model of a run or an index as ONNX: "images" (batch, 3, size, size) float32 to unit "vectors" (batch, dim).
 
@@ -75,6 +90,7 @@ def export_onnx(
         out: the file.
         images: image files and folders to compare by; noise if there are none.
         checkpoint: of a run: "last" or "best".
+        overwrite: replace a file that is there.
 
     Returns:
         "largest_difference" of a component, "images" compared, and the "opset".
@@ -83,6 +99,7 @@ def export_onnx(
         RetrievalError: packages are missing, the model cannot be exported, or the results differ.
     """
     _require_packages()
+    require_free_file(out, overwrite)
     found = read_source(source, checkpoint=checkpoint)
     model = found.model.eval()
     files = images_of(images)
@@ -95,6 +112,11 @@ def export_onnx(
     report = _compare(content, model, inputs)
     write_bytes(out, content)
     return {**report, "images": len(inputs), "opset": opset}
+
+
+def _require_free(out: str | Path, overwrite: bool) -> None:
+    names = ("vectors.npy", "labels.csv", "paths.csv")
+    require_free_folder(out, overwrite, lambda folder: require_only(folder, names, "exported vectors"))
 
 
 def _require_packages() -> None:

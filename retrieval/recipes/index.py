@@ -13,8 +13,10 @@ from retrieval.data import ImageSet
 from retrieval.errors import ConfigError, RetrievalError
 from retrieval.index import approximate, write_bundle
 from retrieval.index.manifest import MANIFEST
+from retrieval.index.writing import require_replaceable
 from retrieval.recipes import arrays
 from retrieval.recipes.embedding import embed_in_parts, side_folder, thumbnails_of
+from retrieval.recipes.outputs import require_free_folder
 from retrieval.recipes.sources import Source, device_of, images_in, listed_images, read_source
 from retrieval.training import distributed
 
@@ -57,7 +59,7 @@ def build_index(
     source = read_source(run, checkpoint=checkpoint)
     name, found = _choose(source, run, split, images, listed, root)
     out = Path(out) if out else Path(run) / f"index-{name}"
-    require_free(out, overwrite)
+    require_free_folder(out, overwrite, require_replaceable)
     factory = _factory(kind, len(found), source)
     with distributed.joined(device_of(source, device)) as place, side_folder(out, source, found) as side:
         vectors = embed_in_parts(source, found, place, side)
@@ -102,7 +104,7 @@ def index_vectors(
     Raises:
         RetrievalError: a file cannot be read, or the two do not fit together.
     """
-    require_free(Path(out), overwrite)
+    require_free_folder(out, overwrite, require_replaceable)
     rows = arrays.read_vectors(Path(vectors))
     items = arrays.read_labels(Path(labels), len(rows), vectors)
     with type_mistakes():
@@ -164,9 +166,3 @@ def type_mistakes() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(str(error)) from error
-
-
-def require_free(out: Path, overwrite: bool) -> None:
-    """Refuses, before the work begins, what writing would refuse at its end."""
-    if out.exists() and not overwrite:
-        raise RetrievalError(f"{out}: exists already; choose another --out or pass --overwrite")

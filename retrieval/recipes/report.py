@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import CheckpointError, ConfigError, RetrievalError
-from retrieval.files import write_bytes, write_text
+from retrieval.files import require_place, write_bytes, write_text
 from retrieval.index import Bundle, read_bundle
 from retrieval.recipes.index import build_index
 from retrieval.report import MARK, Facts, Images, analyse, make_report
@@ -28,6 +28,7 @@ def write_report(
     images: str | Path | None = None,
     ks: Sequence[int] = (1, 2, 4, 8),
     seed: int = 0,
+    device: str | None = None,
 ) -> tuple[Path, Path]:
     """Writes a report as one HTML page, and its pictures as PNGs.
 
@@ -41,6 +42,7 @@ def write_report(
             that has small pictures itself.
         ks: cut-offs of recall@k; those beyond the gallery are left out.
         seed: of what is drawn by lot.
+        device: where to embed for an index that is missing; as the run has it if left out.
 
     Returns:
         The page, and the folder of the pictures: its name with "-pictures" in place of ".html".
@@ -52,9 +54,11 @@ def write_report(
     is_run = not (source / "manifest.json").is_file() and (source / "config.yaml").is_file()
     page = Path(out) if out else (source / "report.html" if is_run else source.with_name(f"{source.name}-report.html"))
     _check_replaceable(page)
+    if images is not None and not Path(images).is_dir():
+        raise RetrievalError(f"{images}: does not exist; give the folder of the images")
     index = source
     if is_run:
-        index, own_queries = _indices(source)
+        index, own_queries = _indices(source, device)
         queries = queries or own_queries
     gallery = read_bundle(index)
     asked = None if queries is None else read_bundle(queries)
@@ -89,16 +93,16 @@ def write_report(
     return page, folder
 
 
-def _indices(run: Path) -> tuple[Path, Path | None]:
+def _indices(run: Path, device: str | None) -> tuple[Path, Path | None]:
     """Of a run the index that is searched, and that of its queries if they are others; what is missing is made."""
     found = [run / name for name in ("index-gallery", "index-test") if (run / name).is_dir()]
     if not found:
         log.info("no index yet: embedding the test images")
-    index = found[0] if found else build_index(run)
+    index = found[0] if found else build_index(run, device=device)
     if index.name != "index-gallery":
         return index, None
     queries = run / "index-query"
-    return index, queries if queries.is_dir() else build_index(run, split="query")
+    return index, queries if queries.is_dir() else build_index(run, split="query", device=device)
 
 
 def _lines(gallery: Bundle, asked: Bundle | None) -> dict[str, Any]:
@@ -141,6 +145,7 @@ def _record(run: Path) -> tuple[dict[str, dict[str, float]], list[dict[str, floa
 
 
 def _check_replaceable(page: Path) -> None:
+    require_place(page)
     if page.is_dir():
         raise RetrievalError(f"{page}: is a folder, expected the name of a page; give --out {page}/report.html")
     if not page.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,8 +29,9 @@ def require_same(config: Config, folder: RunFolder) -> None:
     changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
     if changed:
         words = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
+        given = shlex.quote(str(folder.config))
         raise CheckpointError(
-            f"{folder.path}: was begun with another configuration ({words}); resume it with --config {folder.config}"
+            f"{folder.path}: was begun with another configuration ({words}); resume it with --config {given}"
         )
 
 

@@ -85,7 +85,7 @@ def source_of(bundle: Bundle) -> Source:
 
 def device_of(source: Source, name: str | None) -> torch.device:
     """The device of that name; None for the one of the run's configuration."""
-    return pick_device(name or source.config.device)
+    return pick_device(source.config.device if name is None else name)
 
 
 def images_in(folder: str | Path) -> ImageSet:
@@ -104,9 +104,15 @@ def images_in(folder: str | Path) -> ImageSet:
 
 
 def images_of(places: Iterable[str | Path]) -> list[Path]:
-    """The image files that are named, and those below the folders that are named, in order."""
+    """The image files that are named, and those below the folders that are named, in order.
+
+    Raises:
+        DatasetError: there is no such file or folder, or a folder holds no image.
+    """
     files: list[Path] = []
     for place in map(Path, places):
+        if not place.exists():
+            raise DatasetError(f"{place}: does not exist; give an image, or a folder of images")
         files += [place / path for path in images_in(place).paths] if place.is_dir() else [place]
     return files
 

@@ -122,6 +122,13 @@ def test_a_type_that_is_not_allowed_or_does_not_fit_is_refused_before_anything_i
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_single_list_of_few_vectors_is_built_without_a_warning(capfd):
+    rows = np.eye(5, dtype=np.float32)
+    found, _ = approximate.build("IVF1,Flat", rows).search(rows, 1)
+    assert found.ravel().tolist() == [0, 1, 2, 3, 4]
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("count", [2, 39, 80, 1000, 60_502, 10**6])
 @pytest.mark.parametrize("dimension", [1, 7, 16, 512])
 def test_the_short_names_fit_any_gallery_that_is_large_enough_for_them(count, dimension):

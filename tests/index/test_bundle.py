@@ -455,9 +455,26 @@ def test_a_damaged_bundle_can_be_replaced(folder):
     assert_same(read_bundle(folder), gallery(1))
 
 
+def test_a_bundle_of_version_1_can_be_replaced(folder):
+    (folder / "vectors.npy").rename(folder / "vectors.faiss")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"version": 1}))
+    with pytest.raises(IndexFormatError, match="version is 1, expected 2; build the index again"):
+        read_bundle(folder)
+    write_bundle(folder, **gallery(1), overwrite=True)
+    assert_same(read_bundle(folder), gallery(1))
+
+
+def test_vectors_alone_are_no_bundle_and_stay(tmp_path):
+    np.save(tmp_path / "vectors.npy", np.eye(3))
+    with pytest.raises(RetrievalError, match=r"holds 'vectors.npy', which is no part of an index"):
+        write_bundle(tmp_path, **gallery(), overwrite=True)
+    assert np.load(tmp_path / "vectors.npy").shape == (3, 3)
+
+
 def test_overwriting_never_deletes_what_is_no_part_of_a_bundle(folder, tmp_path):
     (folder / "thesis.tex").write_text("years of work")
-    with pytest.raises(IndexFormatError, match=r"holds 'thesis.tex', which is no part of an index"):
+    with pytest.raises(RetrievalError, match=r"holds 'thesis.tex', which is no part of an index"):
         write_bundle(folder, **gallery(1), overwrite=True)
     assert_same(read_bundle(folder), gallery())
     (tmp_path / "file").write_text("years of work")
