@@ -7,33 +7,56 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from retrieval import __version__
 from retrieval.errors import RetrievalError
 
-from . import compare, config, data, embed, export, index, processor, recall, report, runs, search, train
+from . import compare, completion, config, data, embed, export, index, processor, recall, report, runs, search, train
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Begin with: retrieval train --config glyphs --out runs/glyphs",
+    epilog="""\b
+Examples:
+  retrieval train --config glyphs --out runs/glyphs
+  retrieval index runs/glyphs
+  retrieval recall runs/glyphs/index-test
+  retrieval search runs/glyphs/index-test photo.png""",
 )
 @click.version_option(__version__, prog_name="retrieval")
-@click.option("--quiet", is_flag=True, help="No progress on stderr, only errors.")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def retrieval(quiet: bool, debug: bool) -> None:
-    """Train image-retrieval models on recall@k itself, index images, measure and search."""
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("retrieval").setLevel(logging.ERROR if quiet else logging.INFO)
+def retrieval() -> None:
+    """Train image-retrieval models on recall@k itself, index images, measure and search.
+
+    Results go to stdout, with --json as JSON; progress and errors go to stderr. Exits with 0; 1 after an error; 2 after wrong usage
+    or a wrong configuration; 130 after Ctrl-C.
+    """
+
+
+def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        logging.getLogger("retrieval").setLevel(logging.ERROR)
+
+
+def _give_common_options(command: click.Command) -> None:
+    """Puts --quiet and --debug behind a group's commands, and those behind the program's own."""
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _give_common_options(inner)
+    words: dict[str, Any] = {"is_flag": True, "expose_value": False}
+    command.params += [
+        click.Option(["--quiet"], **words, callback=_be_quiet, help="No progress on stderr, only errors."),
+        click.Option(["--debug"], **words, help="Show the traceback of an error."),  # `run` looks for it
+    ]
 
 
 for command in (
     *(train.command, index.group, recall.command, search.command, compare.command, embed.command, export.group),
-    *(report.command, runs.command, data.group, config.group),
+    *(report.command, runs.command, data.group, config.group, completion.command),
 ):
     retrieval.add_command(command)
+_give_common_options(retrieval)
 
 
 def main() -> None:
@@ -49,11 +72,16 @@ def run(arguments: Sequence[str]) -> int:
         0; 1 after an error; 2 after wrong usage or a wrong configuration; 130 after Ctrl-C, 143 after SIGTERM.
     """
     debug = "--debug" in arguments
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("retrieval").setLevel(logging.INFO)  # of which --quiet lets only errors through
     try:
         code = retrieval.main(list(arguments), prog_name="retrieval", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"error: {_in_one_line(error)}", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -76,6 +104,12 @@ def run(arguments: Sequence[str]) -> int:
         return 1
 
 
+def _in_one_line(error: click.ClickException) -> str:
+    words = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{words} (see `{context.command_path} --help`)" if context else words
+
+
 def _explain(error: Exception) -> str:
     first = (str(error).strip().splitlines() or [""])[0]
     if "torchvision" in first:
@@ -83,4 +117,8 @@ def _explain(error: Exception) -> str:
             f"torch and torchvision do not fit together ({first}); "
             "mend it with: python -m pip install --force-reinstall torch torchvision"
         )
+    if isinstance(error, MemoryError) or "out of memory" in first:
+        return f"not enough memory ({first or 'main memory'}); take smaller batches, images or models"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     return f"{type(error).__name__}: {first} (a fault of the program; `retrieval --debug ...` shows where)"

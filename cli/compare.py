@@ -5,20 +5,21 @@ from __future__ import annotations
 import click
 
 from .output import comparison_table, print_json
-from .recall import parse_ks
+from .parameters import FOLDER, json_option, k_option, seed_option
 
 
 @click.command(
     "compare",
+    short_help="Compare indices of the same images with the first one.",
     epilog="""\b
 Examples:
   retrieval compare runs/none/index-test runs/std/index-test
   retrieval compare runs/*/index-test --k 1,10 --json""",
 )
-@click.argument("indices", nargs=-1, required=True, type=click.Path(file_okay=False), metavar="INDEX INDEX...")
-@click.option("--k", "ks", default="1", show_default=True, callback=parse_ks, help="Cut-offs of recall@k.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the lots.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: fractions of 1.")
+@click.argument("indices", nargs=-1, required=True, type=FOLDER, metavar="INDEX INDEX...")
+@k_option("1")
+@seed_option("the lots")
+@json_option("Print JSON: fractions of 1.")
 def command(indices: tuple[str, ...], ks: tuple[int, ...], seed: int, as_json: bool) -> None:
     """Compare each INDEX with the first one, over the queries that all have, by path.
 

@@ -4,39 +4,92 @@ from __future__ import annotations
 
 import click
 
+from .output import print_json
+from .parameters import CONFIG, json_option
 
-@click.group("config")
+
+@click.group(
+    "config",
+    epilog="""\b
+Examples:
+  retrieval config list
+  retrieval config show glyphs
+  retrieval config check my.yaml""",
+)
 def group() -> None:
     """List, show and check configurations."""
 
 
-@group.command("list")
-def list_configs() -> None:
-    """The configurations that ship with the project."""
+@group.command(
+    "list",
+    epilog="""\b
+Examples:
+  retrieval config list""",
+)
+@json_option("Print JSON: what each is, by name.")
+def list_configs(as_json: bool) -> None:
+    """List the configurations that ship with the project."""
     from retrieval.config import config_names
 
     names = config_names()
+    if as_json:
+        print_json(names)
+        return
     width = max(map(len, names))
     for name, what in names.items():
         click.echo(f"{name:{width}} {what}")
 
 
-@group.command("show", epilog="Example: retrieval config show glyphs loss.projection=norm")
-@click.argument("source")
+@group.command(
+    "show",
+    epilog="""\b
+Examples:
+  retrieval config show glyphs
+  retrieval config show my.yaml loss.projection=norm
+  retrieval config show cub200 > mine.yaml""",
+)
+@click.argument("source", type=CONFIG)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def show(source: str, overrides: tuple[str, ...]) -> None:
-    """Print a configuration with all its defaults."""
+@json_option("Print it as JSON.")
+def show(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Print a configuration with all its defaults.
+
+    SOURCE is a name from `retrieval config list`, or a YAML file.
+    """
     from retrieval.config import load, to_yaml
 
-    click.echo(to_yaml(load(source, overrides)), nl=False)
+    config = load(source, overrides)
+    if as_json:
+        print_json(config.model_dump(mode="json"))
+    else:
+        click.echo(to_yaml(config), nl=False)
 
 
-@group.command("check", epilog="Example: retrieval config check my.yaml training.epochs=3")
-@click.argument("source")
+@group.command(
+    "check",
+    epilog="""\b
+Examples:
+  retrieval config check my.yaml
+  retrieval config check my.yaml training.epochs=3""",
+)
+@click.argument("source", type=CONFIG)
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def check(source: str, overrides: tuple[str, ...]) -> None:
-    """Check a configuration: every mistake in a line of its own."""
-    from retrieval.config import load
+@json_option("Print the mistakes as JSON.")
+def check(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Check a configuration: every mistake in a line of its own.
 
-    load(source, overrides)
-    click.echo(f"{source}: no mistakes")
+    SOURCE is a name from `retrieval config list`, or a YAML file.
+    """
+    from retrieval.config import load
+    from retrieval.errors import ConfigError
+
+    try:
+        load(source, overrides)
+    except ConfigError as error:
+        if as_json:
+            print_json({"source": source, "mistakes": error.mistakes})
+        raise
+    if as_json:
+        print_json({"source": source, "mistakes": []})
+    else:
+        click.echo(f"{source}: no mistakes")

@@ -5,27 +5,45 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import print_json
+from .output import paste, print_json
+from .parameters import DATASET, FILE, PLACE, Count, json_option
 
 if TYPE_CHECKING:
     from retrieval.data.verify import Report
 
+FAULTS = "# faults of"  # how a list of faults begins
 
-@click.group("data")
+
+@click.group(
+    "data",
+    epilog="""\b
+Examples:
+  retrieval data list
+  retrieval data describe cub200
+  retrieval data prepare cub200 CUB_200_2011.tgz --root data/cub200
+  retrieval data verify cub200 --root data/cub200""",
+)
 def group() -> None:
     """List, describe, check and unpack data sets. Nothing is downloaded."""
 
 
-@group.command("list", epilog="Example: retrieval data list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: title and published counts by name.")
+@group.command(
+    "list",
+    epilog="""\b
+Examples:
+  retrieval data list
+  retrieval data list --json""",
+)
+@json_option("Print JSON: title and published counts by name.")
 def list_datasets(as_json: bool) -> None:
-    """The data sets that can be read."""
+    """List the data sets that can be read."""
     from retrieval.data.catalogue import CATALOGUE
 
     if as_json:
@@ -35,9 +53,16 @@ def list_datasets(as_json: bool) -> None:
         click.echo(f"{name:9} {source.title}")
 
 
-@group.command("describe", epilog="Example: retrieval data describe cub200")
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@group.command(
+    "describe",
+    short_help="What a data set is, and where to get it.",
+    epilog="""\b
+Examples:
+  retrieval data describe cub200
+  retrieval data describe folder""",
+)
+@click.argument("name", type=DATASET)
+@json_option()
 def describe(name: str, as_json: bool) -> None:
     """What NAME is, the files that it expects, where to get it, and under what terms."""
     with _mistakes():
@@ -49,14 +74,16 @@ def describe(name: str, as_json: bool) -> None:
         files = {"archives": source.archives, "md5": source.md5, "published": _by_split(source.published)}
         print_json({**about, **files, "options": options})
         return
-    click.echo(description)
-    click.echo(f"\nsource     {source.origin}\nterms      {source.terms}")
+    for part in description.split("\n\n"):  # lists of files are indented, and stay as they are
+        click.echo(f"{part if part.startswith(' ') else _wrap(part)}\n")
+    click.echo(_wrap(f"source     {source.origin}", indent=11))
+    click.echo(_wrap(f"terms      {source.terms}", indent=11))
     for split, (classes, images) in source.published.items():
         click.echo(f"published  {split:9}{classes:7,} classes {images:7,} images")
     for archive, md5 in source.md5.items():
         click.echo(f"md5        {md5}  {archive}")
     for option, default in options.items():
-        click.echo(f"option     {option}={json.dumps(default)}")
+        click.echo(f"option     {paste(f'{option}={json.dumps(default)}')}")
     if source.archives:
         click.echo(f"unpack     retrieval data prepare {name} {' '.join(source.archives)} --root DIR")
     click.echo(f"check      retrieval data verify {name} --root DIR")
@@ -64,23 +91,25 @@ def describe(name: str, as_json: bool) -> None:
 
 @group.command(
     "verify",
+    short_help="Check a data set, every image of it.",
     epilog="""\b
 Examples:
   retrieval data verify cub200 --root CUB_200_2011
-  retrieval data verify cub200 --root CUB_200_2011 "train_classes=[1, 25]" "test_classes=[26, 50]"
+  retrieval data verify cub200 --root CUB_200_2011 "train_classes=[1, 25]" \\
+      "test_classes=[26, 50]"
   retrieval data verify csv --root photos file=list.csv --faults faults.txt""",
 )
-@click.argument("name")
+@click.argument("name", type=DATASET)
 @click.argument("options", nargs=-1, metavar="[OPTION=VALUE]...")
-@click.option("--root", type=click.Path(), help="Folder of the data set.")
+@click.option("--root", type=PLACE, help="Folder of the data set.")
 @click.option(
     "--faults",
     "file",
-    type=click.Path(dir_okay=False),
+    type=FILE,
     help="File for the faults, one a line.  [default: NAME-faults.txt]",
 )
-@click.option("--processes", type=click.IntRange(min=1), help="Processes that open images.  [default: one a core]")
-@click.option("--json", "as_json", is_flag=True, help="Print the counts and the faults as JSON.")
+@click.option("--processes", type=Count(1), metavar="N", help="Processes that open images.  [default: one a core]")
+@json_option("Print the counts and the faults as JSON.")
 def verify(
     name: str, options: tuple[str, ...], root: str | None, file: str | None, processes: int | None, as_json: bool
 ) -> None:
@@ -90,8 +119,15 @@ def verify(
     """
     from retrieval.config import load
     from retrieval.errors import DatasetError
-    from retrieval.files import write_text
+    from retrieval.files import require_place, write_text
 
+    if root and not Path(root).exists():
+        raise DatasetError(f"{root}: does not exist; give the folder of the data set")
+    path = Path(file or f"{name}-faults.txt")
+    if path.is_file() and path.stat().st_size and not path.read_bytes().startswith(FAULTS.encode()):
+        raise DatasetError(f"{path}: exists and lists no faults, so it is left alone; choose another --faults")
+    if file:
+        require_place(path)
     values = load("glyphs", [f"data.options.{option}" for option in options]).data.options
     with _mistakes():
         from retrieval.data.verify import verify as check
@@ -101,24 +137,24 @@ def verify(
         print_json({"name": name, "splits": _by_split(report.splits), "faults": report.faults})
     else:
         _print_report(report)
-    path = Path(file or f"{name}-faults.txt")
     if report.faults or path.is_file():  # what an earlier call found there holds no longer
-        write_text(path, "".join(f"{fault}\n" for fault in report.faults))
+        write_text(path, "".join(f"{line}\n" for line in (f"{FAULTS} {name}", *report.faults)))
     if report.faults:
         raise DatasetError(f"{name}: faults: {len(report.faults)}, listed in {path}")
 
 
 @group.command(
     "prepare",
+    short_help="Unpack the archives of a data set.",
     epilog="""\b
 Examples:
   retrieval data prepare cub200 CUB_200_2011.tgz --root data/cub200
-  retrieval data prepare cars196 car_ims.tgz cars_annos.mat --root data/cars196""",
+  retrieval data prepare cars196 car_ims.tgz cars_annos.mat --root cars196""",
 )
-@click.argument("name")
-@click.argument("archives", nargs=-1, required=True, type=click.Path(), metavar="ARCHIVE...")
-@click.option("--root", required=True, type=click.Path(), help="New folder for the data set.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("name", type=DATASET)
+@click.argument("archives", nargs=-1, required=True, type=PLACE, metavar="ARCHIVE...")
+@click.option("--root", required=True, type=PLACE, help="New folder for the data set.")
+@json_option()
 def prepare(name: str, archives: tuple[str, ...], root: str, as_json: bool) -> None:
     """Unpack the archives of the data set NAME, which you have downloaded, into a new folder.
 
@@ -131,10 +167,15 @@ def prepare(name: str, archives: tuple[str, ...], root: str, as_json: bool) -> N
     if as_json:
         print_json({"root": root, "files": unpacked.files, "bytes": unpacked.bytes, "md5_checked": unpacked.md5})
         return
-    click.echo(f"unpacked  {unpacked.files:,} files, {unpacked.bytes / 1e6:,.1f} MB: {root}")
+    click.echo(f"unpacked  {unpacked.files:,} files, {unpacked.bytes / 1e6:,.1f} MB: {paste(root)}")
     for archive, checked in unpacked.md5.items():
-        click.echo(f"md5       {archive}: {'as published' if checked else 'none published, not checked'}")
-    click.echo(f"next      retrieval data verify {name} --root {root}")
+        click.echo(f"md5       {paste(archive)}: {'as published' if checked else 'none published, not checked'}")
+    click.echo(f"next      retrieval data verify {name} --root {paste(root)}")
+
+
+def _wrap(text: str, indent: int = 0) -> str:
+    """A paragraph broken anew at 80 columns; the lines after the first are indented."""
+    return textwrap.fill(text, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _by_split(counts: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]]:
@@ -148,7 +189,7 @@ def _print_report(report: Report) -> None:
         click.echo(fault)
     if not report.faults:
         compared = "as published" if report.as_published else "not compared with published ones"
-        click.echo(f"no faults: every image was opened; the counts are {compared}")
+        click.echo(f"no faults: every image was opened; counts {compared}")
 
 
 @contextlib.contextmanager

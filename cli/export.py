@@ -5,18 +5,31 @@ from __future__ import annotations
 import click
 
 from .output import paste, print_json
+from .parameters import FILE, FOLDER, PLACE, checkpoint_option, json_option, overwrite_option
 
 
-@click.group("export", epilog="Example: retrieval export onnx runs/glyphs --out model.onnx")
+@click.group(
+    "export",
+    epilog="""\b
+Examples:
+  retrieval export npy runs/glyphs/index-test --out vectors
+  retrieval export onnx runs/glyphs --out model.onnx""",
+)
 def group() -> None:
     """Write vectors or models for other programs."""
 
 
-@group.command("npy", epilog="Example: retrieval export npy runs/glyphs/index-test --out vectors")
-@click.argument("index", type=click.Path(file_okay=False))
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="New folder for the files.")
-@click.option("--overwrite", is_flag=True, help="Replace the files in that folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@group.command(
+    "npy",
+    short_help="Write the vectors of an index.",
+    epilog="""\b
+Examples:
+  retrieval export npy runs/glyphs/index-test --out vectors""",
+)
+@click.argument("index", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="New folder for the files.")
+@overwrite_option("the files in that folder")
+@json_option()
 def npy(index: str, out: str, overwrite: bool, as_json: bool) -> None:
     """Write the vectors of INDEX as vectors.npy, and labels.csv: id, label and path of each.
 
@@ -28,29 +41,31 @@ def npy(index: str, out: str, overwrite: bool, as_json: bool) -> None:
     if as_json:
         print_json({"out": out, "count": count})
     else:
-        click.echo(f"exported  {count:,} vectors: {paste(out)}/vectors.npy, labels.csv")
+        click.echo(f"exported  {count:,} vectors: {paste(f'{out}/vectors.npy')}, labels.csv")
 
 
 @group.command(
     "onnx",
+    short_help="Write a model as ONNX.",
     epilog="""\b
 Examples:
   retrieval export onnx runs/glyphs --out model.onnx
-  retrieval export onnx runs/glyphs/index-test --out model.onnx --images photos""",
+  retrieval export onnx photos-index --out model.onnx --images photos""",
 )
-@click.argument("model", type=click.Path(file_okay=False))
-@click.option("--out", required=True, type=click.Path(dir_okay=False), help="The file.")
-@click.option("--images", multiple=True, type=click.Path(), help="Compare by these, not by noise; can be repeated.")
-@click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def onnx(model: str, out: str, images: tuple[str, ...], checkpoint: str, as_json: bool) -> None:
+@click.argument("model", type=FOLDER)
+@click.option("--out", required=True, type=FILE, help="The file.")
+@click.option("--images", multiple=True, type=PLACE, help="Compare by these, not by noise; can be repeated.")
+@checkpoint_option()
+@overwrite_option("that file")
+@json_option()
+def onnx(model: str, out: str, images: tuple[str, ...], checkpoint: str, overwrite: bool, as_json: bool) -> None:
     """Write the model of MODEL (a run, or an index) as ONNX, if onnxruntime makes the same of images as torch.
 
     The same is: vectors to 1e-4, and the same nearest neighbours.
     """
     from retrieval import recipes
 
-    report = recipes.export_onnx(model, out, images=images, checkpoint=checkpoint)
+    report = recipes.export_onnx(model, out, images=images, checkpoint=checkpoint, overwrite=overwrite)
     if as_json:
         print_json({"out": out, **report})
         return

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+from click.shell_completion import CompletionItem
+
+from retrieval.errors import did_you_mean
 
 
 class DefaultGroup(click.Group):
@@ -16,5 +21,17 @@ class DefaultGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Puts the name of the default command in front, unless another is named or help is asked for."""
         if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
+            hint = did_you_mean(args[0], self.commands)
+            if hint and not Path(args[0]).exists() and not ctx.resilient_parsing:
+                ctx.fail(f"{args[0]!r} is no command, and no folder either{hint}")
             args = [self.default, *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What the group and its default command begin with."""
+        command = self.commands[self.default]
+        with command.make_context(self.default, [], parent=ctx, resilient_parsing=True) as inner:
+            first = next(it for it in command.params if isinstance(it, click.Argument))
+            words = [] if incomplete.startswith("-") else first.shell_complete(inner, incomplete)
+        # Places come first: click's script for bash forgets what stands before one.
+        return [*words, *super().shell_complete(ctx, incomplete)]

@@ -8,6 +8,16 @@ import click
 
 from .groups import DefaultGroup
 from .output import paste, print_json
+from .parameters import (
+    FOLDER,
+    INDEX_TYPE,
+    PLACE,
+    Count,
+    checkpoint_option,
+    device_option,
+    json_option,
+    overwrite_option,
+)
 
 TYPES = "exact, ivf, hnsw, pq, or a faiss factory string such as IVF256,Flat"
 
@@ -15,10 +25,11 @@ TYPES = "exact, ivf, hnsw, pq, or a faiss factory string such as IVF256,Flat"
 @click.group(
     "index",
     cls=DefaultGroup,
+    short_help="Make an index of images; add to it, remove, merge.",
     epilog="""\b
 Examples:
   retrieval index runs/glyphs
-  retrieval index runs/glyphs --split train --checkpoint best --out glyphs-train
+  retrieval index runs/glyphs --split train --checkpoint best --out train
   retrieval index runs/glyphs --images photos --out photos-index --thumbnails
   retrieval index --from-npy vectors.npy --labels labels.csv --out elsewhere
   retrieval index build --help""",
@@ -32,6 +43,7 @@ def group() -> None:
 
 @group.command(
     "build",
+    short_help="Embed images and write an index.",
     epilog="""\b
 Examples:
   retrieval index runs/glyphs
@@ -40,24 +52,26 @@ Examples:
   retrieval index --from-npy vectors.npy --labels labels.csv --out elsewhere
   torchrun --nproc_per_node 2 -m retrieval.cli index runs/glyphs""",
 )
-@click.argument("run", required=False, type=click.Path(file_okay=False))
+@click.argument("run", required=False, type=FOLDER, metavar="RUN")
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test", "query", "gallery"]),
     help="What to embed.  [default: test, or gallery]",
 )
-@click.option("--images", type=click.Path(), help="Embed this folder; its subfolders are the classes.")
-@click.option("--list", "listed", type=click.Path(), help="Embed this CSV list: columns path, label.")
-@click.option("--root", type=click.Path(), help="Where the paths of the list start.  [default: its folder]")
-@click.option("--from-npy", "vectors", type=click.Path(), help="Embed nothing: take these vectors.")
-@click.option("--labels", type=click.Path(), help="Of those, a CSV file: label, and perhaps id, path.")
-@click.option("--checkpoint", type=click.Choice(["last", "best"]), default="last", show_default=True)
-@click.option("--type", "kind", default="exact", show_default=True, help=f"{TYPES[0].upper()}{TYPES[1:]}.")
+@click.option("--images", type=PLACE, help="Embed this folder; its subfolders are the classes.")
+@click.option("--list", "listed", type=PLACE, help="Embed this CSV list: columns path, label.")
+@click.option("--root", type=PLACE, help="Where the paths of the list start.  [default: its folder]")
+@click.option("--from-npy", "vectors", type=PLACE, help="Embed nothing: take these vectors.")
+@click.option("--labels", type=PLACE, help="Of those, a CSV file: label, and perhaps id, path.")
+@checkpoint_option()
+@click.option(
+    "--type", "kind", type=INDEX_TYPE, default="exact", show_default=True, help=f"{TYPES[0].upper()}{TYPES[1:]}."
+)
 @click.option("--thumbnails", is_flag=True, help="Keep a small picture of every image.")
-@click.option("--device", help="auto, cpu, cuda, ...  [default: as the run has it]")
-@click.option("--out", type=click.Path(file_okay=False), help="Folder of the index.  [default: RUN/index-<split>]")
-@click.option("--overwrite", is_flag=True, help="Replace the index in that folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@device_option(None, "auto, cpu, cuda, ...  [default: as the run has it]")
+@click.option("--out", type=FOLDER, help="Folder of the index.  [default: RUN/index-<split>]")
+@overwrite_option("the index in that folder")
+@json_option()
 def build(
     run: str | None,
     split: str | None,
@@ -112,13 +126,19 @@ def build(
     _print(recipes.describe_index(folder), as_json)
 
 
-@group.command("add", epilog="Example: retrieval index add photos-index photos/cats/9.jpg photos/dogs")
-@click.argument("index", type=click.Path(file_okay=False))
-@click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE|FOLDER...")
+@group.command(
+    "add",
+    short_help="Add images to an index.",
+    epilog="""\b
+Examples:
+  retrieval index add photos-index photos/cats/9.jpg photos/dogs""",
+)
+@click.argument("index", type=FOLDER)
+@click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE|FOLDER...")
 @click.option("--class", "class_name", help="Their class.  [default: the folder below the images' root]")
-@click.option("--root", type=click.Path(), help="Where the images of the index are now.  [default: as when built]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--root", type=PLACE, help="Where the images of the index are now.  [default: as when built]")
+@device_option()
+@json_option()
 def add(
     index: str, images: tuple[str, ...], class_name: str | None, root: str | None, device: str, as_json: bool
 ) -> None:
@@ -129,12 +149,18 @@ def add(
     _print({"added": count, **recipes.describe_index(index)}, as_json)
 
 
-@group.command("remove", epilog="Example: retrieval index remove photos-index cats/9.jpg --class dogs")
-@click.argument("index", type=click.Path(file_okay=False))
+@group.command(
+    "remove",
+    short_help="Take items out of an index.",
+    epilog="""\b
+Examples:
+  retrieval index remove photos-index cats/9.jpg --class dogs""",
+)
+@click.argument("index", type=FOLDER)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--id", "ids", multiple=True, type=int, help="The item of this id; can be repeated.")
+@click.option("--id", "ids", multiple=True, type=Count(0), metavar="N", help="The item of this id; can be repeated.")
 @click.option("--class", "class_names", multiple=True, help="All items of this class; can be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option()
 def remove(
     index: str, paths: tuple[str, ...], ids: tuple[int, ...], class_names: tuple[str, ...], as_json: bool
 ) -> None:
@@ -145,11 +171,17 @@ def remove(
     _print({"removed": count, **recipes.describe_index(index)}, as_json)
 
 
-@group.command("merge", epilog="Example: retrieval index merge monday tuesday --out both")
-@click.argument("indices", nargs=-1, required=True, type=click.Path(file_okay=False), metavar="INDEX INDEX...")
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder of the new index.")
-@click.option("--overwrite", is_flag=True, help="Replace the index in that folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@group.command(
+    "merge",
+    short_help="Write one index of several.",
+    epilog="""\b
+Examples:
+  retrieval index merge monday tuesday --out both""",
+)
+@click.argument("indices", nargs=-1, required=True, type=FOLDER, metavar="INDEX INDEX...")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the new index.")
+@overwrite_option("the index in that folder")
+@json_option()
 def merge(indices: tuple[str, ...], out: str, overwrite: bool, as_json: bool) -> None:
     """Write one index of the items of several that were made with the same model."""
     from retrieval import recipes
@@ -173,5 +205,5 @@ def _print(facts: dict[str, object], as_json: bool) -> None:
         shares = ", ".join(
             f"{100 * measured[name]:.2f} % of the first {name[7:]}" for name in measured if name != "queries"
         )
-        click.echo(f"type      {facts['type']}: finds {shares}")
+        click.echo(f"type      {facts['type']}\nfinds     {shares}")
     click.echo(f"next      retrieval recall {folder}")

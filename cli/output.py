@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 COUNTS = ("queries", "left_out", "ties")
 _WIDTH = 80
+_NAME = 24  # of a name, what is always shown
 _ENDS = (" low", "high")
 
 
@@ -30,9 +32,9 @@ def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
     click.echo(text.getvalue(), nl=False)
 
 
-def paste(path: str) -> str:
+def paste(path: str | Path) -> str:
     """A path as it can be pasted into a command."""
-    return shlex.quote(path)
+    return shlex.quote(str(path))
 
 
 def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "") -> str:
@@ -50,9 +52,10 @@ def one_table(figures: Mapping[str, float]) -> str:
     ]
     with_macro = f"macro {names[0]}" in figures
     with_interval = f"{names[0]} low" in figures
-    lines = [f"{'':12} {'percent':>8}" + "   95 % interval" * with_interval + "  macro" * with_macro]
+    width = max(12, *map(len, names))
+    lines = [f"{'':{width}} {'percent':>8}" + "   95 % interval" * with_interval + "  macro" * with_macro]
     for name in names:
-        line = f"{name:12} {100 * figures[name]:8.2f}"
+        line = f"{name:{width}} {100 * figures[name]:8.2f}"
         if with_interval:
             low, high = (f"{100 * figures[f'{name}{end}']:.2f}" for end in (" low", " high"))
             line += f"  {low:>6} - {high:>6}"
@@ -75,14 +78,15 @@ def comparison_table(result: Mapping[str, Any]) -> str:
     names = [name for name in result["first"] if name != "index"]
     places = [result["first"]["index"], *(other["index"] for other in result["others"])]
     lines = [f"{letter}  {paste(place)}" for letter, place in zip(_letters(), places, strict=False)]
-    lines += ["", f"{'':14}{'percent':>8}{'less A':>9}   95 % interval         p"]
+    width = max(12, *(len(name) + 1 for name in names))
+    lines += ["", f"{'':{width}}{'percent':>10}{'less A':>9}   95 % interval         p"]
     for name in names:
-        lines.append(f"{name:12}A {100 * result['first'][name]:8.2f}")
+        lines.append(f"{name:{width}}A {100 * result['first'][name]:8.2f}")
         for letter, other in zip(_letters()[1:], result["others"], strict=False):
             found = other[name]
             value, difference, low, high = (100 * found[key] for key in ("value", "difference", "low", "high"))
             lines.append(
-                f"{'':12}{letter} {value:8.2f}{difference:+9.2f}  {low:+7.2f} to {high:+6.2f}  {found['p']:8.4f}"
+                f"{'':{width}}{letter} {value:8.2f}{difference:+9.2f}  {low:+7.2f} to {high:+6.2f}  {found['p']:8.4f}"
             )
     return "\n".join([*lines, f"over the {result['queries']} queries that all have; p by a paired permutation test"])
 
@@ -92,22 +96,37 @@ def _letters() -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], heading: str) -> str:
-    """Rows whose first column is a name, cut so that the table fits 80 columns, and whose others are fractions or counts."""
+    """Rows whose first column is a name and whose others are fractions or counts, in 80 columns.
+
+    Names are cut, and what does not fit beside the others then comes below them.
+    """
     columns = [name for name in rows[0] if name != heading and not (name in COUNTS and heading != "class")]
-    widths = [max(7, len(column) + 1) for column in columns]
-    room = max(12, _WIDTH - sum(widths))
+    widths = {column: max(7, len(column) + 1) for column in columns}
+    room = max(_NAME, _WIDTH - sum(widths.values()))
     names = [_cut(str(row[heading]), room) for row in rows]
     first = max(len(heading), *map(len, names))
-    lines = [
-        f"{heading:{first}}" + "".join(f"{column:>{width}}" for column, width in zip(columns, widths, strict=True))
-    ]
-    for name, row in zip(names, rows, strict=True):
-        cells = (
-            f"{row[column]:{width}d}" if column in COUNTS else f"{100 * row[column]:{width}.2f}"
-            for column, width in zip(columns, widths, strict=True)
-        )
-        lines.append(f"{name:{first}}" + "".join(cells))
-    return "\n".join(lines)
+    parts = []
+    for part in _side_by_side(widths, _WIDTH - first):
+        lines = [f"{heading:{first}}" + "".join(f"{column:>{widths[column]}}" for column in part)]
+        for name, row in zip(names, rows, strict=True):
+            lines.append(f"{name:{first}}" + "".join(_cell(column, row[column], widths[column]) for column in part))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _side_by_side(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
+    """The columns in lists that fit the room."""
+    part: list[str] = []
+    for column, width in widths.items():
+        if part and sum(widths[other] for other in part) + width > room:
+            yield part
+            part = []
+        part.append(column)
+    yield part
+
+
+def _cell(column: str, value: float, width: int) -> str:
+    return f"{value:{width}d}" if column in COUNTS else f"{100 * value:{width}.2f}"
 
 
 def _cut(name: str, width: int) -> str:
@@ -124,15 +143,33 @@ def _counts(figures: Mapping[str, float]) -> str:
 
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """One row a run: recall@1 and MAP@R on the test classes, in percent, of the three epochs that people ask for."""
-    kinds = ("last", "best by validation", "best on test")
-    width = max(len("run"), *(len(run["path"]) for run in runs)) if runs else 3
-    lines = [f"{'run':{width}} {'state':8} {'epochs':>6} " + " ".join(f"{kind:>18}" for kind in kinds)]
-    for run in runs:
+    """One row a run: recall@1 and MAP@R on the test classes, in percent, of the three epochs that people ask for.
+
+    Paths are whole: a long one has a line to itself.
+    """
+    kinds = {"last": "last", "best by validation": "by validation", "best on test": "on test"}
+    places = [paste(run["path"]) for run in runs]
+    room = _WIDTH - len(" finished epochs") - 15 * len(kinds)
+    width = max((len(place) for place in places if len(place) <= room), default=len("run"))
+    lines = [f"{'run':{width}} {'state':8} epochs" + "".join(f"{kind:>15}" for kind in kinds.values())]
+    for place, run in zip(places, runs, strict=True):
         cells = (_pair(run["results"].get(kind)) for kind in kinds)
-        lines.append(f"{run['path']:{width}} {run['state']:8} {run['epochs']:6} " + " ".join(cells))
-    return "\n".join([*lines, "recall@1 and MAP@R on the test classes, in percent"])
+        name = place if len(place) <= width else f"{place}\n{'':{width}}"
+        lines.append(f"{name:{width}} {run['state']:8} {run['epochs']:6}" + "".join(cells))
+    return "\n".join([*lines, "recall@1 and MAP@R on the test classes, in percent: of the last and best epochs"])
 
 
 def _pair(figures: Mapping[str, float] | None) -> str:
-    return f"{100 * figures['recall@1']:9.2f} {100 * figures['map@r']:8.2f}" if figures else f"{'-':>18}"
+    return f"{100 * figures['recall@1']:8.2f} {100 * figures['map@r']:6.2f}" if figures else f"{'-':>15}"
+
+
+def neighbours_table(result: Mapping[str, Any]) -> str:
+    """A query and, in a row each, its neighbours. Paths are whole, as the index has them; names of classes are cut."""
+    found = result["neighbours"]
+    names = [_cut(neighbour["class"], _NAME) for neighbour in found]
+    width = max(map(len, ("class", *names)))
+    lines = [paste(result["query"]), f"  rank   score  {'class':{width}}  path"]
+    for name, neighbour in zip(names, found, strict=True):
+        rank, score, path = neighbour["rank"], neighbour["score"], paste(neighbour["path"])
+        lines.append(f"  {rank:4d} {score:7.4f}  {name:{width}}  {path}")
+    return "\n".join(lines)

@@ -6,21 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from .output import class_table, one_table, print_csv, print_json, rankings_table
+from .parameters import FOLDER, Count, Number, json_option, k_option, seed_option
 
 METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
-
-
-def parse_ks(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """Reads "1,2,4,8"."""
-    try:
-        ks = tuple(int(word) for word in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{value!r}: expected whole numbers with commas, e.g. 1,2,4,8") from None
-    if min(ks) < 1:
-        raise click.BadParameter(f"{value!r}: every k is at least 1")
-    return ks
 
 
 def parse_metrics(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
@@ -34,23 +25,17 @@ def parse_metrics(context: click.Context, parameter: click.Parameter, value: str
 
 def ranking_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of better rankings."""
+
+    def neighbours(name: str, what: str) -> Callable[[Any], Any]:
+        return click.option(name, default=0, type=Count(0), metavar="N", help=what)
+
     for option in (
+        neighbours("--rerank", "Re-rank by k-reciprocal neighbours among N."),
+        neighbours("--dba", "Average each vector of the index with N."),
         click.option(
-            "--rerank",
-            default=0,
-            type=click.IntRange(0),
-            metavar="N",
-            help="Re-rank by k-reciprocal neighbours among N.",
+            "--alpha", default=3.0, show_default=True, type=Number(0), metavar="X", help="Weights: score ^ X."
         ),
-        click.option(
-            "--dba", default=0, type=click.IntRange(0), metavar="N", help="Average each vector of the index with N."
-        ),
-        click.option(
-            "--alpha", default=3.0, show_default=True, type=click.FloatRange(0), help="Weights: score ^ alpha."
-        ),
-        click.option(
-            "--qe", default=0, type=click.IntRange(0), metavar="N", help="Average each query with its first N."
-        ),
+        neighbours("--qe", "Average each query with its first N."),
     ):
         command = option(command)
     return command
@@ -58,31 +43,33 @@ def ranking_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.command(
     "recall",
+    short_help="Measure an index: recall@k and others.",
     epilog="""\b
 Examples:
   retrieval recall runs/glyphs/index-test
   retrieval recall runs/glyphs/index-test --k 1,10,27 --json
-  retrieval recall runs/glyphs/index-test --metrics recall,mrr --macro --intervals
+  retrieval recall runs/glyphs/index-test --metrics mrr --macro --intervals
   retrieval recall runs/glyphs/index-test --per-class --csv
   retrieval recall runs/glyphs/index-test --qe 5 --dba 5 --rerank 20
-  retrieval recall runs/inshop/index-gallery --queries runs/inshop/index-query""",
+  retrieval recall shop/index-gallery --queries shop/index-query""",
 )
-@click.argument("index", type=click.Path(file_okay=False))
-@click.option("--k", "ks", default="1,2,4,8", show_default=True, callback=parse_ks, help="Cut-offs of recall@k.")
-@click.option("--queries", type=click.Path(file_okay=False), help="An index whose images are the queries instead.")
+@click.argument("index", type=FOLDER)
+@k_option("1,2,4,8")
+@click.option("--queries", type=FOLDER, help="An index whose images are the queries instead.")
 @click.option(
     "--metrics",
     default="recall,map@r,r_precision",
     show_default=True,
     callback=parse_metrics,
+    metavar="WORD,...",
     help="Also precision (at k) and mrr.",
 )
 @click.option("--macro", is_flag=True, help="Also the means over classes.")
 @click.option("--intervals", is_flag=True, help="Also 95 % intervals: bootstrap over queries.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the bootstrap.")
+@seed_option("the bootstrap")
 @click.option("--per-class", is_flag=True, help="Of every class, the worst first.")
 @ranking_options
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: fractions of 1 under recall@1, ..., map@r.")
+@json_option("Print JSON: fractions of 1 under recall@1, ..., map@r.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: fractions of 1.")
 def command(
     index: str,
@@ -107,6 +94,9 @@ def command(
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
+    is_given = click.get_current_context().get_parameter_source("metrics") is not ParameterSource.DEFAULT
+    if is_given and (qe or dba or rerank):
+        raise click.UsageError("--metrics does not go with --qe, --dba and --rerank")
     if (per_class or macro or intervals) and (qe or dba or rerank):
         raise click.UsageError("--qe, --dba and --rerank do not go with --per-class, --macro or --intervals")
     if per_class and (macro or intervals):

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import click
 
-from .recall import parse_ks
+from .output import paste, print_json
+from .parameters import FILE, FOLDER, device_option, json_option, k_option, seed_option
 
 
 @click.command(
     "report",
+    short_help="Write a report on a run or an index as a web page.",
     epilog="""\b
 Examples:
   retrieval report runs/glyphs
   retrieval report runs/glyphs/index-test --out glyphs.html
   retrieval report received/index --images my/photos""",
 )
-@click.argument("source", metavar="RUN|INDEX", type=click.Path(file_okay=False))
-@click.option(
-    "--out", type=click.Path(dir_okay=False), help="The page.  [default: RUN/report.html, or INDEX-report.html]"
-)
-@click.option("--queries", type=click.Path(file_okay=False), help="An index whose images are the queries instead.")
-@click.option("--images", type=click.Path(file_okay=False), help="Folder of the images.  [default: where they were]")
-@click.option("--k", "ks", default="1,2,4,8", show_default=True, callback=parse_ks, help="Cut-offs of recall@k.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of all that is drawn by lot.")
+@click.argument("source", metavar="RUN|INDEX", type=FOLDER)
+@click.option("--out", type=FILE, help="The page.  [default: RUN/report.html, or INDEX-report.html]")
+@click.option("--queries", type=FOLDER, help="An index whose images are the queries instead.")
+@click.option("--images", type=FOLDER, help="Folder of the images.  [default: where they were]")
+@k_option("1,2,4,8")
+@seed_option("all that is drawn by lot")
+@device_option(None, "Of a run that has no index yet: auto, cpu, cuda, ...  [default: as the run has it]")
+@json_option("Print JSON: where page and pictures are.")
 def command(
-    source: str, out: str | None, queries: str | None, images: str | None, ks: tuple[int, ...], seed: int
+    source: str,
+    out: str | None,
+    queries: str | None,
+    images: str | None,
+    ks: tuple[int, ...],
+    seed: int,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Write a report on RUN or INDEX: one HTML page that needs no network, and its pictures as PNGs.
 
@@ -32,5 +41,8 @@ def command(
     """
     from retrieval import recipes
 
-    page, pictures = recipes.write_report(source, out, queries=queries, images=images, ks=ks, seed=seed)
-    click.echo(f"report    {page}\npictures  {pictures}")
+    page, pictures = recipes.write_report(source, out, queries=queries, images=images, ks=ks, seed=seed, device=device)
+    if as_json:
+        print_json({"report": str(page), "pictures": str(pictures)})
+    else:
+        click.echo(f"report    {paste(page)}\npictures  {paste(pictures)}")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import click
 
-from .output import print_json, runs_table
+from .output import paste, print_json, runs_table
+from .parameters import FOLDER, json_option
 
 
 @click.command(
     "runs",
+    short_help="List runs with their best figures.",
     epilog="""\b
 Examples:
   retrieval runs
   retrieval runs experiments --json""",
 )
-@click.argument("folder", type=click.Path(file_okay=False), default="runs")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON: of every run its state and all its figures.")
+@click.argument("folder", type=FOLDER, default="runs")
+@json_option("Print JSON: of every run its state and all its figures.")
 def command(folder: str, as_json: bool) -> None:
     """List the runs in FOLDER (runs, if left out) with their best figures."""
     from retrieval import recipes
@@ -23,5 +25,7 @@ def command(folder: str, as_json: bool) -> None:
     runs = recipes.list_runs(folder)
     if as_json:
         print_json(runs)
-    else:
+    elif runs:
         click.echo(runs_table(runs))
+    else:
+        click.echo(f"no run in {paste(folder)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .output import paste, print_json
+from .output import neighbours_table, paste, print_json
+from .parameters import FILE, FOLDER, PLACE, Count, Place, device_option, json_option, overwrite_option
 from .recall import ranking_options
 
 
@@ -16,15 +17,18 @@ Examples:
   retrieval search runs/glyphs/index-test a.png folder --k 5 --html found.html
   retrieval search runs/glyphs/index-test a.png --qe 5 --rerank 20 --json""",
 )
-@click.argument("index", type=click.Path(file_okay=False))
-@click.argument("images", nargs=-1, required=True, type=click.Path(), metavar="IMAGE|FOLDER...")
-@click.option("--k", default=10, show_default=True, type=click.IntRange(min=1), help="Number of neighbours.")
+@click.argument("index", type=FOLDER)
+@click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE|FOLDER...")
+@click.option("--k", default=10, show_default=True, type=Count(1), metavar="N", help="Number of neighbours.")
 @click.option("--exact", is_flag=True, help="Look at every vector, whatever the type of the index.")
 @ranking_options
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, ...")
-@click.option("--picture", type=click.Path(dir_okay=False), help="Draw queries and neighbours into a PNG file.")
-@click.option("--html", type=click.Path(dir_okay=False), help="Write them as a web page of one file.")
-@click.option("--json", "as_json", is_flag=True, help="Print the neighbours as JSON.")
+@device_option()
+@click.option(
+    "--picture", type=Place(".png", dir_okay=False), metavar="FILE.png", help="Draw queries and neighbours into it."
+)
+@click.option("--html", type=FILE, help="Write them as a web page of one file.")
+@overwrite_option("the files of --picture and --html")
+@json_option("Print the neighbours as JSON.")
 def command(
     index: str,
     images: tuple[str, ...],
@@ -37,6 +41,7 @@ def command(
     device: str,
     picture: str | None,
     html: str | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Find the nearest neighbours of IMAGES in INDEX.
@@ -45,6 +50,10 @@ def command(
     """
     from retrieval import recipes
 
+    files = {"picture": picture, "page": html}
+    for file in files.values():
+        if file:
+            recipes.require_free_file(file, overwrite)
     ranking = recipes.Ranking(qe, alpha, dba, rerank)
     found = recipes.search(index, images, k=k, device=device, exact=exact, ranking=ranking)
     if picture:
@@ -55,11 +64,7 @@ def command(
         print_json(found)
         return
     for result in found:
-        click.echo(f"{paste(result['query'])}\n  rank  score   class / path")
-        for neighbour in result["neighbours"]:
-            click.echo(
-                f"  {neighbour['rank']:4d}  {neighbour['score']:6.4f}  {neighbour['class']}  {neighbour['path']}"
-            )
-    for what, file in (("picture", picture), ("page", html)):
+        click.echo(neighbours_table(result))
+    for what, file in files.items():
         if file:
             click.echo(f"{what:9} {paste(file)}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .output import figures_table, print_json
+from .output import figures_table, paste, print_json
+from .parameters import CONFIG, FOLDER, Count, device_option, json_option, overwrite_option
 
 
 @click.command(
@@ -12,40 +13,58 @@ from .output import figures_table, print_json
     epilog="""\b
 Examples:
   retrieval train --config glyphs
-  retrieval train --config omniglot --out runs/none data.root=omniglot loss.projection=none
-  retrieval train --config runs/none/config.yaml --resume
-  torchrun --nproc_per_node 4 -m retrieval.cli train --config sop data.root=DIR""",
+  retrieval train --config omniglot --out runs/none data.root=omniglot \\
+      loss.projection=none
+  retrieval train --out runs/none --resume
+  torchrun --nproc_per_node 4 -m retrieval.cli train data.root=DIR""",
 )
 @click.option(
     "--config",
     "source",
-    default="glyphs",
-    show_default=True,
-    help="A name from `retrieval config list`, or a YAML file.",
+    type=CONFIG,
+    help="A name from `retrieval config list`, or a YAML file.  [default: glyphs, or that of the run to --resume]",
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False),
+    type=FOLDER,
     help="Folder of the run.  [default: runs/<config>, or runs/<folder> of a <folder>/config.yaml]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the run in that folder.")
+@click.option("--seed", type=Count(0), metavar="N", help="The same as seed=N.")
+@device_option(None, "The same as device=...: auto, cpu, cuda, ...")
+@overwrite_option("the run in that folder")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@json_option("Print the results as JSON.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def command(
-    source: str, out: str | None, overwrite: bool, resume: bool, as_json: bool, overrides: tuple[str, ...]
+    source: str | None,
+    out: str | None,
+    seed: int | None,
+    device: str | None,
+    overwrite: bool,
+    resume: bool,
+    as_json: bool,
+    overrides: tuple[str, ...],
 ) -> None:
     """Train a model, and measure it on the test classes.
 
-    SIGTERM or Ctrl-C ends the step under way, saves and exits with 143 or 130; --resume goes on from there.
+    Every value of `retrieval config show` can be set as KEY=VALUE. SIGTERM or Ctrl-C ends the step under way, saves and exits with
+    143 or 130; --resume goes on from there.
     """
     from pathlib import Path
 
-    from retrieval.config import load
+    from retrieval.config import config_names, load
 
     if overwrite and resume:
         raise click.UsageError("--overwrite and --resume exclude each other")
-    config = load(source, overrides)
+    for word in overrides:
+        if word in config_names():
+            raise click.UsageError(f"{word!r}: expected KEY=VALUE; or do you mean --config {word}?")
+    if source is None:
+        of_run = Path(out or "runs/glyphs") / "config.yaml"
+        source = str(of_run) if resume and of_run.is_file() else "glyphs"
+    given = {"seed": seed, "device": device}
+    words = [*overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    config = load(source, words)
     file = Path(source)
     is_of_a_run = file.name == "config.yaml"  # the name says nothing, that of its folder does
     new = Path("runs") / (file.absolute().parent.name if is_of_a_run else file.stem)
@@ -59,5 +78,6 @@ def command(
         print_json({"run": folder, **results})
         return
     click.echo(figures_table(results, heading="test classes"))
-    click.echo(f"\nrun       {folder}\npictures  {folder}/curves.png  {folder}/gallery.png")
-    click.echo(f"next      retrieval index {folder}")
+    pictures = "  ".join(paste(f"{folder}/{name}.png") for name in ("curves", "gallery"))
+    click.echo(f"\nrun       {paste(folder)}\npictures  {pictures}")
+    click.echo(f"next      retrieval index {paste(folder)}")

@@ -65,8 +65,11 @@ def _find(source: str | Path) -> tuple[str, str]:
         try:
             return str(path), path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
+            if (path / "config.yaml").is_file():
+                raise ConfigError(f"{path}: is a folder; give {path / 'config.yaml'}") from error
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ConfigError(f"{path}: cannot be read ({reason})") from error
+            advice = "give a YAML file, or a name from `retrieval config list`"
+            raise ConfigError(f"{path}: cannot be read ({reason}); {advice}") from error
     names = config_names()
     if str(source) not in names:
         hint = did_you_mean(str(source), names) or f"; there are {', '.join(names)}, or give a path that ends in .yaml"

@@ -224,13 +224,25 @@ def test_a_type_for_large_galleries_is_built_measured_and_searched(capsys, tmp_p
     words = ("index", "--from-npy", str(tmp_path / "v.npy"), "--labels", str(tmp_path / "l.csv"), "--type", "hnsw")
     code, out, _ = call(capsys, *words, "--out", str(tmp_path / "index"))
     assert code == 0
-    assert "type      HNSW32: finds 100.00 % of the first 1" in out
+    assert "type      HNSW32\nfinds     100.00 % of the first 1, 100.00 % of the first 10\n" in out
     assert all(len(line) <= 80 or str(tmp_path) in line for line in out.splitlines())
     manifest = json.loads((tmp_path / "index" / "manifest.json").read_text())
     assert manifest["approximate"]["recall@10"] > 0.99
     code, _, _ = call(capsys, "index", "remove", str(tmp_path / "index"), "0", "1")
     assert code == 0
     assert read_bundle(tmp_path / "index").manifest["type"] == "HNSW32"
+
+
+def test_an_index_that_would_be_too_small_for_its_type_stays_as_it_is(capsys, tmp_path):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((80, 4)))
+    (tmp_path / "l.csv").write_text("label\n" + "".join(f"{i % 8}\n" for i in range(80)))
+    words = ("--from-npy", str(tmp_path / "v.npy"), "--labels", str(tmp_path / "l.csv"), "--type", "IVF2,Flat")
+    assert call(capsys, "index", *words, "--out", str(tmp_path / "index"))[0] == 0
+    code, out, err = call(capsys, "index", "remove", str(tmp_path / "index"), "0", "1", "2")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"{tmp_path}/index: type 'IVF2,Flat' needs at least 78 vectors" in err
+    assert "build the index again" in err
+    assert len(read_bundle(tmp_path / "index").ids) == 80
 
 
 class TestMistakes:

@@ -1,0 +1,142 @@
+"""Types of arguments and options, and what a shell completes them with."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+
+class Place(click.Path):
+    """A path. An empty one is a shell's variable that is not set, and would be taken for the current folder.
+
+    Args:
+        suffix: that the name of a file must have.
+        words: of `click.Path`.
+    """
+
+    def __init__(self, suffix: str = "", **words: Any) -> None:
+        super().__init__(**words, readable=False)
+        self.suffix = suffix
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses what cannot be meant, and passes the rest on."""
+        if not value:
+            self.fail("the path is empty", param, ctx)
+        if not self.file_okay and Path(value).is_file():
+            self.fail(f"{value!r} is a file, expected a folder", param, ctx)
+        if not self.dir_okay and Path(value).is_dir():
+            self.fail(f"{value!r} is a folder, expected the name of a file", param, ctx)
+        if not str(value).endswith(self.suffix):
+            self.fail(f"{value!r} does not end in {self.suffix}", param, ctx)
+        if Path(value).exists() and not os.access(value, os.R_OK):
+            raise click.ClickException(f"{value}: cannot be read (Permission denied)")  # which is no wrong usage
+        return super().convert(value, param, ctx)
+
+
+class Count(click.IntRange):
+    """A whole number in a range."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """A finite number in a range."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuses what is no number, which is in no range either."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not finite", param, ctx)
+        return number
+
+
+class Word(click.ParamType):
+    """Any text, of which some are known.
+
+    Args:
+        words: the known ones, as far as they are asked for.
+        is_place: the name of a file will do, too.
+    """
+
+    name = "text"
+
+    def __init__(self, words: Callable[[], Iterable[str]], *, is_place: bool = False) -> None:
+        self.words = words
+        self.is_place = is_place
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The known words that begin so."""
+        known = [CompletionItem(word) for word in self.words() if word.startswith(incomplete)]
+        return [CompletionItem(incomplete, type="file"), *known] if self.is_place else known
+
+
+def _configs() -> Iterable[str]:
+    from retrieval.config import config_names
+
+    return config_names()
+
+
+FOLDER, FILE, PLACE = Place(file_okay=False), Place(dir_okay=False), Place()
+CONFIG = Word(_configs, is_place=True)
+DEVICE = Word(lambda: ("auto", "cpu", "cuda", "mps"))
+INDEX_TYPE = Word(lambda: ("exact", "ivf", "hnsw", "pq"))
+# Not from retrieval.data, whose import takes seconds.
+DATASET = Word(lambda: ("cars196", "csv", "cub200", "folder", "glyphs", "inshop", "omniglot", "sop"))
+
+
+def parse_ks(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """Reads "1,2,4,8"."""
+    try:
+        ks = tuple(dict.fromkeys(int(word) for word in value.split(",")))
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected whole numbers with commas, e.g. 1,2,4,8") from None
+    if min(ks) < 1:
+        raise click.BadParameter(f"{value!r}: every k is at least 1")
+    return ks
+
+
+def device_option(default: str | None = "auto", what: str = "auto, cpu, cuda, ...") -> Callable[[Any], Any]:
+    """--device of a model."""
+    return click.option("--device", type=DEVICE, default=default, show_default=default is not None, help=what)
+
+
+def seed_option(of: str) -> Callable[[Any], Any]:
+    """--seed of what is drawn by lot."""
+    return click.option("--seed", type=Count(0), default=0, show_default=True, metavar="N", help=f"Of {of}.")
+
+
+def k_option(default: str) -> Callable[[Any], Any]:
+    """--k of several cut-offs."""
+    return click.option(
+        "--k",
+        "ks",
+        default=default,
+        show_default=True,
+        callback=parse_ks,
+        metavar="K,K,...",
+        help="Cut-offs of recall@k.",
+    )
+
+
+def json_option(what: str = "Print JSON.") -> Callable[[Any], Any]:
+    """--json."""
+    return click.option("--json", "as_json", is_flag=True, help=what)
+
+
+def overwrite_option(what: str) -> Callable[[Any], Any]:
+    """--overwrite."""
+    return click.option("--overwrite", is_flag=True, help=f"Replace {what}.")
+
+
+def checkpoint_option() -> Callable[[Any], Any]:
+    """--checkpoint of a run."""
+    kinds = click.Choice(["last", "best"])
+    return click.option("--checkpoint", type=kinds, default="last", show_default=True, help="Of a run: which weights.")

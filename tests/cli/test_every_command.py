@@ -1,0 +1,140 @@
+"""Promises that hold for every command, whatever it does."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import shlex
+import sys
+
+import click
+import pytest
+from small_run import SMALL, call
+
+from retrieval import cli
+
+
+def all_commands(command: click.Command = cli.retrieval, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """The words of every command and group."""
+    inner = command.commands.items() if isinstance(command, click.Group) else ()
+    return [words, *(found for name, part in inner for found in all_commands(part, (*words, name)))]
+
+
+def command_of(words: tuple[str, ...]) -> click.Command:
+    command: click.Command = cli.retrieval
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    return command
+
+
+EVERY = [pytest.param(words, id=" ".join(("retrieval", *words))) for words in all_commands()]
+WORKING = [it for it in EVERY if not isinstance(command_of(it.values[0]), click.Group)]
+
+
+@pytest.mark.parametrize("words", EVERY)
+def test_help_has_examples_and_fits_80_columns(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = call(capsys, *words, "--help")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    _, _, examples = out.partition("\n  Examples:\n")
+    lines = [line.strip() for line in examples.splitlines() if line.strip()]
+    assert lines
+    assert "..." not in out.partition("\nCommands:")[2].partition("\n\n")[0]  # what a group says of a command is whole
+
+
+@pytest.mark.parametrize("words", EVERY)
+def test_the_examples_are_commands_that_exist_with_their_options(words):
+    epilog = (command_of(words).epilog or "").replace("\\\n", "")
+    lines = [line.strip() for line in epilog.splitlines() if " retrieval " in f" {line.strip()}"]
+    for line in lines:
+        found = shlex.split(
+            re.split(r" retrieval |^retrieval |retrieval\.cli ", line)[-1].split(" > ")[0].split(" >> ")[0]
+        )
+        name, command, rest = cli.retrieval.resolve_command(click.Context(cli.retrieval), found)
+        while isinstance(command, click.Group) and "--help" not in rest:
+            context = click.Context(command, info_name=name)
+            if rest[0] not in command.commands:
+                rest = [command.default, *rest]
+            name, command, rest = command.resolve_command(context, rest)
+        if "--help" not in rest:
+            command.make_context(name, rest)
+
+
+@pytest.mark.parametrize("words", WORKING)
+def test_quiet_and_debug_stand_before_a_command_or_behind_it(words):
+    names = {name for parameter in command_of(words).params for name in parameter.opts}
+    assert names >= {"--quiet", "--debug"}
+
+
+@pytest.mark.parametrize("words", WORKING)
+def test_results_can_be_had_as_json(words):
+    names = {name for parameter in command_of(words).params for name in parameter.opts}
+    assert "--json" in names or words == ("completion",)
+
+
+def test_quiet_leaves_nothing_on_stderr_and_json_alone_on_stdout(images, tmp_path, capsys, monkeypatch):
+    log = logging.getLogger("retrieval")
+    seen: list[str] = []
+
+    class Watch(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(record.getMessage())
+
+    watch = Watch()
+    log.addHandler(watch)
+    try:
+        words = ["train", f"data.root={images}", *SMALL, "training.max_steps=1", "--json"]
+        for quiet in (["--quiet"], []):
+            seen.clear()
+            code, out, _ = call(capsys, *words, "--out", str(tmp_path / f"run{len(quiet)}"), *quiet)
+            assert code == 0
+            json.loads(out)
+            assert bool(seen) == (not quiet)
+        seen.clear()
+        assert call(capsys, "--quiet", *words, "--out", str(tmp_path / "run"))[0] == 0
+        assert seen == []
+    finally:
+        log.removeHandler(watch)
+
+
+def test_a_call_without_anything_shows_what_there_is(capsys):
+    for words in ((), ("data",), ("index",), ("export",), ("config",)):
+        code, out, err = call(capsys, *words)
+        assert (code, out) == (2, "")
+        assert "Commands:" in err
+
+
+def test_the_traceback_is_shown_where_debug_stands_behind_the_command(capsys):
+    for words in (("--debug", "recall", "none"), ("recall", "none", "--debug")):
+        code, _, err = call(capsys, *words)
+        assert code == 1
+        assert "Traceback" in err
+        assert "error: none: " in err
+
+
+def test_ctrl_c_is_one_word_and_130(capsys, monkeypatch):
+    from retrieval import recipes
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipes, "evaluate", interrupted)
+    code, out, err = call(capsys, "recall", "x")
+    assert (code, out, err.split()) == (130, "", ["interrupted"])
+
+
+def test_a_reader_that_has_gone_is_no_fault(run, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+        def fileno(self) -> int:
+            return spare.fileno()
+
+    with open("/dev/null", "w") as spare:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdout", Closed())
+        assert cli.run(["recall", str(run / "index-test")]) == 1

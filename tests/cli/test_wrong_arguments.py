@@ -1,0 +1,393 @@
+"""What a new user does wrong costs one line on stderr, the right exit code, and nothing that was there before."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_run import arguments, call
+
+
+def refused(capsys, code: int, words: str, *command: str | Path) -> None:
+    """One line on stderr that holds the words, nothing on stdout, and the exit code."""
+    found, out, err = call(capsys, *map(str, command))
+    assert (found, out) == (code, ""), err
+    assert words in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1, err
+    assert "fault of the program" not in err
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def index(run) -> str:
+    return str(run / "index-test")
+
+
+@pytest.fixture
+def query(images) -> str:
+    return str(images / "test" / "class 09" / "3.png")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The current folder: a file, an empty folder, and a folder of somebody's photographs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("years of work")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "photos" / "1.png")
+    return tmp_path
+
+
+def test_wrong_usage_is_one_line_that_names_the_help(capsys):
+    refused(capsys, 2, "No such command 'trian'", "trian")
+    refused(capsys, 2, "(see `retrieval recall --help`)", "recall")
+    refused(
+        capsys, 2, "'1.5' is not a valid whole number (see `retrieval search --help`)", "search", "x", "y", "--k", "1.5"
+    )
+    refused(capsys, 2, "Did you mean '--overwrite'? (see `retrieval train --help`)", "train", "--overwrit")
+    refused(capsys, 2, "did you mean remove?", "index", "remov", "some-index", "1.png")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recall", "PATH"],
+        ["recall", "x", "--queries", "PATH"],
+        ["report", "PATH"],
+        ["report", "x", "--out", "PATH"],
+        ["runs", "PATH"],
+        ["compare", "PATH", "x"],
+        ["search", "PATH", "x"],
+        ["search", "x", "PATH"],
+        ["search", "x", "y", "--picture", "PATH"],
+        ["embed", "x", "PATH", "--out", "o"],
+        ["embed", "x", "y", "--out", "PATH"],
+        ["export", "npy", "PATH", "--out", "o"],
+        ["export", "onnx", "x", "--out", "PATH"],
+        ["index", "build", "PATH"],
+        ["index", "x", "--images", "PATH"],
+        ["index", "x", "--out", "PATH"],
+        ["index", "add", "x", "PATH"],
+        ["index", "merge", "x", "y", "--out", "PATH"],
+        ["train", "--out", "PATH"],
+        ["data", "verify", "folder", "--root", "PATH"],
+        ["data", "prepare", "folder", "PATH", "--root", "x"],
+    ],
+    ids=" ".join,
+)
+def test_a_variable_of_the_shell_that_is_not_set_is_not_the_current_folder(capsys, here, words):
+    refused(capsys, 2, "the path is empty", *["" if word == "PATH" else word for word in words])
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "words"),
+    [
+        ("missing", 1, "missing: "),
+        ("file", 2, "'file' is a file, expected a folder"),
+        ("empty", 1, "empty: "),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "recall PLACE",
+        "report PLACE",
+        "compare PLACE INDEX",
+        "search PLACE QUERY",
+        "embed PLACE QUERY --out o",
+        "export npy PLACE --out o",
+        "export onnx PLACE --out o",
+        "index PLACE",
+        "index add PLACE QUERY",
+        "index remove PLACE 1.png",
+        "index merge PLACE INDEX --out o",
+    ],
+)
+def test_what_is_no_index_and_no_run_is_named(capsys, here, index, query, command, what, code, words):
+    given = {"PLACE": what, "INDEX": index, "QUERY": query}
+    refused(capsys, code, words, *[given.get(word, word) for word in command.split()])
+    assert names(Path()) == ["empty", "file", "photos"]
+
+
+def test_a_run_in_place_of_its_index_is_told_which_index_it_has(capsys, run, query):
+    for command in (["recall", run], ["search", run, query], ["export", "npy", run, "--out", "o"]):
+        refused(capsys, 1, f"did you mean {run}/index-test?", *command)
+
+
+def test_cut_offs_that_cannot_be_are_refused_and_one_given_twice_counts_once(capsys, index, query):
+    for k in ("0", "-1", "1.5", "", ",", "1,,2", "x"):
+        refused(capsys, 2, "'--k'", "recall", index, "--k", k)
+    for k in ("28", "99999999999999999999"):
+        refused(capsys, 2, f"{index}: cannot be measured: k is {k}", "recall", index, "--k", k)
+        refused(capsys, 2, f"{index}: cannot be measured: k is {k}", "compare", index, index, "--k", k)
+    for k in ("0", "-1", "1.5", "x"):
+        refused(capsys, 2, "'--k'", "search", index, query, "--k", k)
+    assert call(capsys, "recall", index, "--k", "1,2,1")[1] == call(capsys, "recall", index, "--k", "1,2")[1]
+    assert call(capsys, "search", index, query, "--k", "99999999999999999999")[1].count("\n") == 2 + 28
+
+
+def test_weights_that_are_no_numbers_are_refused(capsys, index, query):
+    for alpha in ("nan", "inf", "-1", "x"):
+        refused(capsys, 2, "'--alpha'", "recall", index, "--qe", "2", "--alpha", alpha)
+        refused(capsys, 2, "'--alpha'", "search", index, query, "--qe", "2", "--alpha", alpha)
+
+
+def test_options_that_would_be_passed_over_are_refused(capsys, index):
+    refused(capsys, 2, "--metrics does not go with", "recall", index, "--metrics", "mrr", "--qe", "2")
+    refused(capsys, 2, "exclude each other", "recall", index, "--json", "--csv")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "gpu", "meta", ""])
+def test_a_device_that_is_not_there_is_one_short_line(capsys, here, run, index, images, query, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for command in (
+        ["search", index, query],
+        ["embed", run, query, "--out", "o"],
+        ["index", run, "--out", "o"],
+        [*arguments(images, here / "o")],
+    ):
+        found, out, err = call(capsys, *map(str, command), "--device", device)
+        assert (found, out) == (2, "")
+        assert f"device: {device!r}" in err
+        assert "auto or cpu" in err
+        assert err.count("\n") == 1
+        assert len(err) < 200
+    assert not (here / "o").exists()
+
+
+def test_a_report_that_must_make_its_index_takes_a_device(capsys, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("index-*"))
+    refused(capsys, 2, "device: 'tpu9'", "report", tmp_path / "run", "--device", "tpu9")
+
+
+def test_a_seed_and_a_device_can_be_given_to_a_training_as_options(capsys, monkeypatch):
+    found = []
+    monkeypatch.setattr("retrieval.recipes.train", lambda config, out, **_: found.append((config.seed, config.device)))
+    for words in (
+        ["--seed", "3", "--device", "cpu"],
+        ["seed=3", "device=cpu"],
+        ["seed=4", "--seed", "3", "--device", "cpu"],
+    ):
+        assert call(capsys, "train", *words)[0] == 0
+    assert found == [(3, "cpu")] * 3
+    refused(capsys, 2, "'--seed'", "train", "--seed", "-1")
+
+
+def test_a_configuration_that_is_given_as_a_word_of_its_own(capsys):
+    refused(capsys, 2, "'cub200': expected KEY=VALUE; or do you mean --config cub200?", "train", "cub200")
+    refused(capsys, 2, "'cub': expected key=value", "train", "cub")
+
+
+def test_a_configuration_that_is_a_folder_or_missing_says_what_to_give(capsys, run, here):
+    refused(capsys, 2, f"is a folder; give {run}/config.yaml", "train", "--config", run)
+    refused(capsys, 2, "missing.yaml: cannot be read", "train", "--config", "missing.yaml")
+    refused(capsys, 2, "`retrieval config list`", "config", "show", "missing.yaml")
+
+
+def test_a_run_is_resumed_by_its_folder_alone(capsys, run, monkeypatch):
+    found = []
+    monkeypatch.setattr("retrieval.recipes.train", lambda config, out, **words: found.append((config, out, words)))
+    assert call(capsys, "train", "--out", str(run), "--resume", "training.epochs=9")[0] == 0
+    ((config, out, words),) = found
+    assert (config.model.embedding_dim, config.training.epochs) == (16, 9)
+    assert (out, words["resume"]) == (str(run), True)
+
+
+def test_how_to_resume_can_be_pasted(capsys, images, tmp_path):
+    out = tmp_path / "my run"
+    assert call(capsys, *arguments(images, out, "training.max_steps=1"))[0] == 0
+    words = f"resume it with --config '{out}/config.yaml'"
+    refused(capsys, 1, words, *arguments(images, out, "seed=5"), "--resume")
+
+
+class TestNothingIsLost:
+    """Outputs that exist already."""
+
+    def test_a_folder_of_other_files_survives_overwrite(self, capsys, here, run, index, query):
+        for command in (
+            ["embed", run, query, "--out", "photos"],
+            ["export", "npy", index, "--out", "photos"],
+            ["index", run, "--out", "photos"],
+            ["index", "merge", index, "--out", "photos"],
+        ):
+            refused(capsys, 1, "photos: exists already", *command)
+            refused(capsys, 1, "photos: holds '1.png', which ", *command, "--overwrite")
+        assert names(Path("photos")) == ["1.png"]
+        assert names(Path()) == ["empty", "file", "photos"]
+
+    def test_what_the_same_command_has_written_is_replaced(self, capsys, here, run, index, query):
+        for command in (["embed", run, query, "--out", "o1"], ["export", "npy", index, "--out", "o2"]):
+            assert call(capsys, *map(str, command))[0] == 0
+            refused(capsys, 1, "exists already", *command)
+            assert call(capsys, *map(str, command), "--overwrite")[0] == 0
+
+    def test_the_vectors_that_an_index_is_made_of_survive_it(self, capsys, here):
+        (here / "vectors").mkdir()
+        np.save("vectors/vectors.npy", np.eye(3))
+        Path("labels.csv").write_text("label\na\na\nb\n")
+        words = [
+            "index",
+            "--from-npy",
+            "vectors/vectors.npy",
+            "--labels",
+            "labels.csv",
+            "--out",
+            "vectors",
+            "--overwrite",
+        ]
+        refused(capsys, 1, "vectors: holds 'vectors.npy', which ", *words)
+        assert np.load("vectors/vectors.npy").dtype == np.float64
+
+    def test_a_file_is_replaced_only_on_request(self, capsys, here, index, query):
+        shutil.copy(query, "photo.png")
+        search = ["search", index, "photo.png", "--k", "2"]
+        refused(capsys, 1, "photo.png: exists already", *search, "--picture", "photo.png")
+        refused(capsys, 1, "file: exists already", *search, "--html", "file")
+        assert Path("photo.png").read_bytes() == Path(query).read_bytes()
+        assert Path("file").read_text() == "years of work"
+        for _ in range(2):
+            assert call(capsys, *search, "--picture", "new/found.png", "--html", "new/page.html", "--overwrite")[0] == 0
+        refused(capsys, 2, "does not end in .png", *search, "--picture", "photo.jpg")
+
+    def test_a_model_is_exported_over_a_file_only_on_request(self, capsys, here, run):
+        for name in ("onnx", "onnxruntime", "onnxscript"):
+            pytest.importorskip(name)
+        refused(capsys, 1, "file: exists already", "export", "onnx", run, "--out", "file")
+        assert Path("file").read_text() == "years of work"
+        assert call(capsys, "export", "onnx", str(run), "--out", "file", "--overwrite")[0] == 0
+        assert call(capsys, "export", "onnx", str(run), "--out", "new/model.onnx")[0] == 0
+
+    def test_faults_are_written_over_nothing_but_faults(self, capsys, here, images):
+        words = ["data", "verify", "folder", "--root", images]
+        refused(capsys, 1, "file: exists and lists no faults", *words, "--faults", "file")
+        assert Path("file").read_text() == "years of work"
+        shutil.copytree(images, "broken")
+        Path("broken/train/class 01/0.png").write_bytes(b"")
+        words = ["data", "verify", "folder", "--root", "broken"]
+        for _ in range(2):
+            code, _, err = call(capsys, *words, "--faults", "faults")
+            assert (code, err) == (1, "error: folder: faults: 1, listed in faults\n")
+        refused(capsys, 1, "missing: does not exist", "data", "verify", "folder", "--root", "missing")
+        assert not list(here.glob("*-faults.txt"))
+
+    def test_an_output_that_cannot_be_written_is_found_before_the_work(
+        self, capsys, here, index, query, run, monkeypatch
+    ):
+        def work(*_, **__):
+            raise AssertionError("not reached")
+
+        for name in ("search.embed_files", "export.embed_files", "report.analyse", "export._onnx"):
+            module, _, function = name.partition(".")
+            monkeypatch.setattr(import_module(f"retrieval.recipes.{module}"), function, work)
+        for command in (
+            ["search", index, query, "--picture", "file/x.png"],
+            ["search", index, query, "--html", "file/x.html"],
+            ["embed", run, query, "--out", "file/x"],
+            ["report", index, "--out", "file/x.html"],
+            ["export", "onnx", run, "--out", "file/x"],
+        ):
+            refused(capsys, 1, "file/x", *command)
+        refused(capsys, 1, "missing: does not exist", "report", index, "--images", "missing", "--out", "r.html")
+
+
+@contextlib.contextmanager
+def nobody() -> Iterator[None]:
+    """Not as the user who may do everything, which tests in a container are often run by."""
+    user = os.getuid()
+    if user == 0:
+        os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(user, user, user)
+
+
+@pytest.fixture
+def shut(run, images) -> Iterator[Path]:
+    """An index, images and a run, and a folder that nobody may write into."""
+    import_module("retrieval.recipes")  # as long as its files may be read
+    folder = Path(tempfile.mkdtemp())
+    for name, source in (("index", run / "index-test"), ("images", images / "test"), ("run", run)):
+        shutil.copytree(source, folder / name)
+    (folder / "shut").mkdir()
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (folder / "shut").chmod(0o555)
+    yield folder
+    (folder / "shut").chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_a_folder_that_may_not_be_written_is_named(capsys, shut):
+    index, query, out = shut / "index", shut / "images" / "class 09" / "3.png", shut / "shut"
+    (shut / "images" / "class 09" / "new.png").write_bytes(query.read_bytes())
+    for path in (index, shut / "index", shut):
+        path.chmod(0o555)
+    with nobody():
+        for command in (
+            ["search", index, query, "--picture", out / "x.png"],
+            ["search", index, query, "--html", out / "x.html"],
+            ["embed", shut / "run", query, "--out", out / "x"],
+            ["index", index, "--images", shut / "images", "--out", out / "x"],
+            ["index", "merge", index, "--out", out / "x"],
+            ["index", "add", index, shut / "images" / "class 09" / "new.png", "--root", shut / "images"],
+            ["index", "remove", index, "test/class 09/3.png"],
+            ["export", "npy", index, "--out", out / "x"],
+            ["report", index, "--out", out / "x.html"],
+            ["report", index],
+            [*arguments(shut / "images", out / "run", "data.validation_share=0", "data.options.test_share=0.5")],
+            ["data", "verify", "folder", "--root", shut / "run", "--faults", out / "faults"],
+        ):
+            found, _, err = call(capsys, *map(str, command))
+            assert (found, err.count("\n")) == (1, 1), err
+            assert "Permission denied" in err
+    assert names(out) == []
+    assert names(shut) == ["images", "index", "run", "shut"]
+    shut.chmod(0o755)
+
+
+def test_a_file_that_may_not_be_read_is_named(capsys, shut):
+    index, run, query = shut / "index", shut / "run", shut / "images" / "class 09" / "3.png"
+    copies = {name: shutil.copytree(index, shut / name) for name in ("manifest.json", "items.csv", "model.json")}
+    for name, copy in copies.items():
+        (copy / name).chmod(0)
+    for file in (
+        index / "vectors.npy",
+        query,
+        run / "last.safetensors",
+        run / "previous.safetensors",
+        run / "results.json",
+    ):
+        file.chmod(0)
+    (shut / "secret").mkdir(mode=0)
+    (shut / "list.csv").touch(mode=0)
+    with nobody():
+        for copy in (*copies.values(), index):
+            refused(capsys, 1, "Permission denied", "recall", copy)
+        for command in (
+            ["index", run, "--images", shut / "images", "--out", shut / "o"],
+            ["search", run / "index-test", query],
+            ["report", run, "--out", shut / "o.html"],
+            ["index", run, "--list", shut / "list.csv", "--out", shut / "o"],
+            ["index", "--from-npy", query, "--labels", shut / "list.csv", "--out", shut / "o"],
+        ):
+            found, _, err = call(capsys, *map(str, command))
+            assert found == 1, err
+            assert err.splitlines()[-1].startswith("error: ")
+            assert str(shut) in err
+        for command in (["recall", shut / "secret"], ["runs", shut / "secret"], ["search", run / "index-test", query]):
+            refused(capsys, 1, "cannot be read (Permission denied)", *command)
