@@ -8,8 +8,8 @@ DATA holds the folders cub200/CUB_200_2011, cars196 and omniglot. Every run is a
 was run and what came out. A run that has its line is not repeated, so that a study can be stopped and continued.
 
 The same network, sampler, batch, number of steps and schedule for all losses of a task. For each loss:
-- search: as many trials for each, 4 learning rates (3 on Omniglot) x 3 settings, on thirds of the *training classes*: trained on the
-  other two, measured on that one. The trial with the best mean of recall@1 + MAP@R is chosen. For whole networks 2 learning rates,
+- search: as many trials for each, 4 learning rates (3 on Omniglot) x 3 settings, on thirds of the *training classes*: trained on
+  two, measured on the third. The trial with the best mean of recall@1 + MAP@R is chosen. For whole networks 3 learning rates,
   with the setting that was best on the frozen features.
 - final: the chosen setting, trained on all training classes and measured on the test classes after the last step; seeds 0 to 4,
   or 2 for whole networks.
@@ -81,8 +81,8 @@ TASKS = {
     "cub200_features": Task("cub200", CUB, "head", 128, 146, 150, (3e-5, 1e-4, 3e-4, 1e-3), 3),
     "cars196_features": Task("cars196", CARS, "head", 128, 128, 300, RATES, 2),
     "omniglot": Task("omniglot", {}, "conv4", 28, 28, 200, (1e-3, 3e-3, 1e-2), 1),
-    "cub200_whole": Task("cub200", CUB, "whole", 96, 112, 60, (3e-5, 1e-4), 1, 64),
-    "cars196_whole": Task("cars196", CARS, "whole", 96, 112, 60, (1e-4, 3e-4), 1, 64),
+    "cub200_whole": Task("cub200", CUB, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, 64),
+    "cars196_whole": Task("cars196", CARS, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, 64),
 }
 QUICK = {"glyphs": Task("glyphs", {}, "conv4", 28, 28, 20, (3e-3,), 1)}
 
@@ -431,7 +431,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; 2 if left out")
     parser.add_argument("--threads", type=int, default=1, help="of each run; 1 if left out")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="all if left out")
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES), help="all if left out")
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, help="all if left out; a few with --quick")
     parser.add_argument(
         "--stages", nargs="+", default=["gauge", "main", "curves"], help="gauge, main, curves; all if left out"
     )
@@ -441,7 +441,7 @@ def main() -> None:
         parser.error("--data and --weights are needed, or --quick")
     options.out.mkdir(parents=True, exist_ok=True)
     known = QUICK if options.quick else {name: TASKS[name] for name in options.tasks}
-    names = ["softmax", "MultiSimilarity", "ProxyAnchor"] if options.quick else options.losses
+    names = options.losses or (["softmax", "MultiSimilarity"] if options.quick else list(LOSSES))
     results = read_results(options.out)
     fast = [name for name, task in known.items() if task.network != "whole"]
     whole = [name for name in known if name not in fast]

@@ -116,7 +116,7 @@ def table_of_all(rows: list[Row], tasks: list[str]) -> None:
         print(f"| {f'**{name}**' if name in OURS else name} | {' | '.join(averages + each)} |")
     for task in tasks:
         peers = [name for name in PEERS if name in found[task]]
-        for measure in MEASURES:
+        for measure in MEASURES if peers and BEST in found[task] else ():
             first = max(peers, key=lambda name: np.mean([row[measure] for row in found[task][name]]))
             gap = show(*differences(found[task][first], found[task][BEST], measure))
             print(f"\nBest peer on {task} in {measure}: {first}; {BEST} is above it by {gap}.", end="")

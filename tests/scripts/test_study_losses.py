@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+import study_losses  # noqa: E402
+import study_tables  # noqa: E402
+
+
+def run(loss: str, setting: dict, **words) -> study_losses.Run:
+    return study_losses.Run("search", "glyphs", loss, setting, 1e-3, 5, 32, seed=0, **words)
+
+
+def row(loss: str, seed: int, recall: float, stage: str = "final", **words) -> dict:
+    return {"stage": stage, "task": "t", "loss": loss, "seed": seed, "recall@1": recall, "map@r": recall / 2} | words
+
+
+@pytest.mark.parametrize("name", study_losses.LOSSES)
+def test_every_loss_has_three_settings_and_trains_with_each(name):
+    labels = torch.arange(8).repeat_interleave(4)
+    embeddings = torch.nn.functional.normalize(torch.randn(32, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    settings = study_losses.LOSSES[name][1]
+    assert len(settings) == 3
+    for setting in settings:
+        inputs = embeddings.clone().requires_grad_()
+        loss = study_losses.make_loss(run(name, setting), 8, 16)
+        loss(inputs, labels).backward()
+        assert inputs.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["softmax", "MultiSimilarity", "SupCon"])
+def test_with_a_memory_earlier_batches_are_candidates(name):
+    setting = study_losses.LOSSES[name][1][0]
+    loss = study_losses.make_loss(run(name, setting, memory=64), 8, 16)
+    labels = torch.arange(8).repeat_interleave(4)
+    values = [loss(torch.nn.functional.normalize(torch.randn(32, 16), dim=1), labels).item() for _ in range(3)]
+    assert all(map(math.isfinite, values))
+    assert loss.embedding_memory.shape == (64, 16)
+
+
+def test_the_classes_of_the_folds_are_disjoint_and_all_are_used():
+    labels = np.repeat(np.arange(10), 3)
+    data = {"train": np.arange(30), "train labels": labels, "test": np.arange(5), "test labels": np.arange(5)}
+    held = []
+    for fold in range(3):
+        (_, kept), (_, measured) = study_losses.divide(data, fold)
+        assert not set(kept) & set(measured)
+        held += sorted(set(measured))
+    assert sorted(held) == list(range(10))
+    assert study_losses.divide(data, None)[1][0] is data["test"]
+
+
+def test_random_views_keep_the_shape_and_repeat_with_their_generator():
+    images = torch.rand(6, 3, 20, 20, generator=torch.Generator().manual_seed(0))
+    first, again, other = (study_losses.random_views(images, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    assert first.shape == images.shape
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert first.min() >= 0
+    assert first.max() <= 1
+
+
+def test_the_trial_with_the_best_mean_over_folds_is_chosen():
+    trials = [
+        row("a", 0, recall, "search", setting={"x": x}, learning_rate=rate)
+        for x, rate, recalls in ((1, 0.1, (50, 10)), (2, 0.1, (40, 40)), (2, 0.2, (35, 35)))
+        for recall in recalls
+    ]
+    assert study_losses.choose(trials, "t", "a") == ({"x": 2}, 0.1)
+
+
+def test_differences_are_paired_by_seed():
+    best = [row("softmax", seed, 50 + 10 * seed) for seed in range(3)]
+    other = [row("x", seed, 48 + 10 * seed) for seed in reversed(range(3))]
+    mean, half = study_tables.differences(other, best, "recall@1")
+    assert (mean, half) == (2, 0)
+    assert study_tables.interval([1.0, 2.0, 3.0])[1] == pytest.approx(4.302653 / math.sqrt(3), rel=1e-5)
+
+
+def test_a_line_that_was_cut_off_is_left_out(tmp_path):
+    (tmp_path / "results.jsonl").write_text('{"a": 1}\n{"b": 2}\n{"c":')
+    assert study_losses.read_results(tmp_path) == [{"a": 1}, {"b": 2}]
+    assert (tmp_path / "results.jsonl").read_text() == '{"a": 1}\n{"b": 2}\n'
+
+
+@pytest.mark.slow
+def test_a_study_can_be_continued_and_shown(tmp_path):
+    def study() -> list[str]:
+        words = ["--quick", "--losses", "softmax", "--jobs", "1", "--out", str(tmp_path)]
+        subprocess.run([sys.executable, str(SCRIPTS / "study_losses.py"), *words], check=True, capture_output=True)
+        return (tmp_path / "results.jsonl").read_text().splitlines()
+
+    lines = study()
+    stages = [json.loads(line)["stage"] for line in lines]
+    assert [stages.count(stage) for stage in ("gauge", "search", "final")] == [4, 3, 5]
+    assert study() == lines
+    (tmp_path / "results.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:50])
+    repeated = study()
+    assert repeated[:-1] == lines[:-1]
+    last, first = json.loads(repeated[-1]), json.loads(lines[-1])
+    assert (last["seed"], last["recall@1"], last["map@r"]) == (first["seed"], first["recall@1"], first["map@r"])
+
+    words = [str(SCRIPTS / "study_tables.py"), str(tmp_path), "--pictures", str(tmp_path / "docs")]
+    shown = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True).stdout
+    assert "### glyphs, 5 seeds" in shown
+    assert f"{np.mean([json.loads(line)['recall@1'] for line in repeated[-5:]]):.2f} ±" in shown
+    assert (tmp_path / "docs" / "study_collapse.png").stat().st_size > 10_000
