@@ -11,8 +11,9 @@ from reference import plain_recall_loss
 
 from retrieval.losses import RecallLoss, recall_loss
 from retrieval.losses.recall import PROJECTIONS
+from retrieval.losses.score_matrix import rank_as_scores
 from retrieval.losses.weightings import WEIGHTINGS
-from retrieval.solvers import Identity, center_softly, standardize
+from retrieval.solvers import Identity, center_softly, solve, standardize
 
 SLOPES = {
     "loglog": lambda r: 1 / ((1 + r) * (1 + math.log1p(r))),
@@ -124,6 +125,19 @@ def test_a_flat_row_has_a_zero_gradient():
     relevant = torch.tensor([[True, False, False, False, False]] * 2)
     (gradient,) = torch.autograd.grad(recall_loss(scores, relevant), scores)
     assert gradient.eq(0).all()
+
+
+def test_with_linear_weights_and_without_the_norm_the_soft_centre_gives_the_gradient_of_supcon():
+    embeddings, targets = batch(LABELS["5 classes of 2, shuffled"])
+    embeddings.requires_grad_()
+    relevant, irrelevant = masks(targets)
+    unit = torch.nn.functional.normalize(embeddings, dim=1)  # as SupCon does
+    scores, candidates, temperature = unit @ unit.T, relevant | irrelevant, 0.1
+    ranks = solve(center_softly(scores, temperature, candidates), rank_as_scores)
+    ours = (ranks * relevant).sum(dim=1).div(relevant.sum(dim=1)).mean() / temperature
+    theirs = losses.SupConLoss(temperature=temperature)(embeddings, targets)
+    found, expected = (torch.autograd.grad(loss, embeddings)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_nan_among_the_scores_shows_in_the_loss():
