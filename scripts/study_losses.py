@@ -13,6 +13,7 @@ The same network, sampler, batch, number of steps and schedule for all losses of
   with the setting that was best on the frozen features.
 - final: the chosen setting, trained on all training classes and measured on the test classes after the last step; seeds 0 to 4,
   or 2 for whole networks.
+- together: the same with one setting for both data sets of frozen features, that with the best sum, and a learning rate for each.
 Then some of them with other sizes of batch and class, and with a memory (`curves`).
 """
 
@@ -139,6 +140,7 @@ LOSSES: dict[str, tuple[Make, list[Setting]]] = {
 OURS = ("softmax", "local", *PROJECTIONS)
 PEERS = tuple(LOSSES)[tuple(LOSSES).index("Smooth-AP") :]
 FINALISTS = ("softmax", "std", "MultiSimilarity", "SupCon", "normalised softmax")
+STAGES = ("gauge", "main", "together", "curves")
 GAUGE = {  # what is recorded of the scores while these train
     "none": {"projection": "none"},
     "none, noise": {"projection": "none", "noise": 0.1},
@@ -350,15 +352,36 @@ def search(
             yield Run("search", task_name, name, setting, rate, task.steps, task.batch, seed=0, fold=fold)
 
 
-def choose(results: Iterable[dict[str, Any]], task: str, loss: str) -> tuple[Setting, float]:
-    """The setting and the learning rate with the best mean of recall@1 + MAP@R over the folds."""
-    trials: dict[str, list[float]] = {}
+def trials(results: Iterable[dict[str, Any]], task: str, loss: str) -> dict[str, float]:
+    """The mean of recall@1 + MAP@R over the folds, by setting and learning rate as JSON."""
+    found: dict[str, list[float]] = {}
     for row in results:
         if (row["stage"], row["task"], row["loss"]) == ("search", task, loss):
             trial = json.dumps([row["setting"], row["learning_rate"]], sort_keys=True)
-            trials.setdefault(trial, []).append(row["recall@1"] + row["map@r"])
-    setting, rate = json.loads(max(trials, key=lambda trial: float(np.mean(trials[trial]))))
+            found.setdefault(trial, []).append(row["recall@1"] + row["map@r"])
+    return {trial: float(np.mean(values)) for trial, values in found.items()}
+
+
+def choose(results: Iterable[dict[str, Any]], task: str, loss: str) -> tuple[Setting, float]:
+    """The setting and the learning rate with the best mean."""
+    found = trials(results, task, loss)
+    setting, rate = json.loads(max(found, key=lambda trial: found[trial]))
     return setting, rate
+
+
+def choose_together(
+    results: Iterable[dict[str, Any]], tasks: Iterable[str], loss: str
+) -> dict[str, tuple[Setting, float]]:
+    """For each task the setting with the best sum over all of them, and the best learning rate with it."""
+    found = {task: trials(results, task, loss) for task in tasks}
+    best: dict[str, dict[str, tuple[float, float]]] = {}  # by setting and task, the mean and its learning rate
+    for task, means in found.items():
+        for trial, mean in means.items():
+            setting, rate = json.loads(trial)
+            of_setting = best.setdefault(json.dumps(setting), {})
+            of_setting[task] = max(of_setting.get(task, (-np.inf, 0.0)), (mean, rate))
+    first = max(best, key=lambda setting: sum(mean for mean, _ in best[setting].values()))
+    return {task: (json.loads(first), best[first][task][1]) for task in found}
 
 
 def final(
@@ -369,6 +392,15 @@ def final(
         setting, rate = choose(results, task_name, name)
         for seed in range(3 if task.network == "whole" else 5):
             yield Run("final", task_name, name, setting, rate, task.steps, task.batch, seed)
+
+
+def together(results: list[dict[str, Any]], names: Iterable[str], tasks: list[str]) -> Iterator[Run]:
+    """Like `final`, with one setting of a loss for all tasks."""
+    for name in names:
+        for task_name, (setting, rate) in choose_together(results, tasks, name).items():
+            task = TASKS[task_name]
+            for seed in range(5):
+                yield Run("together", task_name, name, setting, rate, task.steps, task.batch, seed)
 
 
 def curves(results: list[dict[str, Any]], tasks: Iterable[str]) -> Iterator[Run]:
@@ -432,9 +464,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each run; 1 if left out")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="all if left out")
     parser.add_argument("--losses", nargs="+", choices=LOSSES, help="all if left out; a few with --quick")
-    parser.add_argument(
-        "--stages", nargs="+", default=["gauge", "main", "curves"], help="gauge, main, curves; all if left out"
-    )
+    parser.add_argument("--stages", nargs="+", default=list(STAGES), choices=STAGES, help="all if left out")
     parser.add_argument("--quick", action="store_true", help="a few steps of a few losses on generated glyphs")
     options = parser.parse_args()
     if not options.quick and (options.data is None or options.weights is None):
@@ -451,8 +481,11 @@ def main() -> None:
         for some, tasks in ((names, fast), ([name for name in names if name in FINALISTS], whole)):
             carry_out(search(results, some, tasks, known), results, options)
             carry_out(final(results, some, tasks, known), results, options)
-    if "curves" in options.stages and not options.quick:
-        carry_out(curves(results, [name for name in fast if TASKS[name].network == "head"]), results, options)
+    heads = [name for name in fast if known[name].network == "head"]
+    if "together" in options.stages and heads:
+        carry_out(together(results, names, heads), results, options)
+    if "curves" in options.stages and heads:
+        carry_out(curves(results, heads), results, options)
 
 
 if __name__ == "__main__":

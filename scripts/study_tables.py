@@ -8,6 +8,7 @@ Prints Markdown. Means over seeds with 95 % intervals (Student's t); differences
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -48,10 +49,10 @@ def of(rows: list[Row], **wanted: Any) -> list[Row]:
     return sorted(found, key=lambda row: row["seed"])
 
 
-def finals(rows: list[Row], task: str) -> dict[str, list[Row]]:
+def finals(rows: list[Row], task: str, stage: str = "final") -> dict[str, list[Row]]:
     """The final runs of a task by loss, the best mean first."""
-    names = dict.fromkeys(row["loss"] for row in rows if row["stage"] == "final" and row["task"] == task)
-    found = {name: of(rows, stage="final", task=task, loss=name) for name in names}
+    names = dict.fromkeys(row["loss"] for row in rows if row["stage"] == stage and row["task"] == task)
+    found = {name: of(rows, stage=stage, task=task, loss=name) for name in names}
     return dict(sorted(found.items(), key=lambda item: -np.mean([row["recall@1"] + row["map@r"] for row in item[1]])))
 
 
@@ -76,12 +77,13 @@ def words(setting: Row, rate: float) -> str:
     return ", ".join([*named, f"lr {rate:g}"])
 
 
-def table_of_task(rows: list[Row], task: str) -> None:
-    found = finals(rows, task)
+def table_of_task(rows: list[Row], task: str, stage: str) -> None:
+    found = finals(rows, task, stage)
     if not found:
         return
     seeds = max(len(runs) for runs in found.values())
-    print(f"\n### {task}, {seeds} seeds\n")
+    chosen = "settings chosen on both data sets of features" if stage == "together" else "settings chosen on it alone"
+    print(f"\n### {task}, {seeds} seeds, {chosen}\n")
     print(f"| loss | R@1 | MAP@R | {BEST} is above it by R@1 | MAP@R | steps, seconds to 95 % | chosen |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, runs in found.items():
@@ -96,8 +98,8 @@ def table_of_task(rows: list[Row], task: str) -> None:
 
 
 def table_of_all(rows: list[Row], tasks: list[str]) -> None:
-    """The losses that were run on all tasks, by their average."""
-    found = {task: finals(rows, task) for task in tasks}
+    """The losses that were run on all tasks, by their average; with the settings chosen on several where there are such."""
+    found = {task: finals(rows, task, "together") or finals(rows, task) for task in tasks}
     shared = set.intersection(*(set(runs) for runs in found.values()))
     means = {
         name: {
@@ -202,9 +204,9 @@ def main() -> None:
     rows = read_results(options.out)
     tasks = list(dict.fromkeys(row["task"] for row in rows if row["stage"] == "final"))
     fast = [task for task in tasks if not task.endswith("_whole")]
-    for task in tasks:
-        table_of_task(rows, task)
-    table_of_all(rows, tasks)
+    for task, stage in itertools.product(tasks, ("together", "final")):
+        table_of_task(rows, task, stage)
+    table_of_all(rows, fast)
     with_curves = [task for task in tasks if of(rows, stage="curves", task=task)]
     if with_curves:
         table_of_memory(rows, with_curves)

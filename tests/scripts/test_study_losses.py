@@ -112,6 +112,6 @@ def test_a_study_can_be_continued_and_shown(tmp_path):
 
     words = [str(SCRIPTS / "study_tables.py"), str(tmp_path), "--pictures", str(tmp_path / "docs")]
     shown = subprocess.run([sys.executable, *words], check=True, capture_output=True, text=True).stdout
-    assert "### glyphs, 5 seeds" in shown
+    assert "### glyphs, 5 seeds, settings chosen on it alone" in shown
     assert f"{np.mean([json.loads(line)['recall@1'] for line in repeated[-5:]]):.2f} ±" in shown
     assert (tmp_path / "docs" / "study_collapse.png").stat().st_size > 10_000
