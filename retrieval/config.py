@@ -149,9 +149,13 @@ def _mistakes(error: ValidationError, place: str, overridden: set[str]) -> list[
     for item in error.errors(include_url=False):
         path = [str(part) for part in item["loc"] if part not in ("bool", "str")]
         key = ".".join(path)
-        where = "command line" if any(".".join(path[:n]) in overridden for n in range(1, len(path) + 1)) else place
+        is_unknown = item["type"] == "extra_forbidden"
+        is_overridden = any(
+            f"{key}.".startswith(f"{word}.") or (is_unknown and word.startswith(f"{key}.")) for word in overridden
+        )
+        where = "command line" if is_overridden else place
         message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
-        if item["type"] == "extra_forbidden":
+        if is_unknown:
             lines[key] = f"{where}: unknown key {key!r}{did_you_mean(path[-1], _known_keys(path[:-1]))}"
         elif item["type"] == "model_type":
             lines[key] = (

@@ -11,6 +11,7 @@ A wrong argument to a function is a plain `ValueError` with the value and the re
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -48,6 +49,6 @@ class IndexFormatError(RetrievalError):
 
 
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
-    """A hint of the known words nearest to `word`, ready to append: "" where none is near."""
+    """A hint of the known words nearest to `word`, as a shell takes them and ready to append: "" where none is near."""
     near = get_close_matches(word, list(known), n=count, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"; did you mean {' or '.join(map(shlex.quote, near))}?" if near else ""

@@ -42,7 +42,7 @@ def write_bytes(path: str | Path, data: bytes | memoryview, *, keep: Path | None
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        raise RetrievalError(f"{path}: cannot be written ({error}); what was there before is unchanged") from error
+        raise _not_written(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     except OSError as error:
-        raise RetrievalError(f"{path}: cannot be created ({error})") from error
+        raise RetrievalError(f"{path}: cannot be created ({error.strerror or error})") from error
     try:
         yield temporary
         _sync_all(temporary)
@@ -123,9 +123,14 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
             temporary.rename(path)  # fails where another process was faster
         _sync(path.parent)
     except OSError as error:
-        raise RetrievalError(f"{path}: cannot be written ({error}); what was there before is unchanged") from error
+        raise _not_written(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _not_written(path: Path, error: OSError) -> RetrievalError:
+    reason = error.strerror or error
+    return RetrievalError(f"{path}: cannot be written ({reason}); what was there before is unchanged")
 
 
 def _rename_with_both_names(path: Path, new: Path) -> None:

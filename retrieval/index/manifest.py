@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def _parse(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        inside = " or ".join(str(place.parent) for place in sorted(folder.glob(f"*/{MANIFEST}"))[:3])
+        inside = " or ".join(shlex.quote(str(place.parent)) for place in sorted(folder.glob(f"*/{MANIFEST}"))[:3])
         hint = f"did you mean {inside}?" if inside else f"{REMEDY}, or give another folder"
         raise IndexFormatError(f"{folder}: has no {MANIFEST}, so it is no index, or not a whole one; {hint}") from None
     except OSError as error:

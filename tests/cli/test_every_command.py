@@ -7,7 +7,9 @@ import json
 import logging
 import re
 import shlex
+import shutil
 import sys
+import tarfile
 
 import click
 import pytest
@@ -74,6 +76,45 @@ def test_quiet_and_debug_stand_before_a_command_or_behind_it(words):
 def test_results_can_be_had_as_json(words):
     names = {name for parameter in command_of(words).params for name in parameter.opts}
     assert "--json" in names or words == ("completion",)
+
+
+def test_json_is_alone_on_stdout_and_quiet_leaves_nothing_on_stderr(run, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    index, query = run / "index-test", images / "test" / "class 09" / "3.png"
+    shutil.copytree(images / "test", "photos")
+    with tarfile.open("photos.tar", "w") as archive:
+        archive.add("photos", arcname=".")
+    for command in (
+        ["config", "list"],
+        ["config", "show", "glyphs"],
+        ["config", "check", "glyphs"],
+        ["data", "list"],
+        ["data", "describe", "cub200"],
+        ["data", "verify", "folder", "--root", images],
+        ["data", "prepare", "folder", "photos.tar", "--root", "unpacked"],
+        ["runs", run.parent],
+        ["recall", index],
+        ["recall", index, "--per-class"],
+        ["recall", index, "--qe", "2"],
+        ["compare", index, index],
+        ["search", index, query, "--picture", "found.png"],
+        ["embed", run, query, "--out", "embedded"],
+        ["export", "npy", index, "--out", "exported"],
+        ["index", run, "--images", "photos", "--out", "index", "--thumbnails"],
+        ["index", "remove", "index", "class 09/3.png"],
+        ["index", "add", "index", "photos/class 09/3.png"],
+        ["index", "merge", "index", "--out", "merged"],
+        ["report", "merged"],
+    ):
+        code, out, err = call(capsys, *map(str, command), "--json", "--quiet")
+        assert (code, err) == (0, "")
+        assert json.loads(out)
+    code, out, _ = call(capsys, "config", "check", "glyphs", "sede=1", "--json")
+    assert code == 2
+    assert json.loads(out) == {
+        "source": "glyphs",
+        "mistakes": ["command line: unknown key 'sede'; did you mean seed?"],
+    }
 
 
 def test_quiet_leaves_nothing_on_stderr_and_json_alone_on_stdout(images, tmp_path, capsys, monkeypatch):

@@ -123,9 +123,12 @@ def test_what_is_no_index_and_no_run_is_named(capsys, here, index, query, comman
     assert names(Path()) == ["empty", "file", "photos"]
 
 
-def test_a_run_in_place_of_its_index_is_told_which_index_it_has(capsys, run, query):
+def test_a_run_in_place_of_its_index_is_told_which_index_it_has(capsys, run, query, tmp_path):
     for command in (["recall", run], ["search", run, query], ["export", "npy", run, "--out", "o"]):
         refused(capsys, 1, f"did you mean {run}/index-test?", *command)
+    index = shutil.copytree(run / "index-test", tmp_path / "my run" / "index")
+    refused(capsys, 1, f"did you mean '{index}'?", "recall", index.parent)
+    refused(capsys, 1, "did you mean 'test/class 08/0.png' or ", "index", "remove", index, "class 08/0.png")
 
 
 def test_cut_offs_that_cannot_be_are_refused_and_one_given_twice_counts_once(capsys, index, query):
@@ -190,6 +193,8 @@ def test_a_seed_and_a_device_can_be_given_to_a_training_as_options(capsys, monke
 def test_a_configuration_that_is_given_as_a_word_of_its_own(capsys):
     refused(capsys, 2, "'cub200': expected KEY=VALUE; or do you mean --config cub200?", "train", "cub200")
     refused(capsys, 2, "'cub': expected key=value", "train", "cub")
+    refused(capsys, 2, "command line: unknown key 'los'; did you mean loss?", "train", "los.projection=std")
+    refused(capsys, 2, "command line: unknown key 'loss.projektion'", "train", "loss.projektion=std", "seed=3")
 
 
 def test_a_configuration_that_is_a_folder_or_missing_says_what_to_give(capsys, run, here):
