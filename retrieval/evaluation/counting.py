@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from threading import Lock
 from typing import NamedTuple
 
@@ -38,8 +39,11 @@ def rank_relevant(task: Task) -> Iterator[Ranks]:
     searched = []
     for group in np.unique(groups):
         chosen = np.flatnonzero(groups == group)
-        blocks = [Block(task, rows[i], first[rows[i]], last[rows[i]], counted[i]) for i in chosen]
-        _count(task, blocks, mirror=task.symmetric and len(blocks) == len(rows))
+        with _threads() as pool:
+            asked = [(task, rows[i], first[rows[i]], last[rows[i]], counted[i]) for i in chosen]
+            blocks = list(pool.map(Block, *zip(*asked, strict=True)))
+            _count(task, blocks, pool, mirror=task.symmetric and len(blocks) == len(rows))
+            list(pool.map(Block.resolve, blocks))
         for i, block in zip(chosen, blocks, strict=True):
             if task.depth == 1 or counted[i] == widths[i]:
                 yield block.finish()
@@ -86,27 +90,31 @@ class _Work(NamedTuple):
     column: int
 
 
-def _count(task: Task, blocks: list[Block], *, mirror: bool) -> None:
-    """Shows all tiles of the scores to the blocks; with `mirror` those above the diagonal, to both blocks that they concern.
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as torch uses, each of which has torch to itself.
 
-    Every thread makes and counts tiles of its own, with torch on that thread alone: the steps on one tile are so short that
-    threads that share them wait for one another most of the time.
+    The steps on a tile or a block are so short that threads that share them wait for one another most of the time.
     """
-    threads, turn = torch.get_num_threads(), Lock()
-    work = _tiles(task, blocks, mirror=mirror)
+    number = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            running = [pool.submit(_count_tiles, task, work, turn) for _ in range(threads)]
-            try:
-                wait(running, return_when=FIRST_EXCEPTION)
-            finally:
-                with turn:
-                    work.close()  # after an error or an interrupt the other threads stop too
-            for thread in running:
-                thread.result()
-            list(pool.map(Block.resolve, blocks))
+        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
     finally:
-        torch.set_num_threads(threads)  # what the threads have set holds for them, and for all threads that begin later
+        torch.set_num_threads(number)  # what the threads have set holds for them, and for all threads that begin later
+
+
+def _count(task: Task, blocks: list[Block], pool: ThreadPoolExecutor, *, mirror: bool) -> None:
+    """Shows all tiles of the scores to the blocks; with `mirror` those above the diagonal, to both blocks that they concern."""
+    work, turn = _tiles(task, blocks, mirror=mirror), Lock()
+    running = [pool.submit(_count_tiles, task, work, turn) for _ in range(torch.get_num_threads())]
+    try:
+        wait(running, return_when=FIRST_EXCEPTION)
+    finally:
+        with turn:
+            work.close()  # after an error or an interrupt the other threads stop too
+    for thread in running:
+        thread.result()
 
 
 def _tiles(task: Task, blocks: list[Block], *, mirror: bool) -> Generator[_Work, None, None]:
