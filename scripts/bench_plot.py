@@ -40,6 +40,7 @@ STYLES = {
     "RecallLoss mean": ("#0072B2", "v", "-"),
     "RecallLoss std": ("#0072B2", "o", "-"),
     "RecallLoss local": ("#0072B2", "s", "-"),
+    "RecallLoss softmax": ("#0072B2", "D", "-"),
     "definition std": ("#009E73", "o", "--"),
     "RecallLoss std, blackbox": ("#009E73", "X", "--"),
     "ProxyAnchorLoss 100": ("#56B4E9", "<", ":"),

@@ -326,7 +326,7 @@ def measure(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         seconds += time.process_time() - start
         if run.stage == "gauge" and (step == 1 or step % max(1, run.steps // 30) == 0):
             curve.append({"step": step} | gauge(embeddings.detach(), labels[rows]))
-        if run.stage == "final" and step % every == 0 and step < run.steps:
+        if run.stage in ("final", "together") and step % every == 0 and step < run.steps:
             curve.append({"step": step, "seconds": round(seconds, 2)} | figures())
     last = figures()
     curve.append({"step": run.steps, "seconds": round(seconds, 2)} | last)

@@ -92,7 +92,8 @@ def table_of_task(rows: list[Row], task: str, stage: str) -> None:
             known = name != BEST and BEST in found
             cells.append(show(*differences(runs, found[BEST], measure)) if known else "")
         most = [to_most(row) for row in runs]
-        cells.append(f"{np.mean([m['step'] for m in most]):.0f}, {np.mean([m['seconds'] for m in most]):.1f}")
+        step, seconds = (float(np.mean([m[word] for m in most])) for word in ("step", "seconds"))
+        cells.append(f"{step:.0f}, {seconds:.1f}" if len(runs[0]["curve"]) > 1 else "")
         cells.append(words(runs[0]["setting"], runs[0]["learning_rate"]))
         print(f"| {f'**{name}**' if name in OURS else name} | {' | '.join(cells)} |")
 
@@ -214,7 +215,9 @@ def main() -> None:
         options.pictures.mkdir(parents=True, exist_ok=True)
         if with_curves:
             curves(rows, with_curves, options.pictures / "study_curves.png")
-        gauge(rows, fast, options.pictures / "study_collapse.png")
+        gauge(
+            rows, [task for task in fast if of(rows, stage="gauge", task=task)], options.pictures / "study_collapse.png"
+        )
 
 
 if __name__ == "__main__":
