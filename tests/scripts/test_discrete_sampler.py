@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import re
 import subprocess
 import sys
 from itertools import combinations
@@ -117,6 +118,7 @@ def test_the_divergence_of_the_sampler_is_nothing_for_equal_logits_and_all_for_c
     assert found / most == pytest.approx(share, abs=tolerance)
 
 
+@pytest.mark.slow
 def test_the_drawings_of_omniglot_become_small_binary_images(script, omniglot_root):
     images = script.read_images(str(omniglot_root))
     assert images.shape == (19_280, 784)
@@ -124,8 +126,8 @@ def test_the_drawings_of_omniglot_become_small_binary_images(script, omniglot_ro
     assert 0.05 < images.mean().item() < 0.1  # ink is 1
 
 
-def test_a_short_run_reports_every_method_and_repeats(tmp_path):
-    printed, table, curves = run(tmp_path / "one", "--steps", "3", "--seeds", "2")
+def test_a_short_run_reports_the_intervals_of_every_method(tmp_path):
+    printed, table, curves = run(tmp_path, "--steps", "3", "--seeds", "2")
     methods = [row["method"] for row in table]
     assert len(methods) == 5
     assert len(curves) == 5 * 2 * 3
@@ -138,7 +140,12 @@ def test_a_short_run_reports_every_method_and_repeats(tmp_path):
         assert float(row["bound"]) == pytest.approx(sum(last) / 2, abs=0.01)
         # Student's t of one degree of freedom; the standard error of two values is half their distance
         assert float(row["bound ±"]) == pytest.approx(12.706 * abs(last[0] - last[1]) / 2, abs=0.02)
-    assert run(tmp_path / "two", "--steps", "3", "--seeds", "2")[1:] == (table, curves)
+
+
+@pytest.mark.slow
+def test_a_run_repeats(tmp_path):
+    short = "--steps", "3", "--seeds", "2"
+    assert run(tmp_path / "one", *short) == run(tmp_path / "two", *short)
 
 
 @pytest.mark.slow
@@ -149,6 +156,16 @@ def test_without_a_projection_the_quick_run_pays_more_for_its_latent(tmp_path):
     projected = found["identity + std"]
     for key in ("softmax KL", "negative ELBO", "bound"):
         assert float(without[key]) > float(projected[key]) + 0.3
+
+
+def test_the_page_shows_code_and_methods_of_the_script(script):
+    page = (SCRIPT.parents[1] / "docs" / "discrete_sampler.md").read_text(encoding="utf-8")
+    (excerpt,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert excerpt in SCRIPT.read_text(encoding="utf-8")
+    for name in script.METHODS:
+        assert page.count(f"\n| {name} |") == 2  # what it is, and what came out
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", page):
+        assert (SCRIPT.parents[1] / "docs" / picture).is_file()
 
 
 def test_a_folder_without_images_is_refused_in_words(tmp_path):
