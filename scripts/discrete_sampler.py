@@ -237,8 +237,8 @@ def plot_images(models: dict[str, Autoencoder], images: Tensor, path: Path) -> N
     FigureCanvasAgg(figure)
     figure.subplots_adjust(left=0.27, right=0.99, bottom=0.01, top=0.91, hspace=0.05, wspace=0.04)
     panels = figure.subplots(1 + len(models), 2)
-    shown = [("held-out images", *images.chunk(2))]
-    images = shown[0][1]
+    images, others = images.chunk(2)
+    shown = [("held-out images", images, others)]
     for name, (noise, passing) in METHODS.items():
         rebuilt = models[name](images, noises[noise], **passing)[2]
         shown.append((name, rebuilt.sigmoid(), models[name].decode(sample(noises[noise])).sigmoid()))
