@@ -6,11 +6,11 @@
 
 After Sahoo et al., ICLR 2023, section 4.2, in the linear form. A pair is an image and a copy that is turned, scaled, sheared,
 shifted and bent at random, both with light and noise of their own. 16 key-points of the image are to be found among 24 of the
-copy. A small network describes key-points; `match` assigns those whose descriptions are most alike; the loss is the number of
-wrong matches. All methods see the same pairs, first weights, learning rate and number of steps; what differs is how the gradient
-passes `match`, the projection of the costs, and the margin against their collapse. Cross-entropy on the Sinkhorn output trains
-without the solver. Prints a table of pairs of test images, whose classes are not trained on, and writes to OUT the curves, as
-CSV and as a picture, and pictures of matches. `--validation` holds out training classes instead, to choose `--lambda` and `--rate`.
+copy. A small network describes key-points, `match` assigns those that are most alike, the loss is the number of wrong matches. All
+methods see the same pairs, first weights, learning rate and number of steps; what differs is how the gradient passes `match`, the
+projection of the costs, and the margin against their collapse. Cross-entropy on the Sinkhorn output trains without the solver.
+Prints a table of pairs of test images, whose classes are not trained on, and writes to OUT the curves, as CSV and as a picture,
+and pictures of matches. `--validation` measures on held-out training classes instead, to choose `--lambda` and `--rate`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 from scipy import stats
 from torch import Generator, Tensor, nn
 from torch.nn import functional
@@ -40,8 +41,8 @@ INLIERS, OUTLIERS = 16, 8  # key-points to find, and those that only the copy ha
 CANDIDATES = 32  # key-points of an image, of which a pair takes some
 BATCH, NOISE = 8, 0.3  # pairs of a step, and the standard deviation of their pixels' noise
 PREPROCESSING = Preprocessing(resize=SIZE, size=SIZE, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-AXIS = torch.linspace(-1, 1, SIZE)  # places go from -1 to 1, x before y, as `grid_sample` counts them
-PIXELS = torch.stack(torch.meshgrid(AXIS, AXIS, indexing="xy"), dim=-1).flatten(0, 1)  # where the pixels lie
+# Where the pixels lie: places go from -1 to 1, x before y, as `grid_sample` counts them.
+PIXELS = torch.cartesian_prod(torch.linspace(-1, 1, SIZE), torch.linspace(-1, 1, SIZE)).flip(-1)
 
 
 class Pairs(NamedTuple):
@@ -73,10 +74,7 @@ def find_keypoints(images: Tensor) -> Tensor:
     return torch.stack(found, dim=1)
 
 
-Map = Callable[[Tensor], Tensor]
-
-
-def draw_warps(count: int, generator: Generator) -> tuple[Map, Map]:
+def draw_warps(count: int, generator: Generator) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """Random maps of places (count, points, 2), copy to image and image to copy: affine ones, and waves on top."""
 
     def between(low: float, high: float, *shape: int) -> Tensor:
@@ -141,12 +139,12 @@ def costs_of(network: nn.Module, pairs: Pairs) -> Tensor:
     return -network(pairs.images, pairs.points) @ network(pairs.copies, pairs.copied_points).mT
 
 
-def whole(projection: Map) -> Map:
+def whole(projection: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """A projection of all costs of a problem at once; `normalize` of each row alone would change the solution."""
     return lambda costs: projection(costs.flatten(-2)).view_as(costs)
 
 
-PROJECTIONS: dict[str, Map] = {"none": lambda costs: costs, "norm": whole(normalize), "std": whole(standardize)}
+PROJECTIONS = {"none": lambda costs: costs, "norm": whole(normalize), "std": whole(standardize)}
 # Added to the projected costs in training. The informed margin makes right matches dear and wrong ones cheap.
 MARGINS: dict[str, Callable[[Tensor, Tensor, Generator], Tensor | float]] = {
     "no margin": lambda costs, truth, generator: 0.0,
@@ -237,13 +235,8 @@ def write(curves: dict[str, np.ndarray], steps: list[int], path: Path) -> None:
                 writer.writerow([method, seed, steps[index], *(f"{number:.5g}" for number in curve[seed, index])])
 
 
-STYLES = {  # Okabe and Ito's colours, told apart by colour-blind readers, and dashes
-    "no margin": ("#000000", ":"),
-    "noise 0.1": ("#0072b2", "-"),
-    "noise 1.0": ("#56b4e9", "--"),
-    "informed 0.1": ("#d55e00", "-."),
-    "Sinkhorn": ("#8a8a8a", "-"),
-}
+COLORS, DASHES = ("#000000", "#0072b2", "#56b4e9", "#d55e00", "#8a8a8a"), (":", "-", "--", "-.", "-")
+STYLES = dict(zip([*MARGINS, "Sinkhorn"], zip(COLORS, DASHES, strict=True), strict=True))
 
 
 def plot_curves(curves: dict[str, np.ndarray], steps: list[int], path: Path) -> None:
@@ -255,8 +248,7 @@ def plot_curves(curves: dict[str, np.ndarray], steps: list[int], path: Path) -> 
         for method, curve in curves.items():
             own, _, label = method.rpartition(", ")
             if own == group or method == SINKHORN:
-                color, line = STYLES[label]
-                accuracy = 100 * curve[..., 0]
+                (color, line), accuracy = STYLES[label], 100 * curve[..., 0]
                 above.plot(steps, accuracy.mean(axis=0), line, color=color, label=label)
                 above.fill_between(steps, accuracy.min(0), accuracy.max(0), color=color, alpha=0.2, linewidth=0)
                 below.plot(steps, stats.gmean(curve[..., 1]), line, color=color)
@@ -268,13 +260,13 @@ def plot_curves(curves: dict[str, np.ndarray], steps: list[int], path: Path) -> 
         each.grid(axis="y", color="#e6e6e6")
         each.spines[["top", "right"]].set_visible(False)
     figure.legend(handles=axes[0, 0].lines, loc="outside lower center", ncols=5, frameon=False)
-    FigureCanvasAgg(figure).print_png(path)
+    save(figure, path)
 
 
 @torch.no_grad()
 def plot_matches(networks: dict[str, Describer], pairs: Pairs, path: Path) -> None:
     """A row per method: right matches green and solid, wrong ones red and dashed, key-points left over blue."""
-    figure = Figure(figsize=(2.4 * len(pairs.images) + 1.4, 1.4 * len(networks)), dpi=100, layout="constrained")
+    figure = Figure(figsize=(2.6 * len(pairs.images) + 1.1, 1.5 * len(networks)), dpi=100, layout="constrained")
     axes = figure.subplots(len(networks), len(pairs.images), squeeze=False)
     starts, ends = ((places + 1) / 2 * (SIZE - 1) for places in (pairs.points, pairs.copied_points))
     ends = ends + torch.tensor([SIZE, 0])
@@ -286,13 +278,20 @@ def plot_matches(networks: dict[str, Describer], pairs: Pairs, path: Path) -> No
             each.imshow(pictures[index].numpy(), cmap="gray", vmin=-1.6, vmax=1.6, interpolation="nearest")
             each.plot(*ends[index].T, "o", color="#0072b2", markersize=2)
             chosen = solutions[index].argmax(dim=1)
-            right = pairs.truth[index].gather(1, chosen[:, None]).bool()[:, 0]
+            right = pairs.truth[index, range(INLIERS), chosen].bool()
             for start, end, good in zip(starts[index], ends[index, chosen], right, strict=True):
                 style = {"color": "#00a000"} if good else {"color": "#e00000", "linestyle": "--"}
                 each.plot(*torch.stack([start, end]).T, marker="o", markersize=2, linewidth=0.8, **style)
-            each.set_title(f"{int(right.sum())} of {INLIERS}", fontsize=9)
             each.set(xticks=[], yticks=[], xlim=(-0.5, 2 * SIZE - 0.5), ylim=(SIZE - 0.5, -0.5))
-    FigureCanvasAgg(figure).print_png(path)
+            each.set_title(f"{int(right.sum())} of {INLIERS}", fontsize=9)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """A PNG of 64 colours, since noise makes large files."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(path)
 
 
 def parse() -> argparse.Namespace:
@@ -325,8 +324,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     torch.set_num_threads(1)  # more are no faster on work this small
     options = parse()
-    images, test_images = options.images
-    keypoints, test_keypoints = map(find_keypoints, options.images)
+    (images, test_images), (keypoints, test_keypoints) = options.images, map(find_keypoints, options.images)
     test = draw_pairs(test_images, test_keypoints, 32 if options.quick else 256, Generator().manual_seed(2**31))
     networks, found = dict[str, Describer](), {method: [] for method in options.methods}
     for seed in range(options.seeds):
