@@ -136,11 +136,13 @@ def taken_or_refused(source, overrides) -> bool:
         return len(error.mistakes) > 0
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_override_is_taken_or_refused_as_a_mistake(text):
     assert taken_or_refused("glyphs", [text])
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["seed", "data", "loss", "x"]),

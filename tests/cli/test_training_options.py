@@ -177,10 +177,13 @@ def test_a_class_of_a_single_image_is_refused_or_left_out_as_asked_for(images, t
     assert call(capsys, *words, "data.lone_classes=leave_out")[0] == 0
 
 
-def test_runs_are_listed_with_their_figures(run, tmp_path, capsys):
+def test_runs_are_listed_with_their_figures(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     shutil.copytree(run, tmp_path / "runs" / "one", ignore=shutil.ignore_patterns("index-*"))
     (tmp_path / "runs" / "notes").mkdir()
-    code, out, _ = call(capsys, "runs", str(tmp_path / "runs"))
+    assert call(capsys, "runs", "runs/notes") == (0, "no run in runs/notes\n", "")
+    assert call(capsys, "runs", "runs/notes", "--json") == (0, "[]\n", "")
+    code, out, _ = call(capsys, "runs")
     assert code == 0
     (line,) = [line for line in out.splitlines() if "one" in line]
     assert "finished" in line
