@@ -280,8 +280,8 @@ def plot_matches(networks: dict[str, Describer], pairs: Pairs, path: Path) -> No
             chosen = solutions[index].argmax(dim=1)
             right = pairs.truth[index, range(INLIERS), chosen].bool()
             for start, end, good in zip(starts[index], ends[index, chosen], right, strict=True):
-                style = {"color": "#00a000"} if good else {"color": "#e00000", "linestyle": "--"}
-                each.plot(*torch.stack([start, end]).T, marker="o", markersize=2, linewidth=0.8, **style)
+                style = {"color": "#00b000"} if good else {"color": "#f00000", "linestyle": "--"}
+                each.plot(*torch.stack([start, end]).T, marker="o", markersize=2, linewidth=1, **style)
             each.set(xticks=[], yticks=[], xlim=(-0.5, 2 * SIZE - 0.5), ylim=(SIZE - 0.5, -0.5))
             each.set_title(f"{int(right.sum())} of {INLIERS}", fontsize=9)
     save(figure, path)
