@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -216,3 +217,16 @@ def test_taking_the_mean_off_does_nothing_to_the_gradient_of_the_loss(script, pa
     )
     assert plain.any()
     torch.testing.assert_close(plain, centred)
+
+
+def test_the_code_on_the_page_is_that_of_the_script():
+    page = (SCRIPT.parents[1] / "docs" / "graph_matching.md").read_text(encoding="utf-8")
+    excerpt = page.split("```python\n")[1].split("```")[0]
+    assert excerpt in SCRIPT.read_text(encoding="utf-8")
+
+
+def test_the_pictures_of_the_page_are_there_and_small():
+    docs = SCRIPT.parents[1] / "docs"
+    names = re.findall(r"\((graph_matching\w+\.png)\)", (docs / "graph_matching.md").read_text(encoding="utf-8"))
+    assert sorted(names) == sorted(path.name for path in docs.glob("graph_matching*.png"))
+    assert all((docs / name).stat().st_size < 150_000 for name in names)
