@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 
+from retrieval.losses.running_softmax import RunningSoftmax
 from retrieval.solvers import two_point
 from retrieval.solvers.layer import refuse_second_derivative
 
@@ -256,8 +257,7 @@ class _Scores:
         """
         rounding = 4 * torch.finfo(self.queries.dtype).eps * self.largest
         rounding = rounding.where(~self.flat, 2 * self.num_candidates**0.5 * rounding)
-        shift = self.queries @ self.middle - below + rounding
-        return (self.slot_scores + shift[:, None]).masked_fill(~self.relevant, torch.inf)
+        return (self.raw_slots() + (rounding - below)[:, None]).masked_fill_(~self.relevant, torch.inf)
 
     def count_intruders(self) -> None:
         """Counts the intruders of each slot and, for the local projection, the rivals in its block: (num_queries, slots)."""
@@ -268,30 +268,16 @@ class _Scores:
             self.block_limits = self.thresholds(local_margin * self.norm / self.num_candidates**0.5)
             counted.append((self.block_limits, torch.zeros_like(limits), 0.0))
         if self.settings.temperature is not None:
-            self._begin_softmax(self.settings.temperature)
+            sharpness = self.num_candidates**0.5 / (self.settings.temperature * self.norm)
+            self.softmax = RunningSoftmax(self.raw_slots(), sharpness)
         for rows, columns, tile in self.tiles():
-            for here, part in ((rows, tile), (columns, tile.T))[: 1 + (self.symmetric and rows != columns)]:
+            mirrored = [(columns, tile.T)] if self.symmetric and rows != columns else []
+            for here, part in [(rows, tile), *mirrored]:
                 for limits, counts, noise in counted:
                     counts[here] += _count_above(self._with_noise(part, here, noise), limits[here])
                 if self.settings.temperature is not None:
-                    self._add_to_softmax(part, here)
+                    self.softmax.add(part, here)
         self.intruders, self.rivals = counted[0][1], counted[-1][1]
-
-    def _begin_softmax(self, temperature: float) -> None:
-        """The highest score of each row so far, and the sum of its `exponentials`: at first over the slots."""
-        self.sharpness = self.num_candidates**0.5 / (temperature * self.norm)
-        self.highest = self.raw_slots().amax(1)
-        self.mass = self.exponentials(self.raw_slots(), slice(None)).sum(1)
-
-    def _add_to_softmax(self, tile: Tensor, rows: slice) -> None:
-        before = self.highest[rows].clone()
-        self.highest[rows] = torch.maximum(before, tile.amax(1))
-        self.mass[rows] *= ((before - self.highest[rows]) * self.sharpness[rows]).exp()
-        self.mass[rows] += self.exponentials(tile, rows).sum(1)
-
-    def exponentials(self, scores: Tensor, rows: slice) -> Tensor:
-        """exp((score - highest) / temperature), the temperature in standard deviations of the row."""
-        return (scores - self.highest[rows, None]).mul_(self.sharpness[rows, None]).exp_()
 
     def raw_slots(self) -> Tensor:
         """(num_queries, slots): the relevant scores as tiles have them, empty slots lowered out of sight."""
@@ -302,7 +288,7 @@ class _Scores:
         """What the entries of a tile take of their rows' `shares`, see `_add_dense_gradients`."""
         if self.settings.temperature is None:
             return _weigh_above(tile, self.block_limits[rows], shares[rows])
-        return self.exponentials(tile, rows).mul_(shares[rows])
+        return self.softmax.weights(tile, rows).mul_(shares[rows])
 
     def _with_noise(self, tile: Tensor, rows: slice, noise: float) -> Tensor:
         if not noise:
@@ -391,8 +377,8 @@ def _add_dense_gradients(
         shares = (pull / (scores.rivals + 1)).masked_fill(scores.rivals == 0, 0)
         pull = shares * scores.rivals
     else:
-        shares = (pull.sum(1) / scores.mass)[:, None]
-        pull = pull - shares * scores.exponentials(scores.raw_slots(), slice(None))
+        shares = pull.sum(1, keepdim=True)
+        pull = pull - shares * scores.softmax.weights(scores.raw_slots(), slice(None))
     total = pull.sum(1)  # what the others lose
     along = q.new_zeros(len(q))
     for here, there, tile in scores.tiles():

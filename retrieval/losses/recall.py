@@ -7,6 +7,7 @@ ranking solver rk, r_p = rk(all scores)_p - rk(relevant scores)_p, and the loss 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -44,19 +45,6 @@ PROJECTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 IDENTITY = ("identity", Identity())  # the word and the rule
-
-OPTIONS = (
-    "projection",
-    "weighting",
-    "ks",
-    "tau",
-    "noise",
-    "margin",
-    "local_margin",
-    "temperature",
-    "gradient",
-    "generator",
-)
 
 
 def recall_loss(
@@ -129,6 +117,9 @@ def recall_loss(
     weigh = WEIGHTINGS[weighting] if ks is None else soft_cut_offs(ks, tau)
     weights = weigh(intruders).masked_fill(~relevant, 0)
     return reduce_queries(weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1), relevant, reduction)
+
+
+OPTIONS = set(inspect.signature(recall_loss).parameters) - {"scores", "relevant", "irrelevant", "reduction"}
 
 
 class RecallLoss(ScoreMatrixLoss):
@@ -241,8 +232,7 @@ class RecallLoss(ScoreMatrixLoss):
         if linear and distance.p == 2 and self.gradient in IDENTITY:
             return True
         if not self._said:
-            by_distance = self.gradient in IDENTITY
-            what = f"distance {type(distance).__name__}" if by_distance else f"gradient {self.gradient!r}"
+            what = f"distance {type(distance).__name__}" if self.gradient in IDENTITY else f"gradient {self.gradient!r}"
             log.warning("RecallLoss: no closed form with %s; computing the whole matrix of scores", what)
             self._said = True
         return False

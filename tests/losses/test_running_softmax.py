@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from retrieval.losses.running_softmax import RunningSoftmax
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sharpness", [0.01, 1.0, 1000.0])
+def test_columns_that_come_some_at_a_time_have_the_weights_that_they_have_together(sharpness, dtype):
+    scores = torch.randn(7, 40, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    each = torch.full((7,), sharpness, dtype=dtype)
+    running = RunningSoftmax(scores[:, :1], each)
+    for rows in (slice(0, 3), slice(3, 7)):
+        for columns in scores[rows, 1:].split(11, dim=1):
+            running.add(columns, rows)
+    expected = (each[:, None] * scores).softmax(dim=1)
+    torch.testing.assert_close(running.weights(scores, slice(None)), expected)
+    torch.testing.assert_close(running.weights(scores[2:5, 8:20], slice(2, 5)), expected[2:5, 8:20])
+
+
+def test_the_lowest_numbers_there_are_weigh_nothing_and_do_no_harm():
+    lowest = torch.finfo(torch.float32).min
+    scores = torch.tensor([[lowest, 0.3, lowest, 0.5], [lowest] * 4])
+    running = RunningSoftmax(scores[:, :1], torch.ones(2))
+    running.add(scores[:, 1:], slice(None))
+    weights = running.weights(scores, slice(None))
+    torch.testing.assert_close(weights[0, [1, 3]], scores[0, [1, 3]].softmax(dim=0))
+    assert weights[0, [0, 2]].eq(0).all()
+    assert weights.isfinite().all()
