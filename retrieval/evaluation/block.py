@@ -184,8 +184,7 @@ class Block:
             np.add.at(counts, (slots, rows), found)
 
     def finish(self) -> Ranks:
-        """The ranks of the block's queries, when all tiles are counted."""
-        self.resolve()
+        """The ranks of the block's queries, when all tiles are counted and near ties resolved."""
         ranks = np.full((len(self.slots), self.width), NO_RANK)
         tied = np.zeros(len(ranks), dtype=bool)
         if self.slots.size:

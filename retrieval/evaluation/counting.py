@@ -9,9 +9,9 @@ pairs `exact` decides, so that the ranks are those of the canonical order: score
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from threading import Lock
+from threading import Barrier, Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -97,18 +97,29 @@ def _threads() -> Iterator[ThreadPoolExecutor]:
     The steps on a tile or a block are so short that threads that share them wait for one another most of the time.
     """
     number = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(number)  # what the threads have set holds for them, and for all threads that begin later
+    ready = Barrier(number + 1, timeout=60)
+
+    def begin() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # only now does the number hold for this thread whatever is set elsewhere
+        ready.wait()
+
+    with ThreadPoolExecutor(number, initializer=begin) as pool:
+        try:
+            for _ in range(number):
+                pool.submit(torch.get_num_threads)  # a pool starts a thread with a task
+            ready.wait()
+        finally:
+            torch.set_num_threads(number)  # what the threads have set holds for all threads that begin later, too
+        yield pool
 
 
 def _count(task: Task, blocks: list[Block], pool: ThreadPoolExecutor, *, mirror: bool) -> None:
     """Shows all tiles of the scores to the blocks; with `mirror` those above the diagonal, to both blocks that they concern."""
     work, turn = _tiles(task, blocks, mirror=mirror), Lock()
-    running = [pool.submit(_count_tiles, task, work, turn) for _ in range(torch.get_num_threads())]
+    running: list[Future[None]] = []
     try:
+        running += [pool.submit(_count_tiles, task, work, turn) for _ in range(torch.get_num_threads())]
         wait(running, return_when=FIRST_EXCEPTION)
     finally:
         with turn:

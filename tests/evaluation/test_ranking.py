@@ -161,6 +161,20 @@ def test_the_number_of_threads_that_torch_uses_is_left_as_it_was(threads):
     assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
 
 
+def test_a_thread_that_begins_during_an_evaluation_has_all_of_torchs_threads(small_parts, threads, monkeypatch):
+    torch.set_num_threads(3)
+    count, seen = counting._count_tiles, []
+
+    def look_and_count(*arguments):
+        seen.append((torch.get_num_threads(), threads_of_a_new_thread()))
+        return count(*arguments)
+
+    monkeypatch.setattr(counting, "_count_tiles", look_and_count)
+    embeddings, labels, _ = make("different")
+    rank_queries(embeddings, labels)
+    assert seen == [(1, 3)] * 3
+
+
 def test_an_error_in_a_thread_ends_all_of_them_and_is_raised(small_parts, threads, monkeypatch):
     torch.set_num_threads(3)
     added = []
