@@ -1,7 +1,7 @@
 """Which loss trains the best embeddings at an equal budget? Every run of docs/study.md, and nothing else.
 
     python scripts/study_losses.py --data DATA --weights mobilenetv2_100.safetensors --out study  # goes on where it was stopped
-    python scripts/study_losses.py --quick --out study  # a minute, on generated glyphs: no data, no weights
+    python scripts/study_losses.py --quick --out study  # minutes, on generated glyphs: no data, no weights
     python scripts/study_tables.py study                # the tables and the pictures
 
 DATA holds the folders cub200/CUB_200_2011, cars196 and omniglot. Every run is a line of results.jsonl in the folder `--out`: what
@@ -12,8 +12,7 @@ The same network, sampler, batch, number of steps and schedule for all losses of
   two, measured on the third. The trial with the best mean of recall@1 + MAP@R is chosen. For whole networks 3 learning rates,
   with the setting that was best on the frozen features.
 - final: the chosen setting, trained on all training classes and measured on the test classes after the last step; seeds 0 to 4,
-  or 2 for whole networks.
-- together: the same with one setting for both data sets of frozen features, that with the best sum, and a learning rate for each.
+  or 2 for whole networks. On frozen features also the setting with the best sum over both data sets, and a learning rate for each.
 Then some of them with other sizes of batch and class, and with a memory (`curves`).
 """
 
@@ -73,6 +72,7 @@ class Task:
     learning_rates: tuple[float, ...]
     folds: int
     batch: int = 128
+    seeds: int = 5
 
 
 CUB = {"train_classes": [1, 25], "test_classes": [26, 50]}
@@ -82,9 +82,10 @@ TASKS = {
     "cub200_features": Task("cub200", CUB, "head", 128, 146, 150, (3e-5, 1e-4, 3e-4, 1e-3), 3),
     "cars196_features": Task("cars196", CARS, "head", 128, 128, 300, RATES, 2),
     "omniglot": Task("omniglot", {}, "conv4", 28, 28, 200, (1e-3, 3e-3, 1e-2), 1),
-    "cub200_whole": Task("cub200", CUB, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, 64),
-    "cars196_whole": Task("cars196", CARS, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, 64),
+    "cub200_whole": Task("cub200", CUB, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, batch=64, seeds=3),
+    "cars196_whole": Task("cars196", CARS, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, batch=64, seeds=3),
 }
+HEADS = tuple(name for name, task in TASKS.items() if task.network == "head")
 QUICK = {"glyphs": Task("glyphs", {}, "conv4", 28, 28, 20, (3e-3,), 1)}
 
 Make = Callable[..., nn.Module]  # from a setting's words
@@ -104,7 +105,7 @@ def blackbox(lambda_: float, **options: Any) -> RecallLoss:
     return RecallLoss(gradient=Blackbox(lambda_), **options)
 
 
-# name: how a loss is made, and its three settings. "proxies" have parameters of their own and are told the number of classes.
+# name: how a loss is made, and its three settings
 LOSSES: dict[str, tuple[Make, list[Setting]]] = {
     "softmax": (functools.partial(RecallLoss, "softmax", "sqrt"), settings(temperature=(0.35, 0.7, 2.0))),
     "local": (
@@ -139,8 +140,9 @@ LOSSES: dict[str, tuple[Make, list[Setting]]] = {
 }
 OURS = ("softmax", "local", *PROJECTIONS)
 PEERS = tuple(LOSSES)[tuple(LOSSES).index("Smooth-AP") :]
+WITH_PROXIES = ("ProxyAnchor", "normalised softmax", "ArcFace")  # parameters of their own, for each class
 FINALISTS = ("softmax", "std", "MultiSimilarity", "SupCon", "normalised softmax")
-STAGES = ("gauge", "main", "together", "curves")
+STAGES = ("gauge", "main", "curves")
 GAUGE = {  # what is recorded of the scores while these train
     "none": {"projection": "none"},
     "none, noise": {"projection": "none", "noise": 0.1},
@@ -172,7 +174,7 @@ class Run:
 def make_loss(run: Run, num_classes: int, dim: int) -> nn.Module:
     """The loss of a run, from embeddings (batch, dim) and labels."""
     make, _ = LOSSES[run.loss] if run.stage != "gauge" else (RecallLoss, None)
-    if run.loss in ("ProxyAnchor", "normalised softmax", "ArcFace"):
+    if run.loss in WITH_PROXIES:
         return make(num_classes, dim, **run.setting)
     loss, miner = make(**run.setting), None
     if run.loss == "MultiSimilarity":
@@ -326,7 +328,7 @@ def measure(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         seconds += time.process_time() - start
         if run.stage == "gauge" and (step == 1 or step % max(1, run.steps // 30) == 0):
             curve.append({"step": step} | gauge(embeddings.detach(), labels[rows]))
-        if run.stage in ("final", "together") and step % every == 0 and step < run.steps:
+        if run.stage == "final" and step % every == 0 and step < run.steps:
             curve.append({"step": step, "seconds": round(seconds, 2)} | figures())
     last = figures()
     curve.append({"step": run.steps, "seconds": round(seconds, 2)} | last)
@@ -347,7 +349,8 @@ def search(
     for task_name, name in itertools.product(tasks, names):
         task, tried = known[task_name], LOSSES[name][1]
         if task.network == "whole":  # what was best on the frozen features of the same data set
-            tried = [choose(results, f"{task.dataset}_features", name)[0]]
+            features = f"{task.dataset}_features"
+            tried = [choose(results, [features], name)[features][0]]
         for setting, rate, fold in itertools.product(tried, task.learning_rates, range(task.folds)):
             yield Run("search", task_name, name, setting, rate, task.steps, task.batch, seed=0, fold=fold)
 
@@ -362,20 +365,19 @@ def trials(results: Iterable[dict[str, Any]], task: str, loss: str) -> dict[str,
     return {trial: float(np.mean(values)) for trial, values in found.items()}
 
 
-def choose(results: Iterable[dict[str, Any]], task: str, loss: str) -> tuple[Setting, float]:
-    """The setting and the learning rate with the best mean."""
-    found = trials(results, task, loss)
-    setting, rate = json.loads(max(found, key=lambda trial: found[trial]))
-    return setting, rate
+def choose(results: Iterable[dict[str, Any]], tasks: Iterable[str], loss: str) -> dict[str, tuple[Setting, float]]:
+    """For each task the setting with the best sum over all of them, and the best learning rate with it.
 
-
-def choose_together(
-    results: Iterable[dict[str, Any]], tasks: Iterable[str], loss: str
-) -> dict[str, tuple[Setting, float]]:
-    """For each task the setting with the best sum over all of them, and the best learning rate with it."""
+    Raises:
+        SystemExit: the loss has no trials on one of them.
+    """
     found = {task: trials(results, task, loss) for task in tasks}
     best: dict[str, dict[str, tuple[float, float]]] = {}  # by setting and task, the mean and its learning rate
     for task, means in found.items():
+        if not means:
+            raise SystemExit(
+                f"error: there are no trials of {loss} on {task} yet; run --stages main with that task first"
+            )
         for trial, mean in means.items():
             setting, rate = json.loads(trial)
             of_setting = best.setdefault(json.dumps(setting), {})
@@ -389,28 +391,22 @@ def final(
 ) -> Iterator[Run]:
     for task_name, name in itertools.product(tasks, names):
         task = known[task_name]
-        setting, rate = choose(results, task_name, name)
-        for seed in range(3 if task.network == "whole" else 5):
+        chosen = [choose(results, [task_name], name)[task_name]]
+        if task.network == "head" and all(trials(results, head, name) for head in HEADS):
+            together = choose(results, HEADS, name)[task_name]
+            chosen += [together] if together not in chosen else []
+        for (setting, rate), seed in itertools.product(chosen, range(task.seeds)):
             yield Run("final", task_name, name, setting, rate, task.steps, task.batch, seed)
 
 
-def together(results: list[dict[str, Any]], names: Iterable[str], tasks: list[str]) -> Iterator[Run]:
-    """Like `final`, with one setting of a loss for all tasks."""
-    for name in names:
-        for task_name, (setting, rate) in choose_together(results, tasks, name).items():
-            task = TASKS[task_name]
-            for seed in range(5):
-                yield Run("together", task_name, name, setting, rate, task.steps, task.batch, seed)
-
-
-def curves(results: list[dict[str, Any]], tasks: Iterable[str]) -> Iterator[Run]:
-    """The finalists on frozen features, with one thing changed at a time, and the settings as they were chosen."""
+def curves(results: list[dict[str, Any]], names: Iterable[str], tasks: Iterable[str]) -> Iterator[Run]:
+    """Losses on frozen features, with one thing changed at a time, and the settings as they were chosen for both."""
     changes = [{"batch": n} for n in (64, 256, 512, 1024)] + [{"per_class": m} for m in (2, 8, 16)]
-    for task_name, name in itertools.product(tasks, FINALISTS):
+    for task_name, name in itertools.product(tasks, names):
         task = TASKS[task_name]
-        setting, rate = choose(results, task_name, name)
+        setting, rate = choose(results, HEADS, name)[task_name]
         run = Run("curves", task_name, name, setting, rate, task.steps, task.batch, seed=0)
-        memories = [] if name == "normalised softmax" else [{"memory": 1024}]
+        memories = [] if name in WITH_PROXIES else [{"memory": 1024}]
         for change, seed in itertools.product(changes + memories, range(3)):
             yield replace(run, seed=seed, **change)
 
@@ -437,10 +433,14 @@ def carry_out(runs: Iterable[Run], results: list[dict[str, Any]], options: argpa
         (options.out / "results.jsonl").open("a", encoding="utf-8") as file,
     ):
         waiting = [processes.submit(measure, run, options) for run in missing]
-        for future in tqdm(as_completed(waiting), total=len(waiting), desc=missing[0].stage):
-            results.append(future.result())
-            file.write(json.dumps(results[-1]) + "\n")
-            file.flush()
+        try:
+            for future in tqdm(as_completed(waiting), total=len(waiting), desc=missing[0].stage):
+                results.append(future.result())
+                file.write(json.dumps(results[-1]) + "\n")
+                file.flush()
+        except BaseException:  # an error or Ctrl-C: without this, all that waits would be run first, and lost
+            processes.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
@@ -475,17 +475,15 @@ def main() -> None:
     results = read_results(options.out)
     fast = [name for name, task in known.items() if task.network != "whole"]
     whole = [name for name in known if name not in fast]
+    finalists = [name for name in names if name in FINALISTS]
     if "gauge" in options.stages:
         carry_out(gauges(fast, known), results, options)
     if "main" in options.stages:
-        for some, tasks in ((names, fast), ([name for name in names if name in FINALISTS], whole)):
+        for some, tasks in ((names, fast), (finalists, whole)):
             carry_out(search(results, some, tasks, known), results, options)
             carry_out(final(results, some, tasks, known), results, options)
-    heads = [name for name in fast if known[name].network == "head"]
-    if "together" in options.stages and heads:
-        carry_out(together(results, names, heads), results, options)
-    if "curves" in options.stages and heads:
-        carry_out(curves(results, heads), results, options)
+    if "curves" in options.stages:
+        carry_out(curves(results, finalists, [name for name in fast if name in HEADS]), results, options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Prints Markdown. Means over seeds with 95 % intervals (Student's t); differences
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from scipy import stats
-from study_losses import FINALISTS, OURS, PEERS, read_results
+from study_losses import FINALISTS, HEADS, LOSSES, OURS, PEERS, QUICK, TASKS, choose, read_results, trials
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -49,11 +48,25 @@ def of(rows: list[Row], **wanted: Any) -> list[Row]:
     return sorted(found, key=lambda row: row["seed"])
 
 
-def finals(rows: list[Row], task: str, stage: str = "final") -> dict[str, list[Row]]:
-    """The final runs of a task by loss, the best mean first."""
-    names = dict.fromkeys(row["loss"] for row in rows if row["stage"] == stage and row["task"] == task)
-    found = {name: of(rows, stage=stage, task=task, loss=name) for name in names}
-    return dict(sorted(found.items(), key=lambda item: -np.mean([row["recall@1"] + row["map@r"] for row in item[1]])))
+def finals(rows: list[Row], task: str, tasks: Iterable[str]) -> dict[str, list[Row]]:
+    """The final runs on a task by loss, the best mean first; with the setting that was chosen on some tasks.
+
+    Losses whose runs are not complete are left out.
+    """
+    found = {}
+    for name in LOSSES:
+        if all(trials(rows, searched, name) for searched in tasks):
+            setting, rate = choose(rows, tasks, name)[task]
+            found[name] = of(rows, stage="final", task=task, loss=name, setting=setting, learning_rate=rate)
+    complete = {name: runs for name, runs in found.items() if len(runs) == (TASKS | QUICK)[task].seeds}
+    return dict(
+        sorted(complete.items(), key=lambda item: -np.mean([row["recall@1"] + row["map@r"] for row in item[1]]))
+    )
+
+
+def searched_on(task: str) -> Iterable[str]:
+    """The tasks on which the settings of the main table of a task were chosen."""
+    return HEADS if task in HEADS else [task]
 
 
 def differences(rows: list[Row], best: list[Row], measure: str) -> tuple[float, float]:
@@ -77,13 +90,12 @@ def words(setting: Row, rate: float) -> str:
     return ", ".join([*named, f"lr {rate:g}"])
 
 
-def table_of_task(rows: list[Row], task: str, stage: str) -> None:
-    found = finals(rows, task, stage)
+def table_of_task(rows: list[Row], task: str, tasks: Iterable[str]) -> None:
+    found = finals(rows, task, tasks)
     if not found:
         return
-    seeds = max(len(runs) for runs in found.values())
-    chosen = "settings chosen on both data sets of features" if stage == "together" else "settings chosen on it alone"
-    print(f"\n### {task}, {seeds} seeds, {chosen}\n")
+    chosen = "settings chosen on it alone" if tasks == [task] else "settings chosen on both data sets of features"
+    print(f"\n### {task}, {(TASKS | QUICK)[task].seeds} seeds, {chosen}\n")
     print(f"| loss | R@1 | MAP@R | {BEST} is above it by R@1 | MAP@R | steps, seconds to 95 % | chosen |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, runs in found.items():
@@ -93,15 +105,15 @@ def table_of_task(rows: list[Row], task: str, stage: str) -> None:
             cells.append(show(*differences(runs, found[BEST], measure)) if known else "")
         most = [to_most(row) for row in runs]
         step, seconds = (float(np.mean([m[word] for m in most])) for word in ("step", "seconds"))
-        cells.append(f"{step:.0f}, {seconds:.1f}" if len(runs[0]["curve"]) > 1 else "")
+        cells.append(f"{step:.0f}, {seconds:.1f}")
         cells.append(words(runs[0]["setting"], runs[0]["learning_rate"]))
         print(f"| {f'**{name}**' if name in OURS else name} | {' | '.join(cells)} |")
 
 
 def table_of_all(rows: list[Row], tasks: list[str]) -> None:
-    """The losses that were run on all tasks, by their average; with the settings chosen on several where there are such."""
-    found = {task: finals(rows, task, "together") or finals(rows, task) for task in tasks}
-    shared = set.intersection(*(set(runs) for runs in found.values()))
+    """The losses that were run on all tasks, by their average."""
+    found = {task: finals(rows, task, searched_on(task)) for task in tasks}
+    shared = [name for name in LOSSES if all(name in runs for runs in found.values())]
     means = {
         name: {
             (task, measure): float(np.mean([row[measure] for row in found[task][name]]))
@@ -140,13 +152,11 @@ def curves(rows: list[Row], tasks: list[str], path: Path) -> None:
 
 def draw_curve(ax: Any, rows: list[Row], task: str, kind: tuple[str, str], measure: str) -> None:
     label, field = kind
+    unchanged = finals(rows, task, HEADS)
     for name in FINALISTS:
         points: dict[int, list[float]] = {}
-        for row in rows:
-            same = (row["task"], row["loss"], row["memory"]) == (task, name, 0)
-            changed = row["stage"] == "curves" and row["batch" if field == "per_class" else "per_class"] in (128, 4)
-            unchanged = row["stage"] == "final" and row["seed"] < 3
-            if same and (changed or unchanged):
+        for row in of(rows, stage="curves", task=task, loss=name, memory=0) + unchanged.get(name, []):
+            if row["batch" if field == "per_class" else "per_class"] in (128, 4):
                 points.setdefault(row[field], []).append(row[measure])
         numbers = sorted(points)
         means = [interval(points[number]) for number in numbers]
@@ -166,7 +176,7 @@ def table_of_memory(rows: list[Row], tasks: list[str]) -> None:
     for name in FINALISTS:
         cells = []
         for task in tasks:
-            plain = of(rows, stage="final", task=task, loss=name)
+            plain = finals(rows, task, HEADS).get(name, [])
             memory = [row for row in of(rows, stage="curves", task=task, loss=name) if row["memory"]]
             cells += [show(*differences(plain, memory, measure)) if memory else "-" for measure in MEASURES]
         print(f"| {name} | {' | '.join(cells)} |")
@@ -205,19 +215,23 @@ def main() -> None:
     rows = read_results(options.out)
     tasks = list(dict.fromkeys(row["task"] for row in rows if row["stage"] == "final"))
     fast = [task for task in tasks if not task.endswith("_whole")]
-    for task, stage in itertools.product(tasks, ("together", "final")):
-        table_of_task(rows, task, stage)
+    if not fast:
+        raise SystemExit(f"error: {options.out} has no final runs yet; run scripts/study_losses.py")
+    for task in tasks:
+        if task in HEADS:
+            table_of_task(rows, task, HEADS)
+        table_of_task(rows, task, [task])
     table_of_all(rows, fast)
-    with_curves = [task for task in tasks if of(rows, stage="curves", task=task)]
+    with_curves = [task for task in fast if of(rows, stage="curves", task=task)]
     if with_curves:
         table_of_memory(rows, with_curves)
     if options.pictures:
         options.pictures.mkdir(parents=True, exist_ok=True)
         if with_curves:
             curves(rows, with_curves, options.pictures / "study_curves.png")
-        gauge(
-            rows, [task for task in fast if of(rows, stage="gauge", task=task)], options.pictures / "study_collapse.png"
-        )
+        with_gauge = [task for task in fast if of(rows, stage="gauge", task=task)]
+        if with_gauge:
+            gauge(rows, with_gauge, options.pictures / "study_collapse.png")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -107,8 +107,7 @@ def closed_form(
 
 
 def _sorted_rows(rows: Tensor, order: Tensor, unit: bool) -> Tensor:
-    sorted_rows: Tensor = _UnitRows.apply(rows, order) if unit else rows.index_select(0, order)
-    return sorted_rows
+    return cast(Tensor, _UnitRows.apply(rows, order)) if unit else rows.index_select(0, order)
 
 
 class _UnitRows(torch.autograd.Function):
@@ -261,21 +260,20 @@ class _Scores:
 
     def count_intruders(self) -> None:
         """Counts the intruders of each slot and, for the local projection, the rivals in its block: (num_queries, slots)."""
-        noise, local_margin = self.settings.noise, self.settings.local_margin
-        limits = self._with_noise(self.thresholds(self.settings.margin * self.norm), slice(None), noise)
-        counted = [(limits, torch.zeros_like(limits), noise)]
-        if local_margin is not None:
-            self.block_limits = self.thresholds(local_margin * self.norm / self.num_candidates**0.5)
+        settings, deviation = self.settings, self.norm / self.num_candidates**0.5
+        limits = self._with_noise(self.thresholds(settings.margin * self.norm), slice(None), settings.noise)
+        counted = [(limits, torch.zeros_like(limits), settings.noise)]
+        if settings.local_margin is not None:
+            self.block_limits = self.thresholds(settings.local_margin * deviation)
             counted.append((self.block_limits, torch.zeros_like(limits), 0.0))
-        if self.settings.temperature is not None:
-            sharpness = self.num_candidates**0.5 / (self.settings.temperature * self.norm)
-            self.softmax = RunningSoftmax(self.raw_slots(), sharpness)
+        if settings.temperature is not None:
+            self.softmax = RunningSoftmax(self.raw_slots(), 1 / (settings.temperature * deviation))
         for rows, columns, tile in self.tiles():
             mirrored = [(columns, tile.T)] if self.symmetric and rows != columns else []
             for here, part in [(rows, tile), *mirrored]:
                 for limits, counts, noise in counted:
                     counts[here] += _count_above(self._with_noise(part, here, noise), limits[here])
-                if self.settings.temperature is not None:
+                if settings.temperature is not None:
                     self.softmax.add(part, here)
         self.intruders, self.rivals = counted[0][1], counted[-1][1]
 

@@ -31,7 +31,12 @@ def center_softly(costs: Tensor, temperature: float | Tensor, mask: Tensor | Non
         costs: the higher, the better, as scores are.
         temperature: in units of the costs, above 0; one for all, or (..., 1).
         mask: see above.
+
+    Raises:
+        ValueError: a number that is not above 0.
     """
+    if isinstance(temperature, int | float) and not temperature > 0:
+        raise ValueError(f"temperature is {temperature}, expected above 0")
     inside = costs / temperature if mask is None else (costs / temperature).masked_fill(~mask, -torch.inf)
     centered = costs - temperature * inside.logsumexp(dim=-1, keepdim=True)
     return centered if mask is None else centered.masked_fill(~mask, 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import subprocess
@@ -76,7 +77,40 @@ def test_the_trial_with_the_best_mean_over_folds_is_chosen():
         for x, rate, recalls in ((1, 0.1, (50, 10)), (2, 0.1, (40, 40)), (2, 0.2, (35, 35)))
         for recall in recalls
     ]
-    assert study_losses.choose(trials, "t", "a") == ({"x": 2}, 0.1)
+    assert study_losses.choose(trials, ["t"], "a") == {"t": ({"x": 2}, 0.1)}
+    with pytest.raises(SystemExit, match="no trials of b on t"):
+        study_losses.choose(trials, ["t"], "b")
+
+
+def test_a_setting_for_two_tasks_has_the_best_sum_and_a_learning_rate_for_each():
+    figures = {("t", 1, 0.1): 60, ("t", 1, 0.2): 20, ("t", 2, 0.1): 58, ("t", 2, 0.2): 59}
+    figures |= {("u", 1, 0.1): 10, ("u", 1, 0.2): 30, ("u", 2, 0.1): 40, ("u", 2, 0.2): 35}
+    found = [
+        row("a", 0, recall, "search", task=task, setting={"x": x}, learning_rate=rate)
+        for (task, x, rate), recall in figures.items()
+    ]
+    assert study_losses.choose(found, ["t", "u"], "a") == {"t": ({"x": 2}, 0.2), "u": ({"x": 2}, 0.1)}
+    assert study_losses.choose(found, ["t"], "a") == {"t": ({"x": 1}, 0.1)}
+
+
+def test_losses_whose_runs_are_not_complete_are_in_no_table():
+    rows = [row(loss, 0, 50, "search", setting={}, learning_rate=0.1) for loss in ("softmax", "std")]
+    rows += [row("softmax", seed, 60, setting={}, learning_rate=0.1) for seed in range(5)]
+    rows += [row("std", seed, 60, setting={}, learning_rate=0.1) for seed in range(3)]
+    rows = [each | {"task": "omniglot"} for each in rows]
+    assert list(study_tables.finals(rows, "omniglot", ["omniglot"])) == ["softmax"]
+
+
+@pytest.mark.slow
+def test_an_error_in_a_run_ends_the_study_and_keeps_what_is_done(tmp_path):
+    options = argparse.Namespace(out=tmp_path, data=None, weights=None, threads=1, jobs=1)
+    good = [run("softmax", {"temperature": 0.5}, fold=0)]
+    bad = run("softmax", {"temperature": -1.0}, fold=0)
+    later = [run("softmax", {"temperature": 0.6 + n}, fold=0) for n in range(20)]
+    with pytest.raises(ValueError, match=r"temperature is -1\.0"):
+        study_losses.carry_out([*good, bad, *later], [], options)
+    assert study_losses.read_results(tmp_path)[0]["setting"] == {"temperature": 0.5}
+    assert len(study_losses.read_results(tmp_path)) < 10
 
 
 def test_differences_are_paired_by_seed():

@@ -57,6 +57,12 @@ def test_a_soft_centre_takes_the_counterweight_by_softmax_weights_and_is_the_mea
     torch.testing.assert_close(hot, mean)
 
 
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
+def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
+    with pytest.raises(ValueError, match="expected above 0"):
+        center_softly(rows(2, 3), temperature)
+
+
 @pytest.mark.parametrize("projection", ALL)
 def test_the_derivative_is_right(projection):
     mask = torch.tensor([[True, False, True, True, True], [True, True, True, False, True]])
