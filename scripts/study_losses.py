@@ -8,7 +8,7 @@ DATA holds the folders cub200/CUB_200_2011, cars196 and omniglot. Every run is a
 was run and what came out. A run that has its line is not repeated, so that a study can be stopped and continued.
 
 The same network, sampler, batch, number of steps and schedule for all losses of a task. For each loss:
-- search: as many trials for each, 4 learning rates (3 on Omniglot) x 3 settings, on thirds of the *training classes*: trained on
+- search: as many trials for each, 4 learning rates x 3 settings, on thirds of the *training classes*: trained on
   two, measured on the third. The trial with the best mean of recall@1 + MAP@R is chosen. For whole networks 3 learning rates,
   with the setting that was best on the frozen features.
 - final: the chosen setting, trained on all training classes and measured on the test classes after the last step; seeds 0 to 4,
@@ -81,7 +81,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 TASKS = {
     "cub200_features": Task("cub200", CUB, "head", 128, 146, 150, (3e-5, 1e-4, 3e-4, 1e-3), 3),
     "cars196_features": Task("cars196", CARS, "head", 128, 128, 300, RATES, 2),
-    "omniglot": Task("omniglot", {}, "conv4", 28, 28, 200, (1e-3, 3e-3, 1e-2), 1),
+    "omniglot": Task("omniglot", {}, "conv4", 28, 28, 200, (1e-3, 3e-3, 5e-3, 1e-2), 1),
     "cub200_whole": Task("cub200", CUB, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, batch=64, seeds=3),
     "cars196_whole": Task("cars196", CARS, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, batch=64, seeds=3),
 }

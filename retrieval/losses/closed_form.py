@@ -267,7 +267,7 @@ class _Scores:
             self.block_limits = self.thresholds(settings.local_margin * deviation)
             counted.append((self.block_limits, torch.zeros_like(limits), 0.0))
         if settings.temperature is not None:
-            self.softmax = RunningSoftmax(self.raw_slots(), 1 / (settings.temperature * deviation))
+            self.softmax = RunningSoftmax(1 / (settings.temperature * deviation))
         for rows, columns, tile in self.tiles():
             mirrored = [(columns, tile.T)] if self.symmetric and rows != columns else []
             for here, part in [(rows, tile), *mirrored]:
@@ -278,9 +278,8 @@ class _Scores:
         self.intruders, self.rivals = counted[0][1], counted[-1][1]
 
     def raw_slots(self) -> Tensor:
-        """(num_queries, slots): the relevant scores as tiles have them, empty slots lowered out of sight."""
-        raw = self.slot_scores + (self.queries @ self.middle)[:, None]
-        return raw.masked_fill_(~self.relevant, torch.finfo(raw.dtype).min)
+        """(num_queries, slots): the scores of the slots as tiles have them."""
+        return self.slot_scores + (self.queries @ self.middle)[:, None]
 
     def weigh(self, tile: Tensor, rows: slice, shares: Tensor) -> Tensor:
         """What the entries of a tile take of their rows' `shares`, see `_add_dense_gradients`."""
@@ -364,8 +363,8 @@ def _add_dense_gradients(
     """Adds the part of the gradients that is not sparse, that of irrelevant items in the projections "local" and "softmax".
 
     "local": a relevant item and its k rivals, the irrelevant items above it or below it by less than the margin, make a block in
-    which the mean is taken off: the item keeps k / (k + 1) of its pull, and each rival gets -1 / (k + 1) of it. "softmax": all
-    items get minus the row's whole pull by their softmax weights.
+    which the mean is taken off: the item keeps k / (k + 1) of its pull, and each rival gets -1 / (k + 1) of it. "softmax": the item
+    keeps what irrelevant items weigh in the softmax of it and them, and they get minus that by their softmax weights.
 
     Returns:
         What the slots keep (num_queries, slots), and <A, s - mean> of the rest (num_queries,).
@@ -375,8 +374,8 @@ def _add_dense_gradients(
         shares = (pull / (scores.rivals + 1)).masked_fill(scores.rivals == 0, 0)
         pull = shares * scores.rivals
     else:
+        pull = pull * scores.softmax.weight_beside(scores.raw_slots())
         shares = pull.sum(1, keepdim=True)
-        pull = pull - shares * scores.softmax.weights(scores.raw_slots(), slice(None))
     total = pull.sum(1)  # what the others lose
     along = q.new_zeros(len(q))
     for here, there, tile in scores.tiles():

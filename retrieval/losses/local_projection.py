@@ -1,8 +1,15 @@
-"""The projection "local", which unlike those of `retrieval.solvers.projections` knows what is relevant.
+"""The projections "local" and "softmax", which unlike those of `retrieval.solvers.projections` know what is relevant.
 
-Among the permutations of n numbers, a raised entry displaces those only that compete with it for neighbouring ranks: the Jacobian
-of the projection onto the permutahedron takes the mean off within such blocks (Blondel et al., "Fast Differentiable Sorting
-and Ranking", ICML 2020). Here the block of a relevant item is itself and the irrelevant items above it or less than `reach` below.
+A ranking does not change when a constant is taken off all scores that compete for the same places. Among the permutations of n
+numbers, a raised entry displaces those only that compete with it for neighbouring ranks: the Jacobian of the projection onto the
+permutahedron takes the mean off within such blocks (Blondel et al., "Fast Differentiable Sorting and Ranking", ICML 2020). A
+relevant item p competes with irrelevant ones only, for these are what is counted. What p gains, the others of its block lose by
+their shares, and p keeps what is not its own share:
+
+- "local": the block is p and the irrelevant items above it or less than a reach below, all with the same share, which is
+  the mean of the block taken off;
+- "softmax": it is p and all irrelevant items, with the shares softmax(scores / temperature), which is their soft maximum,
+  temperature * logsumexp(scores / temperature), taken off.
 """
 
 from __future__ import annotations
@@ -16,24 +23,33 @@ from retrieval.solvers.layer import refuse_second_derivative
 
 
 class LocalProjection(torch.autograd.Function):
-    """Leaves projected scores as they are; takes the mean off their gradient within blocks of items that compete.
+    """Leaves projected scores as they are; lets their gradient through in blocks of items that compete.
 
-    Takes scores (num_queries, num_references), two boolean masks of their shape, and the reach (num_queries, 1).
+    Takes scores (num_queries, num_references), two boolean masks of their shape, and the reach or the temperature
+    (num_queries, 1); the other of these two is None.
     """
 
     @staticmethod
-    def forward(ctx: Any, projected: Tensor, relevant: Tensor, irrelevant: Tensor, reach: Tensor) -> Tensor:
-        ctx.save_for_backward(projected, relevant, irrelevant, reach)
+    def forward(
+        ctx: Any,
+        projected: Tensor,
+        relevant: Tensor,
+        irrelevant: Tensor,
+        reach: Tensor | None,
+        temperature: Tensor | None,
+    ) -> Tensor:
+        ctx.save_for_backward(projected, relevant, irrelevant, reach, temperature)
         return projected.clone()
 
     @staticmethod
-    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        projected, relevant, irrelevant, reach = ctx.saved_tensors
+        projected, relevant, irrelevant, reach, temperature = ctx.saved_tensors
         query, item = relevant.nonzero(as_tuple=True)
-        competes = irrelevant[query] & (projected[query] > projected[query, item, None] - reach[query])
-        size = competes.sum(1)
-        share = (incoming[query, item] / (size + 1)).masked_fill(size == 0, 0)
-        gradient = torch.zeros_like(incoming)
-        gradient[query, item] = share * size
-        return gradient.index_add(0, query, competes * -share[:, None]), None, None, None
+        ahead = projected[query] - projected[query, item, None]
+        logits = ahead / temperature[query] if reach is None else torch.zeros_like(ahead)
+        competes = irrelevant[query] if reach is None else irrelevant[query] & (ahead > -reach[query])
+        logits = torch.cat([logits.masked_fill(~competes, -torch.inf), logits.new_zeros(len(query), 1)], dim=1)
+        shares = logits.softmax(dim=1)[:, :-1] * incoming[query, item, None]  # the last is the item's own
+        gradient = torch.zeros_like(incoming).index_put((query, item), shares.sum(dim=1))
+        return gradient.index_add(0, query, -shares), None, None, None, None

@@ -30,7 +30,7 @@ from retrieval.losses.score_matrix import (
     reduce_queries,
 )
 from retrieval.losses.weightings import WEIGHTINGS, soft_cut_offs
-from retrieval.solvers import Blackbox, Identity, center, center_softly, normalize, solve, standardize, two_point
+from retrieval.solvers import Blackbox, Identity, center, normalize, solve, standardize, two_point
 from retrieval.solvers.layer import GradientRule
 
 log = logging.getLogger("retrieval")
@@ -41,7 +41,7 @@ PROJECTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "norm": normalize,
     "std": standardize,
     "local": standardize,  # and then `LocalProjection`
-    "softmax": standardize,  # and then `center_softly`
+    "softmax": standardize,  # the same
 }
 
 IDENTITY = ("identity", Identity())  # the word and the rule
@@ -74,7 +74,8 @@ def recall_loss(
         projection: "none", "mean", "norm" or "std", see `retrieval.solvers.projections`; over the candidates of each query.
             "local": "std", and then the mean is taken off in blocks: what raises a relevant item lowers those items only that
             compete with it, the irrelevant ones that are above it or less than `local_margin` below. "softmax": "std", and then
-            `center_softly`: what raises a relevant item lowers all others by their share in softmax(scores / temperature).
+            what raises a relevant item lowers the irrelevant ones by their shares in softmax(scores / temperature) of it and
+            them; its own share is what it does not get. See `retrieval.losses.local_projection`.
         weighting: w(r) for r intruders: "loglog" log(1 + log(1 + r)), "log" log(1 + r), "sqrt" sqrt(1 + r) - 1, "linear" r.
         ks: explicit cut-offs in place of a weighting: w(r) is the mean over k of sigmoid((1 + r - k) / tau), a soft 1 - recall@k
             (Patel et al., CVPR 2022).
@@ -83,7 +84,7 @@ def recall_loss(
         margin: how far, in projected scores, a relevant item must be above an irrelevant one not to count it (Rolinek et al.,
             CVPR 2020, equation 14).
         local_margin: reach of the local projection below a relevant item, in standard deviations of the query's scores.
-        temperature: of the softmax, in the same units; the higher, the closer to "std".
+        temperature: of the softmax, in the same units; the higher, the more alike are the shares, as with "std".
         gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`.
         generator: source of the noise.
         reduction: "mean" over the queries that have a relevant item (0 if none has), or "none": one loss a query (num_queries,),
@@ -103,9 +104,9 @@ def recall_loss(
     projected = PROJECTIONS[projection](scores, candidates)
     deviation = candidates.sum(dim=1, keepdim=True).clamp(min=1).to(scores.dtype).rsqrt()  # of projected scores
     if projection == "local":
-        projected = LocalProjection.apply(projected, relevant, irrelevant, local_margin * deviation)
+        projected = LocalProjection.apply(projected, relevant, irrelevant, local_margin * deviation, None)
     if projection == "softmax":
-        projected = center_softly(projected, temperature * deviation, candidates)
+        projected = LocalProjection.apply(projected, relevant, irrelevant, None, temperature * deviation)
     if noise:
         projected = projected + two_point(projected, noise, generator=generator)
     if margin:
@@ -249,8 +250,9 @@ def _check(
     if isinstance(gradient, str) and gradient not in ("identity", "blackbox"):
         expected = "identity, blackbox or a rule such as Blackbox(lambda_=0.2)"
         raise ValueError(f"gradient is {gradient!r}, expected {expected}")
-    if projection == "local" and gradient not in IDENTITY:
-        raise ValueError("projection 'local' is a projection for the gradient 'identity'; choose 'std' for another one")
+    if projection in ("local", "softmax") and gradient not in IDENTITY:
+        what = f"projection {projection!r} is a projection for the gradient 'identity'"
+        raise ValueError(f"{what}; choose 'std' for another one")
     for name, value in numbers.items():
         least = 1e-6 if name in ("tau", "temperature") else 0
         if not value >= least:

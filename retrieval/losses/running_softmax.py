@@ -10,17 +10,17 @@ class RunningSoftmax:
     """softmax(sharpness * scores) along rows whose columns come some at a time.
 
     Of each row only the highest score so far is kept, and the sum of exp(sharpness * (score - highest)), which is scaled anew when
-    the highest one rises (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+    the highest one rises (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018). The lowest number of the
+    dtype stands for an entry that takes no part.
 
     Args:
-        scores: (num_rows, num_columns) the first columns, at least one.
         sharpness: (num_rows,) one over the temperature.
     """
 
-    def __init__(self, scores: Tensor, sharpness: Tensor) -> None:
+    def __init__(self, sharpness: Tensor) -> None:
         self._sharpness = sharpness
-        self._highest = scores.amax(1)
-        self._sum = self._exponentials(scores, slice(None)).sum(1)
+        self._highest = torch.full_like(sharpness, torch.finfo(sharpness.dtype).min)
+        self._sum = torch.zeros_like(sharpness)
 
     def add(self, scores: Tensor, rows: slice) -> None:
         """Takes further columns of some rows (rows, num_columns) in."""
@@ -32,6 +32,11 @@ class RunningSoftmax:
     def weights(self, scores: Tensor, rows: slice) -> Tensor:
         """The weights of some columns of some rows, when all columns have been added."""
         return self._exponentials(scores, rows).div_(self._sum[rows, None])
+
+    def weight_beside(self, scores: Tensor) -> Tensor:
+        """The weight (num_rows, any) of all columns together in a softmax of them and one more score of the row."""
+        ahead = (self._highest[:, None] - scores) * self._sharpness[:, None]
+        return (ahead + self._sum.log()[:, None]).sigmoid()
 
     def _exponentials(self, scores: Tensor, rows: slice) -> Tensor:
         return (scores - self._highest[rows, None]).mul_(self._sharpness[rows, None]).exp_()

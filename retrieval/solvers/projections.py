@@ -21,27 +21,6 @@ def center(costs: Tensor, mask: Tensor | None = None) -> Tensor:
     return (inside - mean).masked_fill(~mask, 0)
 
 
-def center_softly(costs: Tensor, temperature: float | Tensor, mask: Tensor | None = None) -> Tensor:
-    """costs - temperature * logsumexp(costs / temperature): valid where `center` is.
-
-    `center` takes the counterweight of a raised entry from all entries alike; this one from each by its softmax weight, from those
-    that compete for the highest places. As the temperature grows, the gradient becomes that of `center`.
-
-    Args:
-        costs: the higher, the better, as scores are.
-        temperature: in units of the costs, above 0; one for all, or (..., 1).
-        mask: see above.
-
-    Raises:
-        ValueError: a number that is not above 0.
-    """
-    if isinstance(temperature, int | float) and not temperature > 0:
-        raise ValueError(f"temperature is {temperature}, expected above 0")
-    inside = costs / temperature if mask is None else (costs / temperature).masked_fill(~mask, -torch.inf)
-    centered = costs - temperature * inside.logsumexp(dim=-1, keepdim=True)
-    return centered if mask is None else centered.masked_fill(~mask, 0)
-
-
 def normalize(costs: Tensor, mask: Tensor | None = None) -> Tensor:
     """costs / ||costs||: valid for every solver with a linear objective, since the scale of the costs does not matter."""
     inside = costs if mask is None else costs.masked_fill(~mask, 0)

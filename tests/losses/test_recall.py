@@ -10,10 +10,11 @@ from pytorch_metric_learning.regularizers import LpRegularizer
 from reference import plain_recall_loss
 
 from retrieval.losses import RecallLoss, recall_loss
+from retrieval.losses.local_projection import LocalProjection
 from retrieval.losses.recall import PROJECTIONS
 from retrieval.losses.score_matrix import rank_as_scores
 from retrieval.losses.weightings import WEIGHTINGS
-from retrieval.solvers import Identity, center_softly, solve, standardize
+from retrieval.solvers import Identity, solve, standardize
 
 SLOPES = {
     "loglog": lambda r: 1 / ((1 + r) * (1 + math.log1p(r))),
@@ -53,9 +54,6 @@ def test_the_value_equals_counting_intruders_one_by_one(labels, weighting):
     for projection in PROJECTIONS:
         # Projecting rounds, and may so break a tie of duplicates: the plain version counts on projected scores too.
         projected = PROJECTIONS[projection](scores, relevant | irrelevant)
-        if projection == "softmax":
-            deviation = (relevant | irrelevant).sum(1, keepdim=True).clamp(min=1).double().rsqrt()
-            projected = center_softly(projected, 0.5 * deviation, relevant | irrelevant)
         expected = plain_recall_loss(projected, relevant, irrelevant, weighting)
         value = recall_loss(scores, relevant, irrelevant, projection=projection, weighting=weighting)
         assert value.item() == pytest.approx(expected, rel=1e-12)
@@ -79,6 +77,32 @@ def test_the_gradient_is_minus_the_projections_jacobian_times_the_slope_at_each_
         jacobian = torch.autograd.functional.jacobian(standardize, row[candidates])
         expected[i, candidates] = -jacobian.T @ slopes[candidates]
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("projection", ["local", "softmax"])
+def test_in_blocks_what_a_relevant_item_gains_its_rivals_lose_by_their_shares(projection):
+    embeddings, targets = batch(LABELS["unequal sizes and a lone label"])
+    relevant, irrelevant = masks(targets)
+    scores = (embeddings @ embeddings.T).requires_grad_()
+    loss = recall_loss(scores, relevant, irrelevant, projection=projection, weighting="log", reduction="none")
+    (gradient,) = torch.autograd.grad(loss.sum(), scores)
+
+    for i, row in enumerate(scores.detach()):
+        candidates = (relevant | irrelevant)[i]
+        deviations = (row - row[candidates].mean()) / row[candidates].std(correction=0)
+        blocks = torch.zeros_like(row)
+        for p in torch.where(relevant[i])[0].tolist():
+            pull = -1 / (1 + int((irrelevant[i] & (row > row[p])).sum())) / relevant[i].sum()
+            rivals = [n for n in torch.where(irrelevant[i])[0].tolist() if deviations[n] > deviations[p] - 1]
+            if projection == "softmax":
+                rivals = torch.where(irrelevant[i])[0].tolist()
+            weights = {n: math.exp(deviations[n] / 0.5) if projection == "softmax" else 1.0 for n in (p, *rivals)}
+            for n in rivals:
+                share = weights[n] / sum(weights.values())
+                blocks[n] -= pull * share
+                blocks[p] += pull * share
+        jacobian = torch.autograd.functional.jacobian(standardize, row[candidates])
+        torch.testing.assert_close(gradient[i, candidates], jacobian.T @ blocks[candidates])
 
 
 def test_raising_a_relevant_score_lowers_the_loss_along_the_gradient():
@@ -127,15 +151,16 @@ def test_a_flat_row_has_a_zero_gradient():
     assert gradient.eq(0).all()
 
 
-def test_with_linear_weights_and_without_the_norm_the_soft_centre_gives_the_gradient_of_supcon():
-    embeddings, targets = batch(LABELS["5 classes of 2, shuffled"])
+def test_with_linear_weights_and_without_the_norm_the_softmax_projection_gives_the_gradient_of_ntxent():
+    embeddings, targets = batch(LABELS["3 classes of 4"])
     embeddings.requires_grad_()
     relevant, irrelevant = masks(targets)
-    unit = torch.nn.functional.normalize(embeddings, dim=1)  # as SupCon does
-    scores, candidates, temperature = unit @ unit.T, relevant | irrelevant, 0.1
-    ranks = solve(center_softly(scores, temperature, candidates), rank_as_scores)
-    ours = (ranks * relevant).sum(dim=1).div(relevant.sum(dim=1)).mean() / temperature
-    theirs = losses.SupConLoss(temperature=temperature)(embeddings, targets)
+    unit = torch.nn.functional.normalize(embeddings, dim=1)  # as NT-Xent does
+    temperature = torch.full((len(unit), 1), 0.1, dtype=unit.dtype)
+    projected = LocalProjection.apply(unit @ unit.T, relevant, irrelevant, None, temperature)
+    ranks = solve(projected.masked_fill(~(relevant | irrelevant), -torch.inf), rank_as_scores)
+    ours = (ranks * relevant).sum(dim=1).div(relevant.sum(dim=1)).mean() / 0.1
+    theirs = losses.NTXentLoss(temperature=0.1)(embeddings, targets)
     found, expected = (torch.autograd.grad(loss, embeddings)[0] for loss in (ours, theirs))
     torch.testing.assert_close(found, expected)
 

@@ -11,21 +11,27 @@ from retrieval.losses.running_softmax import RunningSoftmax
 def test_columns_that_come_some_at_a_time_have_the_weights_that_they_have_together(sharpness, dtype):
     scores = torch.randn(7, 40, generator=torch.Generator().manual_seed(0), dtype=dtype)
     each = torch.full((7,), sharpness, dtype=dtype)
-    running = RunningSoftmax(scores[:, :1], each)
+    running = RunningSoftmax(each)
     for rows in (slice(0, 3), slice(3, 7)):
-        for columns in scores[rows, 1:].split(11, dim=1):
+        for columns in scores[rows].split(11, dim=1):
             running.add(columns, rows)
     expected = (each[:, None] * scores).softmax(dim=1)
     torch.testing.assert_close(running.weights(scores, slice(None)), expected)
     torch.testing.assert_close(running.weights(scores[2:5, 8:20], slice(2, 5)), expected[2:5, 8:20])
+    others = torch.tensor([-9.0, 0.3, 9.0], dtype=dtype)
+    together = torch.cat([scores[:, None].expand(-1, 3, -1), others.expand(7, 3)[..., None]], dim=2)
+    own = (each[:, None, None] * together).softmax(dim=2)[..., -1]
+    torch.testing.assert_close(running.weight_beside(others.expand(7, 3)), 1 - own)
 
 
 def test_the_lowest_numbers_there_are_weigh_nothing_and_do_no_harm():
     lowest = torch.finfo(torch.float32).min
     scores = torch.tensor([[lowest, 0.3, lowest, 0.5], [lowest] * 4])
-    running = RunningSoftmax(scores[:, :1], torch.ones(2))
-    running.add(scores[:, 1:], slice(None))
+    running = RunningSoftmax(torch.ones(2))
+    for columns in scores.split(1, dim=1):
+        running.add(columns, slice(None))
     weights = running.weights(scores, slice(None))
     torch.testing.assert_close(weights[0, [1, 3]], scores[0, [1, 3]].softmax(dim=0))
     assert weights[0, [0, 2]].eq(0).all()
     assert weights.isfinite().all()
+    assert running.weight_beside(torch.tensor([[-9e9], [-9e9]])).tolist() == [[1.0], [0.0]]

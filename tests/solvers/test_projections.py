@@ -4,14 +4,9 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from retrieval.solvers import center, center_softly, normalize, rank, standardize
+from retrieval.solvers import center, normalize, rank, standardize
 
-
-def center_at_a_temperature(scores, mask=None):
-    return center_softly(scores, 0.7, mask)
-
-
-ALL = [center, center_at_a_temperature, normalize, standardize]
+ALL = [center, normalize, standardize]
 
 
 def rows(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -42,25 +37,6 @@ def test_gradients_through_standardize_sum_to_zero_and_are_orthogonal_to_the_sco
     zeros = torch.zeros(5, dtype=torch.float64)
     torch.testing.assert_close(gradient.sum(dim=1), zeros)
     torch.testing.assert_close((gradient * scores).sum(dim=1), zeros)
-
-
-def test_a_soft_centre_takes_the_counterweight_by_softmax_weights_and_is_the_mean_when_hot():
-    scores, incoming = rows(4, 9).requires_grad_(), rows(4, 9, seed=1)
-    for temperature in (0.1, 0.7, torch.tensor([[0.1], [0.5], [2.0], [9.0]], dtype=torch.float64)):
-        (gradient,) = torch.autograd.grad((center_softly(scores, temperature) * incoming).sum(), scores)
-        weights = (scores / temperature).softmax(dim=1)
-        torch.testing.assert_close(gradient, incoming - incoming.sum(dim=1, keepdim=True) * weights)
-    hot, mean = (
-        torch.autograd.grad((centered * incoming).sum(), scores)[0]
-        for centered in (center_softly(scores, 1e7), center(scores))
-    )
-    torch.testing.assert_close(hot, mean)
-
-
-@pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
-def test_a_temperature_that_is_not_above_zero_is_refused(temperature):
-    with pytest.raises(ValueError, match="expected above 0"):
-        center_softly(rows(2, 3), temperature)
 
 
 @pytest.mark.parametrize("projection", ALL)
