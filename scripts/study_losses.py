@@ -81,7 +81,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 TASKS = {
     "cub200_features": Task("cub200", CUB, "head", 128, 146, 150, (3e-5, 1e-4, 3e-4, 1e-3), 3),
     "cars196_features": Task("cars196", CARS, "head", 128, 128, 300, RATES, 2),
-    "omniglot": Task("omniglot", {}, "conv4", 28, 28, 200, (1e-3, 3e-3, 5e-3, 1e-2), 1),
+    "omniglot": Task("omniglot", {}, "conv4", 28, 28, 200, (1e-3, 3e-3, 5e-3, 1e-2), 3),
     "cub200_whole": Task("cub200", CUB, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, batch=64, seeds=3),
     "cars196_whole": Task("cars196", CARS, "whole", 96, 112, 60, (1e-4, 3e-4, 1e-3), 1, batch=64, seeds=3),
 }

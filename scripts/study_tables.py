@@ -8,6 +8,7 @@ Prints Markdown. Means over seeds with 95 % intervals (Student's t); differences
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -138,6 +139,31 @@ def table_of_all(rows: list[Row], tasks: list[str]) -> None:
     print()
 
 
+def table_of_settings(rows: list[Row], tasks: list[str]) -> None:
+    """Every setting of the recall loss by its validation figures, the best learning rate for each: where the defaults come from."""
+    figures = {}
+    for name in OURS:
+        found = [by_setting(trials(rows, task, name)) for task in tasks]
+        for setting in found[0]:
+            if all(setting in of_task for of_task in found):
+                figures[name, setting] = [of_task[setting] for of_task in found]
+    print("\n### Recall@1 + MAP@R on the folds of the training classes, by setting\n")
+    print("| loss | setting | " + " | ".join(tasks) + " | mean |")
+    print("| --- | --- |" + " --- |" * (len(tasks) + 1))
+    for (name, setting), values in sorted(figures.items(), key=lambda item: -sum(item[1])):
+        shown = ", ".join(f"{word} {value}" for word, value in json.loads(setting).items())
+        print(f"| {name} | {shown} | {' | '.join(f'{value:.1f}' for value in [*values, np.mean(values)])} |")
+
+
+def by_setting(means: dict[str, float]) -> dict[str, float]:
+    """The best figure of each setting over the learning rates, of what `trials` gives."""
+    best: dict[str, float] = {}
+    for trial, mean in means.items():
+        setting = json.dumps(json.loads(trial)[0])
+        best[setting] = max(best.get(setting, mean), mean)
+    return best
+
+
 def curves(rows: list[Row], tasks: list[str], path: Path) -> None:
     """recall@1 and MAP@R against the batch and the samples of a class."""
     kinds = {"images in a batch": "batch", "images of a class": "per_class"}
@@ -222,6 +248,7 @@ def main() -> None:
             table_of_task(rows, task, HEADS)
         table_of_task(rows, task, [task])
     table_of_all(rows, fast)
+    table_of_settings(rows, fast)
     with_curves = [task for task in fast if of(rows, stage="curves", task=task)]
     if with_curves:
         table_of_memory(rows, with_curves)
