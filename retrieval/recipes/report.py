@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from retrieval.errors import CheckpointError, ConfigError, RetrievalError
+from retrieval.errors import CheckpointError, ConfigError, IndexFormatError, RetrievalError
 from retrieval.files import require_place, write_bytes, write_text
 from retrieval.index import Bundle, read_bundle
+from retrieval.index.manifest import WEIGHTS
 from retrieval.recipes.index import build_index
+from retrieval.recipes.sources import weights_of
 from retrieval.report import MARK, Facts, Images, analyse, make_report
 from retrieval.training import RunFolder
 
@@ -35,7 +39,7 @@ def write_report(
     Args:
         source: folder of an index bundle, or of a training run: then of its index, which is made where it is missing.
         out: the page; `report.html` in the run, or `<index>-report.html` beside the index if left out. A report that is there is
-            replaced, any other file is left alone.
+            replaced, any other file is left alone, and so is a folder of other pictures.
         queries: folder of another bundle, whose items are the queries; else those of a run that has queries of its own, or
             every item against all others.
         images: folder of the images; where they were when the index was made if left out. Nothing is read there of a bundle
@@ -48,20 +52,23 @@ def write_report(
         The page, and the folder of the pictures: its name with "-pictures" in place of ".html".
 
     Raises:
-        RetrievalError: `source` is neither, nothing can be measured, or `out` cannot be written.
+        RetrievalError: `source` is neither, nothing can be measured, the index of a run is of other weights than the run has now, or
+            `out` cannot be written.
     """
     source = Path(source)
+    named = source if source.name not in ("", "..") else source.resolve()
     is_run = not (source / "manifest.json").is_file() and (source / "config.yaml").is_file()
-    page = Path(out) if out else (source / "report.html" if is_run else source.with_name(f"{source.name}-report.html"))
+    page = Path(out) if out else (source / "report.html" if is_run else named.with_name(f"{named.name}-report.html"))
     _check_replaceable(page)
     if images is not None and not Path(images).is_dir():
         raise RetrievalError(f"{images}: does not exist; give the folder of the images")
-    index = source
-    if is_run:
-        index, own_queries = _indices(source, device)
-        queries = queries or own_queries
+    index, own_queries = _indices(source, device) if is_run else (source, None)
+    queries = queries or own_queries
     gallery = read_bundle(index)
     asked = None if queries is None else read_bundle(queries)
+    for bundle in (gallery, asked) if is_run else ():
+        if bundle is not None and bundle.folder in (index, own_queries):
+            _require_present_weights(bundle, source)
     facts = Facts(
         f"Retrieval report: {source.resolve().name}", _lines(gallery, asked), *(_record(source) if is_run else ())
     )
@@ -82,14 +89,15 @@ def write_report(
             len(made.unreadable),
             parts[0].root / made.unreadable[0],
         )
-    folder = page.with_name(f"{page.stem}-pictures")
+    folder = _pictures_of(page)
+    _check_replaceable(page)  # once more, since the work has taken a while
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RetrievalError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+    write_text(page, made.html)  # first, since it marks the pictures as ours
     for name, content in made.pictures.items():
         write_bytes(folder / name, content)
-    write_text(page, made.html)
     return page, folder
 
 
@@ -103,6 +111,23 @@ def _indices(run: Path, device: str | None) -> tuple[Path, Path | None]:
         return index, None
     queries = run / "index-query"
     return index, queries if queries.is_dir() else build_index(run, split="query", device=device)
+
+
+def _require_present_weights(bundle: Bundle, run: Path) -> None:
+    """Checks that the index of a run is of the weights that the run has now, as far as it has kept them.
+
+    Raises:
+        IndexFormatError: it is of others.
+    """
+    checkpoint = "best" if bundle.manifest["source"].get("checkpoint") == "best" else "last"
+    weights = weights_of(RunFolder(run), checkpoint)
+    recorded = bundle.manifest["files"].get(WEIGHTS, {}).get("sha256")
+    if weights is not None and hashlib.sha256(weights).hexdigest() != recorded:
+        split = bundle.folder.name.removeprefix("index-")
+        raise IndexFormatError(
+            f"{bundle.folder}: was made with other weights than the run's {checkpoint} ones now; make it again with `retrieval index "
+            f"{shlex.quote(str(run))} --split {split} --checkpoint {checkpoint} --overwrite`, or report the index itself"
+        )
 
 
 def _lines(gallery: Bundle, asked: Bundle | None) -> dict[str, Any]:
@@ -144,11 +169,22 @@ def _record(run: Path) -> tuple[dict[str, dict[str, float]], list[dict[str, floa
         ) from error
 
 
+def _pictures_of(page: Path) -> Path:
+    return page.with_name(f"{page.stem}-pictures")
+
+
 def _check_replaceable(page: Path) -> None:
+    """Checks that nothing but an earlier report is replaced by a page and its pictures."""
     require_place(page)
     if page.is_dir():
-        raise RetrievalError(f"{page}: is a folder, expected the name of a page; give --out {page}/report.html")
+        inside = shlex.quote(str(page / "report.html"))
+        raise RetrievalError(f"{page}: is a folder, expected the name of a page; give --out {inside}")
     if not page.exists():
+        folder = _pictures_of(page)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RetrievalError(
+                f"{folder}: exists and is of no report, so it is left alone; move it away, or choose another --out"
+            )
         return
     try:
         with page.open("rb") as file:

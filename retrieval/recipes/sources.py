@@ -62,7 +62,7 @@ def read_source(folder: str | Path, *, checkpoint: str = "last") -> Source:
     run.require()
     config = load(run.config)
     model = build_model(config, pretrained=False)
-    state = run.load_last() if checkpoint == "last" else load_checkpoint(run.best)
+    state = _state_of(run, checkpoint)
     weights = _trained_weights(state)
     try:
         model.load_state_dict(weights)
@@ -73,6 +73,16 @@ def read_source(folder: str | Path, *, checkpoint: str = "last") -> Source:
     preprocessing = build_preprocessing(config, model)
     facts = {"dataset": config.data.name, "checkpoint": checkpoint, "step": state["step"]}
     return Source(model, preprocessing, describe_model(model, preprocessing), save_tensors(weights), config, facts)
+
+
+def weights_of(run: RunFolder, checkpoint: str) -> bytes | None:
+    """The content of the weights file that an index of a run's checkpoint has now; None where the run has no such checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    files = (run.last, run.previous) if checkpoint == "last" else (run.best,)
+    return save_tensors(_trained_weights(_state_of(run, checkpoint))) if any(file.exists() for file in files) else None
 
 
 def source_of(bundle: Bundle) -> Source:
@@ -167,6 +177,10 @@ def _image_paths(root: Path) -> Iterable[str]:
         parts = path.relative_to(root).parts
         if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in parts) and path.is_file():
             yield "/".join(parts)
+
+
+def _state_of(run: RunFolder, checkpoint: str) -> dict[str, Any]:
+    return run.load_last() if checkpoint == "last" else load_checkpoint(run.best)
 
 
 def _trained_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:

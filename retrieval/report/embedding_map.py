@@ -54,7 +54,7 @@ def project(vectors: np.ndarray, *, seed: int) -> tuple[np.ndarray, str]:
         perplexity=min(30.0, (len(vectors) - 1) / 3),
         learning_rate="auto",
         max_iter=_STEPS,
-        random_state=seed,
+        random_state=seed % 2**32,
     )
     return _to_unit_square(tsne.fit_transform(main)), "t-SNE"
 

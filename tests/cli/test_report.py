@@ -10,6 +10,7 @@ from small_run import call
 
 from retrieval import recipes
 from retrieval.index import read_bundle, write_bundle
+from retrieval.training import load_checkpoint, save_checkpoint
 
 PICTURES = {f"{name}.png" for name in ("loss", "validation", "recall", "ranks", "classes", "scores", "map", "random")}
 
@@ -44,6 +45,48 @@ def test_a_run_without_an_index_gets_one(run, tmp_path, capsys, caplog):
     assert "embedding the test images" in caplog.text
     assert (run / "index-test" / "manifest.json").is_file()
     assert (tmp_path / "page-pictures" / "map.png").is_file()
+
+
+def test_an_index_of_other_weights_than_the_run_has_now_is_refused_with_both_ways_out(run, tmp_path, capsys):
+    run = copy_of(run, tmp_path / "my run")
+    state = load_checkpoint(run / "last.safetensors")
+    name = next(iter(state["model"]))
+    state["model"][name] = state["model"][name] + 1  # as after further training
+    save_checkpoint(run / "last.safetensors", state)
+    code, out, err = call(capsys, "report", str(run))
+    assert (code, out) == (1, "")
+    assert err == (
+        f"error: {run}/index-test: was made with other weights than the run's last ones now; make it again with "
+        f"`retrieval index '{run}' --split test --checkpoint last --overwrite`, or report the index itself\n"
+    )
+    assert not (run / "report.html").exists()
+    assert call(capsys, "report", f"{run}/index-test")[0] == 0
+    assert call(capsys, "index", str(run), "--checkpoint", "best", "--overwrite")[0] == 0
+    assert call(capsys, "report", str(run))[0] == 0
+
+
+def test_the_index_of_a_run_whose_checkpoints_were_deleted_is_reported_still(run, tmp_path, capsys):
+    run = copy_of(run, tmp_path / "run")
+    for file in run.glob("*.safetensors"):
+        file.unlink()
+    code, _, err = call(capsys, "report", str(run))
+    assert code == 0, err
+
+
+def test_pictures_that_are_of_no_report_are_left_alone(run, tmp_path, capsys):
+    folder = tmp_path / "page-pictures"
+    folder.mkdir()
+    words = ("report", str(run / "index-test"), "--out", str(tmp_path / "page.html"))
+    assert call(capsys, *words)[0] == 0  # into an empty folder
+    (tmp_path / "page.html").unlink()
+    (folder / "map.png").write_text("years of work")
+    code, _, err = call(capsys, *words)
+    assert (code, err) == (
+        1,
+        f"error: {folder}: exists and is of no report, so it is left alone; move it away, or choose another --out\n",
+    )
+    assert (folder / "map.png").read_text() == "years of work"
+    assert not (tmp_path / "page.html").exists()
 
 
 def test_an_index_gets_a_page_beside_it_and_stays_as_it_is(run, tmp_path, capsys):
@@ -97,6 +140,23 @@ def test_images_that_have_moved_are_missed_and_found_in_their_new_folder(run, tm
     assert code == 0, err
     assert "cannot be read" not in caplog.text
     assert "could not be read" not in text_of(tmp_path / "index-report.html")
+
+
+@pytest.mark.parametrize(("where", "place"), [(".", "."), ("inside", "..")])
+def test_the_current_folder_gets_its_page_beside_it(run, tmp_path, monkeypatch, capsys, where, place):
+    index = copy_of(run / "index-test", tmp_path / "index")
+    (index / where).mkdir(exist_ok=True)
+    monkeypatch.chdir(index / where)
+    code, _, err = call(capsys, "report", place)
+    assert code == 0, err
+    assert (tmp_path / "index-report.html").is_file()
+    assert (tmp_path / "index-report-pictures" / "map.png").is_file()
+
+
+def test_a_seed_of_any_size_will_do(run, tmp_path, capsys):
+    words = ("report", str(run / "index-test"), "--out", str(tmp_path / "page.html"), "--seed", str(2**64))
+    code, _, err = call(capsys, *words)
+    assert code == 0, err
 
 
 def test_queries_of_another_index_are_searched_in_the_first(run, tmp_path, capsys):
