@@ -23,9 +23,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from interval import half_width
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy import stats
 from torch import Tensor, nn
 
 from retrieval.data import load_image, read_dataset
@@ -191,8 +191,7 @@ def summarize(rows: list[Row]) -> list[Row]:
         table.append({"method": name})
         for key in ("reconstruction", "softmax KL", "negative ELBO", "sampler KL", "bound"):
             values = [row[key] for row in own]
-            half = stats.t.ppf(0.975, len(own) - 1) * stats.sem(values)
-            table[-1] |= {key: round(np.mean(values), 2), f"{key} ±": round(half, 2)}
+            table[-1] |= {key: round(np.mean(values), 2), f"{key} ±": round(half_width(values), 2)}
     return table
 
 

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from interval import half_width
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -221,8 +222,7 @@ def show(curves: dict[str, np.ndarray]) -> None:
     ends = {"untrained": next(iter(curves.values()))[:, 0]} | {method: curve[:, -1] for method, curve in curves.items()}
     for method, end in ends.items():
         accuracy, spread, seconds = 100 * end[:, 0], stats.gmean(end[:, 1]), end[:, 2].mean()
-        half = stats.t.ppf(0.975, len(end) - 1) * stats.sem(accuracy)
-        print(f"| {method} | {accuracy.mean():.1f} ± {half:.1f} | {spread:.2g} | {seconds:.1f} |")
+        print(f"| {method} | {accuracy.mean():.1f} ± {half_width(accuracy):.1f} | {spread:.2g} | {seconds:.1f} |")
 
 
 def write(curves: dict[str, np.ndarray], steps: list[int], path: Path) -> None:
@@ -310,7 +310,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="glyphs", help="a name of `retrieval data list`; glyphs if left out")
     parser.add_argument("--root", type=Path, help="the folder of the data; glyphs need none")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table, the curves and the pictures")
-    parser.add_argument("--quick", action="store_true", help="3 seeds of 24 steps if left out, 32 test pairs")
+    parser.add_argument("--quick", action="store_true", help="32 test pairs; 3 seeds of 24 steps if left out")
     parser.add_argument("--seeds", type=int, help="5 if left out, 2 at least")
     parser.add_argument("--steps", type=int, help="of each method and seed; 300 if left out")
     parser.add_argument("--rate", type=positive, default=1e-3, help="of learning")

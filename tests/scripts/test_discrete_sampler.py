@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
@@ -20,10 +20,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "discrete_sampler.py"
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("discrete_sampler", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("discrete_sampler")
 
 
 def seeded(seed: int = 0) -> torch.Generator:

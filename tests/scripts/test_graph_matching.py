@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
@@ -22,10 +22,7 @@ FILES = ["graph_matching.csv", "graph_matching_curves.png", "graph_matching_matc
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("graph_matching", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("graph_matching")
 
 
 @pytest.fixture
