@@ -23,9 +23,9 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from interval import half_width
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy import stats
 from torch import Tensor, nn
 
 from retrieval.data import load_image, read_dataset
@@ -191,8 +191,7 @@ def summarize(rows: list[Row]) -> list[Row]:
         table.append({"method": name})
         for key in ("reconstruction", "softmax KL", "negative ELBO", "sampler KL", "bound"):
             values = [row[key] for row in own]
-            half = stats.t.ppf(0.975, len(own) - 1) * stats.sem(values)
-            table[-1] |= {key: round(np.mean(values), 2), f"{key} ±": round(half, 2)}
+            table[-1] |= {key: round(np.mean(values), 2), f"{key} ±": round(half_width(values), 2)}
     return table
 
 
@@ -257,18 +256,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="Omniglot's folder; scikit-learn's digits if left out")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table, the curves and the pictures")
-    parser.add_argument("--quick", action="store_true", help="2 seeds of 120 steps")
+    parser.add_argument("--quick", action="store_true", help="2 seeds of 120 steps if left out")
     parser.add_argument("--seeds", type=int, help="3 if left out, 2 at least")
     parser.add_argument("--steps", type=int, help="of each method and seed; 1300 if left out")
     options = parser.parse_args()
-    seeds, steps = options.seeds or (2 if options.quick else 3), options.steps or (120 if options.quick else 1300)
+    seeds, steps = (2, 120) if options.quick else (3, 1300)
+    seeds = seeds if options.seeds is None else options.seeds
+    steps = steps if options.steps is None else options.steps
     if seeds < 2 or steps < 1:
         parser.error(f"{seeds} seeds of {steps} steps; an interval needs 2 seeds, a model 1 step")
     try:
         images = read_images(options.data)
     except RetrievalError as error:
         parser.error(f"--data: {error}")
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out: {options.out}: {error.strerror}")
     images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
     held_out, images = images.tensor_split([min(500, len(images) // 10)])
     rows = list[Row]()

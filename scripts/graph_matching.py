@@ -19,12 +19,13 @@ import argparse
 import csv
 import time
 from collections.abc import Callable
-from math import pi
+from math import inf, nan, pi
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from interval import half_width
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -221,8 +222,7 @@ def show(curves: dict[str, np.ndarray]) -> None:
     ends = {"untrained": next(iter(curves.values()))[:, 0]} | {method: curve[:, -1] for method, curve in curves.items()}
     for method, end in ends.items():
         accuracy, spread, seconds = 100 * end[:, 0], stats.gmean(end[:, 1]), end[:, 2].mean()
-        half = stats.t.ppf(0.975, len(end) - 1) * stats.sem(accuracy)
-        print(f"| {method} | {accuracy.mean():.1f} ± {half:.1f} | {spread:.2g} | {seconds:.1f} |")
+        print(f"| {method} | {accuracy.mean():.1f} ± {half_width(accuracy):.1f} | {spread:.2g} | {seconds:.1f} |")
 
 
 def write(curves: dict[str, np.ndarray], steps: list[int], path: Path) -> None:
@@ -294,21 +294,33 @@ def save(figure: Figure, path: Path) -> None:
     Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64, Image.Quantize.FASTOCTREE).save(path)
 
 
+def positive(text: str) -> float:
+    """The number of an argument; not above 0 it is refused."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = nan
+    if not 0 < number < inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="glyphs", help="a name of `retrieval data list`; glyphs if left out")
     parser.add_argument("--root", type=Path, help="the folder of the data; glyphs need none")
     parser.add_argument("--out", type=Path, required=True, help="folder of the table, the curves and the pictures")
-    parser.add_argument("--quick", action="store_true", help="3 seeds of 24 steps, 32 test pairs")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=300, help="of each method and seed")
-    parser.add_argument("--rate", type=float, default=1e-3, help="of learning")
-    parser.add_argument("--lambda", type=float, default=10.0, dest="lambda_", help="of blackbox, in units of costs")
+    parser.add_argument("--quick", action="store_true", help="32 test pairs; 3 seeds of 24 steps if left out")
+    parser.add_argument("--seeds", type=int, help="5 if left out, 2 at least")
+    parser.add_argument("--steps", type=int, help="of each method and seed; 300 if left out")
+    parser.add_argument("--rate", type=positive, default=1e-3, help="of learning")
+    parser.add_argument("--lambda", type=positive, default=10.0, dest="lambda_", help="of blackbox, in units of costs")
     parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of methods")
     parser.add_argument("--validation", action="store_true", help="measure on a fifth of the training classes")
     options = parser.parse_args()
-    if options.quick:
-        options.seeds, options.steps = 3, 24
+    seeds, steps = (3, 24) if options.quick else (5, 300)
+    options.seeds = seeds if options.seeds is None else options.seeds
+    options.steps = steps if options.steps is None else options.steps
     options.methods = [method for method in METHODS if any(part in method for part in options.only)]
     if options.seeds < 2 or options.steps < 1 or not options.methods:
         parser.error("an interval needs 2 seeds, a curve 1 step, a table 1 method")
@@ -318,6 +330,10 @@ def parse() -> argparse.Namespace:
         options.images = [load(part) for part in parts]
     except (RetrievalError, ValueError) as error:
         parser.error(str(error))
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)  # now: training takes minutes
+    except OSError as error:
+        parser.error(f"--out: {options.out}: {error.strerror}")
     return options
 
 
@@ -335,7 +351,6 @@ def main() -> None:
             found[method].append(list(curve.values()))
     steps, curves = list(curve), {method: np.array(curve) for method, curve in found.items()}
     show(curves)
-    options.out.mkdir(parents=True, exist_ok=True)
     write(curves, steps, options.out / "graph_matching.csv")
     plot_curves(curves, steps, options.out / "graph_matching_curves.png")
     shown = {method: networks[method] for method in SHOWN if method in networks} or networks

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
@@ -20,10 +20,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "discrete_sampler.py"
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("discrete_sampler", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("discrete_sampler")
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -168,9 +165,23 @@ def test_the_page_shows_code_and_methods_of_the_script(script):
         assert (SCRIPT.parents[1] / "docs" / picture).is_file()
 
 
-def test_a_folder_without_images_is_refused_in_words(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--out", str(tmp_path / "out"), "--data", str(tmp_path)]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert refused.returncode == 2
-    assert "images_background" in refused.stderr
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--data", str(SCRIPT.parent)], "images_background"),
+        (["--seeds", "0"], "0 seeds of 1300 steps"),
+        (["--quick", "--seeds", "0"], "0 seeds of 120 steps"),
+        (["--steps", "0"], "3 seeds of 0 steps"),
+        (["--out", __file__], f"--out: {__file__}: File exists"),
+    ],
+)
+def test_what_cannot_be_run_is_an_error_of_one_line(script, arguments, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(script, "train", lambda *_: pytest.fail("not reached"))
+    monkeypatch.setattr(sys, "argv", ["discrete_sampler.py", "--out", str(tmp_path / "out"), *arguments])
+    with pytest.raises(SystemExit) as error:
+        script.main()
+    assert error.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("discrete_sampler.py: error: ")
+    assert says in last
     assert not (tmp_path / "out").exists()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
+import importlib
 import re
 import subprocess
 import sys
@@ -22,10 +22,7 @@ FILES = ["graph_matching.csv", "graph_matching_curves.png", "graph_matching_matc
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("graph_matching", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("graph_matching")
 
 
 @pytest.fixture
@@ -94,13 +91,41 @@ def test_a_run_on_a_folder_of_images_writes_the_table_and_the_pictures(script, t
             assert min(picture.size) > 100
 
 
-@pytest.mark.parametrize("arguments", [["--seeds", "1"], ["--only", "nothing"], ["--data", "folder"]])
-def test_what_cannot_be_run_is_an_error_of_one_line(script, arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["graph_matching.py", "--out", str(tmp_path), *arguments])
+def parse(script, monkeypatch, *arguments: str):
+    monkeypatch.setattr(sys, "argv", ["graph_matching.py", *arguments])
+    return script.parse()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--seeds", "1"], "2 seeds"),
+        (["--quick", "--steps", "0"], "1 step"),
+        (["--only", "nothing"], "1 method"),
+        (["--data", "folder"], "root"),
+        (["--lambda", "0"], "--lambda: '0' is not a number above 0"),
+        (["--rate", "nan"], "--rate: 'nan' is not a number above 0"),
+        (["--rate", "fast"], "--rate: 'fast' is not a number above 0"),
+        (["--out", __file__], f"--out: {__file__}: File exists"),
+    ],
+)
+def test_what_cannot_be_run_is_an_error_of_one_line(script, arguments, says, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit) as error:
-        script.parse()
+        parse(script, monkeypatch, "--out", str(tmp_path / "out"), *arguments)
     assert error.value.code == 2
-    assert "error: " in capsys.readouterr().err
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("graph_matching.py: error: ")
+    assert says in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_quick_changes_what_is_left_out_and_nothing_that_is_given(script, tmp_path, monkeypatch):
+    out = str(tmp_path / "new" / "out")
+    quick = parse(script, monkeypatch, "--out", out, "--quick")
+    assert (quick.seeds, quick.steps) == (3, 24)
+    given = parse(script, monkeypatch, "--out", out, "--quick", "--seeds", "2", "--steps", "7")
+    assert (given.seeds, given.steps) == (2, 7)
+    assert quick.out.is_dir()  # before anything is trained
 
 
 def test_a_warp_and_its_inverse_cancel(script):
