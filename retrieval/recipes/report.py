@@ -52,8 +52,8 @@ def write_report(
         The page, and the folder of the pictures: its name with "-pictures" in place of ".html".
 
     Raises:
-        RetrievalError: `source` is neither, nothing can be measured, the index of a run is of other weights than the run has now, or
-            `out` cannot be written.
+        RetrievalError: `source` is neither, nothing can be measured, the index of a run is of other weights than the run has
+            now, or `out` cannot be written.
     """
     source = Path(source)
     named = source if source.name not in ("", "..") else source.resolve()
@@ -125,8 +125,8 @@ def _require_present_weights(bundle: Bundle, run: Path) -> None:
     if weights is not None and hashlib.sha256(weights).hexdigest() != recorded:
         split = bundle.folder.name.removeprefix("index-")
         raise IndexFormatError(
-            f"{bundle.folder}: was made with other weights than the run's {checkpoint} ones now; make it again with `retrieval index "
-            f"{shlex.quote(str(run))} --split {split} --checkpoint {checkpoint} --overwrite`, or report the index itself"
+            f"{bundle.folder}: was made with other weights than the run's {checkpoint} ones now; make it again with `retrieval "
+            f"index {shlex.quote(str(run))} --split {split} --checkpoint {checkpoint} --overwrite`, or report the index itself"
         )
 
 
