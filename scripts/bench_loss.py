@@ -72,7 +72,7 @@ def candidates(dim: int, per_class: int) -> dict[str, tuple[Build, Need]]:
         **{
             f"RecallLoss {name}, blackbox": (of_loss(partial(RecallLoss, name, gradient="blackbox")), matrices(18))
             for name in PROJECTIONS
-            if name != "local"
+            if name not in ("local", "softmax")
         },
         "RaMBO (double argsort)": (of_scores(rambo), matrices(23)),
         "SmoothAPLoss": (of_loss(SmoothAPLoss), matrices(7)),
