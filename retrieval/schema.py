@@ -103,7 +103,7 @@ class LossTerm(NamedLoss):
     """One loss. What follows is for `retrieval.losses.RecallLoss`, see there; the words of other losses are under `options`."""
 
     projection: Literal["none", "mean", "norm", "std", "local", "softmax"] = "std"
-    weighting: Literal["loglog", "log", "sqrt", "linear"] = "loglog"
+    weighting: Literal["loglog", "log", "sqrt", "linear"] = "sqrt"
     ks: Annotated[list[Positive], Field(min_length=1)] | None = None
     tau: AboveZero = 1.0
     noise: NotNegative = 0.0

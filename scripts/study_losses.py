@@ -102,7 +102,7 @@ PROJECTIONS = ("none", "mean", "norm", "std")
 
 
 def blackbox(lambda_: float, **options: Any) -> RecallLoss:
-    return RecallLoss(gradient=Blackbox(lambda_), **options)
+    return RecallLoss(weighting="loglog", gradient=Blackbox(lambda_), **options)
 
 
 # name: how a loss is made, and its three settings

@@ -53,7 +53,7 @@ def recall_loss(
     irrelevant: Tensor | None = None,
     *,
     projection: str = "std",
-    weighting: str = "loglog",
+    weighting: str = "sqrt",
     ks: Sequence[int] | None = None,
     tau: float = 1.0,
     noise: float = 0.0,
@@ -154,7 +154,7 @@ class RecallLoss(ScoreMatrixLoss):
     def __init__(
         self,
         projection: str = "std",
-        weighting: str = "loglog",
+        weighting: str = "sqrt",
         noise: float = 0.0,
         *,
         ks: Sequence[int] | None = None,
