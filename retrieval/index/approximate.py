@@ -126,10 +126,8 @@ def build(factory: str, vectors: np.ndarray) -> Approximate:
     try:
         index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
         inner = _inner(index)
-        if hasattr(inner, "cp"):
-            inner.cp.min_points_per_centroid = (
-                1  # faiss would warn of a single list of few, which `factory_string` allows
-            )
+        if hasattr(inner, "cp"):  # `factory_string` allows a single list of any length; faiss warns of a short one
+            inner.cp.min_points_per_centroid = 1
         index.train(vectors)
         index.add(vectors)
     except RuntimeError as error:
