@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -95,13 +96,25 @@ def run(arguments: Sequence[str]) -> int:
             click.echo(f"error: {line}", err=True)
         return error.exit_code
     except BrokenPipeError:  # the reader of our output has gone, as in `retrieval recall ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_stdout()
         return 1
     except Exception as error:  # noqa: BLE001 - the last line of defence: a person sees one line, not a traceback
         if debug:
             traceback.print_exc()
         click.echo(f"error: {_explain(error)}", err=True)
+        if _is_full(error):
+            _leave_stdout()
         return 1
+
+
+def _leave_stdout() -> None:
+    """What was not written yet goes nowhere: at its end Python would try again, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether this is the full disk below stdout: those below files are `RetrievalError`s."""
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename
 
 
 def _in_one_line(error: click.ClickException) -> str:
@@ -119,6 +132,8 @@ def _explain(error: Exception) -> str:
         )
     if isinstance(error, MemoryError) or "out of memory" in first:
         return f"not enough memory ({first or 'main memory'}); take smaller batches, images or models"
+    if _is_full(error):
+        return "stdout: cannot be written (No space left on device)"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     return f"{type(error).__name__}: {first} (a fault of the program; `retrieval --debug ...` shows where)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import print_json
+from .output import paste, print_json
 from .parameters import CONFIG, json_option
 
 
@@ -92,4 +92,4 @@ def check(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json({"source": source, "mistakes": []})
     else:
-        click.echo(f"{source}: no mistakes")
+        click.echo(f"{paste(source)}: no mistakes")

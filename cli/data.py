@@ -119,7 +119,7 @@ def verify(
     """
     from retrieval.config import load
     from retrieval.errors import DatasetError
-    from retrieval.files import require_place, write_text
+    from retrieval.files import make_place, require_place, write_text
 
     if root and not Path(root).exists():
         raise DatasetError(f"{root}: does not exist; give the folder of the data set")
@@ -138,9 +138,10 @@ def verify(
     else:
         _print_report(report)
     if report.faults or path.is_file():  # what an earlier call found there holds no longer
+        make_place(path)
         write_text(path, "".join(f"{line}\n" for line in (f"{FAULTS} {name}", *report.faults)))
     if report.faults:
-        raise DatasetError(f"{name}: faults: {len(report.faults)}, listed in {path}")
+        raise DatasetError(f"{name}: faults: {len(report.faults)}, listed in {paste(path)}")
 
 
 @group.command(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from .output import paste, print_json
@@ -36,4 +38,4 @@ def command(
     if as_json:
         print_json({"out": out, "count": count})
     else:
-        click.echo(f"embedded  {count:,} images: {paste(f'{out}/vectors.npy')}, paths.csv")
+        click.echo(f"embedded  {count:,} images: {paste(Path(out) / 'vectors.npy')}, paths.csv")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from .output import paste, print_json
@@ -41,7 +43,7 @@ def npy(index: str, out: str, overwrite: bool, as_json: bool) -> None:
     if as_json:
         print_json({"out": out, "count": count})
     else:
-        click.echo(f"exported  {count:,} vectors: {paste(f'{out}/vectors.npy')}, labels.csv")
+        click.echo(f"exported  {count:,} vectors: {paste(Path(out) / 'vectors.npy')}, labels.csv")
 
 
 @group.command(

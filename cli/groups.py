@@ -19,12 +19,15 @@ class DefaultGroup(click.Group):
     default = "build"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Puts the name of the default command in front, unless another is named or help is asked for."""
-        if args and args[0] not in self.commands and args[0] not in ctx.help_option_names:
-            hint = did_you_mean(args[0], self.commands)
-            if hint and not Path(args[0]).exists() and not ctx.resilient_parsing:
-                ctx.fail(f"{args[0]!r} is no command, and no folder either{hint}")
-            args = [self.default, *args]
+        """Puts the name of the default command behind the group's own flags, unless another is named or help is asked for."""
+        flags = {name for parameter in self.params for name in parameter.opts}
+        start = next((place for place, word in enumerate(args) if word not in flags), len(args))
+        first = args[start] if start < len(args) else None
+        if first is not None and first not in self.commands and first not in ctx.help_option_names:
+            hint = did_you_mean(first, self.commands)
+            if hint and not Path(first).exists() and not ctx.resilient_parsing:
+                ctx.fail(f"{first!r} is no command, and no folder either{hint}")
+            args = [*args[:start], self.default, *args[start:]]
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:

@@ -41,6 +41,17 @@ def ranking_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def is_given(name: str) -> bool:
+    """Whether an option of the running command was given, be it with its default."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def require_weighted(qe: int, dba: int) -> None:
+    """Refuses --alpha where nothing is weighted."""
+    if is_given("alpha") and not (qe or dba):
+        raise click.UsageError("--alpha goes with --qe and --dba only")
+
+
 @click.command(
     "recall",
     short_help="Measure an index: recall@k and others.",
@@ -94,26 +105,29 @@ def command(
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    is_given = click.get_current_context().get_parameter_source("metrics") is not ParameterSource.DEFAULT
-    if is_given and (qe or dba or rerank):
+    if is_given("metrics") and (qe or dba or rerank):
         raise click.UsageError("--metrics does not go with --qe, --dba and --rerank")
     if (per_class or macro or intervals) and (qe or dba or rerank):
         raise click.UsageError("--qe, --dba and --rerank do not go with --per-class, --macro or --intervals")
     if per_class and (macro or intervals):
         raise click.UsageError("--per-class does not go with --macro or --intervals")
+    require_weighted(qe, dba)
+    if is_given("seed") and not intervals:
+        raise click.UsageError("--seed goes with --intervals only")
     from retrieval import recipes
 
+    cut_offs = ks if is_given("ks") else None
     if per_class:
-        rows = recipes.evaluate_classes(index, ks, queries=queries, metrics=metrics)
+        rows = recipes.evaluate_classes(index, cut_offs, queries=queries, metrics=metrics)
         _print(rows, rows, class_table, as_json, as_csv)
     elif qe or dba or rerank:
-        figures = recipes.evaluate_rankings(index, ks, recipes.Ranking(qe, alpha, dba, rerank), queries=queries)
+        figures = recipes.evaluate_rankings(index, cut_offs, recipes.Ranking(qe, alpha, dba, rerank), queries=queries)
         _print(
             figures, [{"ranking": name, **values} for name, values in figures.items()], rankings_table, as_json, as_csv
         )
     else:
         words = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
-        one = recipes.evaluate(index, ks, queries=queries, **words)
+        one = recipes.evaluate(index, cut_offs, queries=queries, **words)
         _print(one, [one], lambda rows: one_table(rows[0]), as_json, as_csv)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from .output import neighbours_table, paste, print_json
 from .parameters import FILE, FOLDER, PLACE, Count, Place, device_option, json_option, overwrite_option
-from .recall import ranking_options
+from .recall import ranking_options, require_weighted
 
 
 @click.command(
@@ -48,6 +50,9 @@ def command(
 
     What --qe, --dba and --rerank gain on this index, `retrieval recall` shows.
     """
+    if picture and html and Path(picture).resolve() == Path(html).resolve():
+        raise click.UsageError("--picture and --html are the same file; give two")
+    require_weighted(qe, dba)
     from retrieval import recipes
 
     files = {"picture": picture, "page": html}
@@ -57,8 +62,10 @@ def command(
     ranking = recipes.Ranking(qe, alpha, dba, rerank)
     found = recipes.search(index, images, k=k, device=device, exact=exact, ranking=ranking)
     if picture:
+        recipes.claim_file(picture, overwrite)
         recipes.draw_search(index, found, picture)
     if html:
+        recipes.claim_file(html, overwrite)
         recipes.write_page(index, found, html)
     if as_json:
         print_json(found)

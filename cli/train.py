@@ -78,6 +78,6 @@ def command(
         print_json({"run": folder, **results})
         return
     click.echo(figures_table(results, heading="test classes"))
-    pictures = "  ".join(paste(f"{folder}/{name}.png") for name in ("curves", "gallery"))
+    pictures = "  ".join(paste(Path(folder) / f"{name}.png") for name in ("curves", "gallery"))
     click.echo(f"\nrun       {paste(folder)}\npictures  {pictures}")
     click.echo(f"next      retrieval index {paste(folder)}")

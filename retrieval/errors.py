@@ -12,6 +12,7 @@ A wrong argument to a function is a plain `ValueError` with the value and the re
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -46,6 +47,11 @@ class CheckpointError(RetrievalError):
 
 class IndexFormatError(RetrievalError):
     """An index bundle that is incomplete, altered or of another kind."""
+
+
+def reason_of(error: Exception) -> str:
+    """What another library's error says, on one line and not too long."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...")
 
 
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +68,30 @@ def require_only(folder: Path, names: Collection[str], what: str) -> None:
 
 
 def require_place(out: Path) -> None:
-    """Makes the folder that something goes to, before the work that it is the result of.
+    """Checks that the folder that something goes to is there or can be made, before the work that it is the result of.
+
+    Nothing is made yet: work that fails leaves nothing behind.
 
     Raises:
         RetrievalError: it cannot be made, or nothing can be written there.
     """
-    reason = None if os.access(out.parent, os.W_OK | os.X_OK) or not out.parent.exists() else "Permission denied"
+    there = next(folder for folder in out.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise _no_place(out, "Not a directory")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _no_place(out, "Permission denied")
+
+
+def make_place(out: Path) -> None:
+    """Makes the folder that something goes to.
+
+    Raises:
+        RetrievalError: it cannot be made.
+    """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = "Not a directory" if isinstance(error, FileExistsError) else error.strerror
-    if reason:
-        raise RetrievalError(f"{out}: cannot be made ({reason}); choose another place")
+        raise _no_place(out, "Not a directory" if isinstance(error, FileExistsError) else error.strerror) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -93,12 +105,15 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
+def folder_in_one_piece(
+    path: str | Path, *, overwrite: bool = False, check: Callable[[Path], None] = lambda folder: None
+) -> Iterator[Path]:
     """A new folder that appears under its name only when the block ends without an error.
 
     Args:
         path: the final folder.
         overwrite: replace a folder that is there already.
+        check: raises an error where something in that folder would be lost; it looks right before the folder is replaced.
 
     Raises:
         RetrievalError: `path` exists and `overwrite` is off or it is no folder, or it cannot be written.
@@ -108,6 +123,7 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
         raise RetrievalError(f"{path}: is a file, expected a folder; choose another")
     if path.exists() and not overwrite:
         raise RetrievalError(f"{path}: exists already; choose another folder or pass --overwrite")
+    new_parents = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
@@ -118,6 +134,7 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
         _sync_all(temporary)
         temporary.chmod(0o755)
         if overwrite and path.exists():
+            check(path)
             _replace_folder(temporary, path)
         else:
             temporary.rename(path)  # fails where another process was faster
@@ -126,6 +143,13 @@ def folder_in_one_piece(path: str | Path, *, overwrite: bool = False) -> Iterato
         raise _not_written(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for folder in new_parents:
+            with contextlib.suppress(OSError):  # it holds the folder
+                folder.rmdir()
+
+
+def _no_place(out: Path, reason: str | None) -> RetrievalError:
+    return RetrievalError(f"{out}: cannot be made ({reason}); choose another place")
 
 
 def _not_written(path: Path, error: OSError) -> RetrievalError:

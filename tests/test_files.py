@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import RetrievalError
-from retrieval.files import folder_in_one_piece, write_bytes, write_json, write_text
+from retrieval.files import folder_in_one_piece, make_place, require_place, write_bytes, write_json, write_text
 
 SIZE = 300_000
 
@@ -157,6 +157,38 @@ def test_a_folder_is_replaced_only_on_request(tmp_path):
     assert names(tmp_path) == ["folder"]
 
 
+def test_what_a_folder_must_hold_to_be_replaced_is_looked_at_right_before(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+
+    def check(folder: Path) -> None:
+        if (folder / "photo").exists():
+            raise RetrievalError("would be lost")
+
+    def replace():
+        with folder_in_one_piece(path, overwrite=True, check=check) as folder:
+            fill(folder, "new")
+            (path / "photo").write_text("came meanwhile")
+
+    with pytest.raises(RetrievalError, match="would be lost"):
+        replace()
+    assert (path / "photo").read_text() == "came meanwhile"
+    assert names(tmp_path) == ["folder"]
+
+
+def test_a_place_is_looked_at_without_making_it_and_made_when_it_is_needed(tmp_path):
+    out = tmp_path / "new" / "deep" / "file"
+    require_place(out)
+    assert names(tmp_path) == []
+    make_place(out)
+    write_bytes(out, b"1")
+    for place in (out / "x", out / "x" / "y"):
+        with pytest.raises(RetrievalError, match=r"cannot be made \(Not a directory\); choose another place"):
+            require_place(place)
+        with pytest.raises(RetrievalError, match=r"cannot be made \(Not a directory\); choose another place"):
+            make_place(place)
+
+
 def test_a_file_is_never_replaced_by_a_folder(tmp_path):
     (tmp_path / "file").write_text("years of work")
     with pytest.raises(RetrievalError, match="is a file"), folder_in_one_piece(tmp_path / "file", overwrite=True):
@@ -187,6 +219,12 @@ def test_an_error_in_the_middle_leaves_the_folder_as_it_was(tmp_path, error, see
         fail()
     assert names(tmp_path) == ["folder"] * exists
     assert not exists or content(path) == ["old", "old"]
+
+
+def test_an_error_in_the_middle_leaves_no_new_folders_above(tmp_path):
+    with pytest.raises(ValueError, match="no image"), folder_in_one_piece(tmp_path / "new" / "deep" / "folder"):
+        raise ValueError("no image")
+    assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("failing", ["fsync", "first rename", "second rename"])

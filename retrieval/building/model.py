@@ -14,7 +14,7 @@ from retrieval.building.mistakes import mistakes_in
 from retrieval.building.progress import ProgressBar
 from retrieval.config import Config
 from retrieval.data import ImageSet, Preprocessing, evaluation_loader
-from retrieval.errors import ConfigError, IndexFormatError
+from retrieval.errors import ConfigError, IndexFormatError, reason_of
 from retrieval.index import Bundle
 from retrieval.models import Embedder, create_embedder, embed
 from retrieval.training import distributed
@@ -107,8 +107,7 @@ def load_embedder(bundle: Bundle) -> tuple[Embedder, Preprocessing]:
         model = create_embedder(**{"image_size": preprocessing.size, **words})
         model.load_state_dict(load_tensors(bundle.weights()))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
         raise IndexFormatError(
-            f"{bundle.folder}/model.json: its model cannot be built ({reason}); build the index again"
+            f"{bundle.folder}/model.json: its model cannot be built ({reason_of(error)}); build the index again"
         ) from error
     return model, preprocessing

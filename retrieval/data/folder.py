@@ -16,7 +16,7 @@ from pathlib import Path
 
 from retrieval.data.class_splits import split_classes
 from retrieval.data.entry import CLOSED_SET
-from retrieval.data.image_set import ImageSet, natural_key, stays_below_root
+from retrieval.data.image_set import ImageSet, natural_key, require_portable
 from retrieval.data.list_file import shorten
 from retrieval.errors import DatasetError
 
@@ -84,9 +84,8 @@ def _read_classes(root: Path, below: str) -> ImageSet:
         raise DatasetError(
             f"{folder}: no images in class folders; expected <class>/<image>{{{','.join(sorted(SUFFIXES))}}}"
         )
-    strange = next((path for path, _ in pairs if not stays_below_root(path)), None)
-    if strange is not None:
-        raise DatasetError(f"{root / strange}: a name with '\\' does not work on every system; rename the file")
+    for path, _ in pairs:
+        require_portable(root, path)
     return ImageSet.from_pairs(root, pairs)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -157,6 +158,30 @@ def stays_below_root(path: str) -> bool:
     if not path or path.startswith("/") or "\\" in path or "\0" in path or re.match("[A-Za-z]:", path):
         return False
     return ".." not in path.split("/")
+
+
+def require_portable(root: Path, path: str) -> None:
+    """Checks that a path below a root, as a file system has it, can stand in a list and is the same on every system.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    require_utf_8(root / path, path)
+    if not stays_below_root(path):
+        raise DatasetError(f"{root / path}: a name with '\\' does not work on every system; rename the file")
+
+
+def require_utf_8(file: Path, part: str | None = None) -> None:
+    """Checks that the name of a file, or a part of it, is text.
+
+    Raises:
+        DatasetError: it is not.
+    """
+    try:
+        (str(file) if part is None else part).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(file).decode(errors="backslashreplace")
+        raise DatasetError(f"{name}: its name is no UTF-8, which lists are written in; rename it") from error
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

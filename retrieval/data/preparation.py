@@ -54,13 +54,13 @@ def prepare(
     published, root = find_source(name).md5, Path(root).expanduser()
     if not find_source(name).archives:
         raise DatasetError(f"{name}: {find_source(name).origin}")
-    empty = root.is_dir() and not any(root.iterdir())
-    if root.exists() and not empty:
-        raise DatasetError(f"{root}: exists already; choose a folder that does not, or remove it")
+    empty = root.is_dir()
+    if root.exists():
+        _require_empty(root)
     paths = [Path(archive).expanduser() for archive in archives]
     compared = {path.name: _check_md5(path, published) for path in paths}
     files = size = 0
-    with folder_in_one_piece(root, overwrite=empty) as folder:
+    with folder_in_one_piece(root, overwrite=empty, check=_require_empty) as folder:
         for path in paths:
             for entry, content in watch(read_entries(path)):
                 try:
@@ -73,6 +73,11 @@ def prepare(
                         f"{path}: its entry {shorten(entry)} is there twice, or in the way of another; nothing was unpacked"
                     ) from error
     return Unpacked(files, size, compared)
+
+
+def _require_empty(root: Path) -> None:
+    if not root.is_dir() or any(root.iterdir()):
+        raise DatasetError(f"{root}: exists already; choose a folder that does not, or remove it")
 
 
 def _check_md5(path: Path, published: Mapping[str, str]) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from retrieval.errors import IndexFormatError, RetrievalError
 from retrieval.index.bundle import Bundle
 from retrieval.index.manifest import MANIFEST
-from retrieval.index.writing import write_bundle
+from retrieval.index.writing import require_replaceable, write_bundle
 
 
 def contents(bundle: Bundle) -> dict[str, Any]:
@@ -21,8 +21,7 @@ def contents(bundle: Bundle) -> dict[str, Any]:
     Raises:
         RetrievalError: somebody else has changed the bundle since it was read.
     """
-    if (bundle.folder / MANIFEST).read_bytes() != bundle.manifest_text:
-        raise RetrievalError(f"{bundle.folder}: has been changed by another program in the meantime; try again")
+    _require_unchanged(bundle)
     manifest = bundle.manifest
     return {
         "vectors": bundle.vectors,
@@ -45,7 +44,12 @@ def rewrite(bundle: Bundle, **changes: Any) -> None:
     Raises:
         RetrievalError: see `contents`; the bundle stays as it is now.
     """
-    write_bundle(bundle.folder, **contents(bundle) | changes, overwrite=True)
+
+    def check(folder: Path) -> None:
+        require_replaceable(folder)
+        _require_unchanged(bundle)  # again, or what another program has written in the meantime would be lost
+
+    write_bundle(bundle.folder, **contents(bundle) | changes, overwrite=True, check=check)
 
 
 def require_new(bundle: Bundle, paths: Sequence[str]) -> None:
@@ -163,6 +167,11 @@ def require_comparable(one: Bundle, other: Bundle) -> None:
                 f"{other.folder}: {what} is {second or 'not known'}, that of {one.folder} is {first or 'not known'}; "
                 "only vectors of one model can be compared"
             )
+
+
+def _require_unchanged(bundle: Bundle) -> None:
+    if (bundle.folder / MANIFEST).read_bytes() != bundle.manifest_text:
+        raise RetrievalError(f"{bundle.folder}: has been changed by another program in the meantime; try again")
 
 
 def _common_root(roots: Sequence[str]) -> tuple[str, list[str]]:

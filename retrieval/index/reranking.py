@@ -46,7 +46,9 @@ def expand(
     if k == 0:
         return queries
     found = search(queries, gallery, min(k, len(gallery)), query_ids=own)
-    weights = np.where(found.ids >= 0, np.maximum(found.scores, 0) ** alpha, 0).astype(np.float32)
+    # A score is by rounding a little above 1 at times, of which a high power would be anything.
+    scores = found.scores.astype(np.float64).clip(0, 1)
+    weights = np.where(found.ids >= 0, scores**alpha, 0).astype(np.float32)
     moved = queries.astype(np.float64)
     for place in range(found.ids.shape[1]):
         moved += weights[:, place, None] * gallery[found.ids[:, place]]
@@ -92,7 +94,7 @@ def rerank(
 def nearest(scores: np.ndarray, k: int) -> np.ndarray:
     """Positions (num_queries, k) of the largest scores of each row (num_queries, num_items), best first.
 
-    Of equal scores the first comes first, as in a stable sort of the whole row, which takes a hundred times as long.
+    Of equal scores the first comes first, as in a stable sort of the whole row, which takes many times as long.
     """
     least = torch.from_numpy(scores).topk(k, dim=1).values[:, -1].numpy()
     rows = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -57,6 +57,7 @@ def write_bundle(
     kind: str = approximate.EXACT,
     pictures: Sequence[bytes] | None = None,
     overwrite: bool = False,
+    check: Callable[[Path], None] = require_replaceable,
 ) -> None:
     """Writes a bundle, whole or not at all.
 
@@ -76,6 +77,7 @@ def write_bundle(
             what exact search finds is measured, and stands in the manifest.
         pictures: a small JPEG of every item.
         overwrite: replace a bundle that is there; a folder with other files in it is left alone.
+        check: of the folder that is replaced, before the work and right before the new bundle takes its place.
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -99,7 +101,7 @@ def write_bundle(
     names = [class_names[label] for label in labels]
     check_names(folder, names, paths)
     if overwrite and folder.is_dir():
-        require_replaceable(folder)
+        check(folder)
     contents: dict[str, bytes | memoryview] = {
         VECTORS: vectors_npy(vectors),
         ITEMS: items_csv(ids, labels, names, paths),
@@ -126,7 +128,7 @@ def write_bundle(
         "type": factory,
         "approximate": measured,
     }
-    with folder_in_one_piece(folder, overwrite=overwrite) as new:
+    with folder_in_one_piece(folder, overwrite=overwrite, check=check) as new:
         for name, content in contents.items():
             (new / name).write_bytes(content)
         write_manifest(new, facts)

@@ -5,7 +5,7 @@ from retrieval.recipes.edit import add_images, describe_index, merge_indices, re
 from retrieval.recipes.export import embed_to_files, export_onnx, export_vectors
 from retrieval.recipes.index import build_index, index_vectors
 from retrieval.recipes.measure import Ranking, evaluate, evaluate_classes, evaluate_rankings
-from retrieval.recipes.outputs import require_free_file
+from retrieval.recipes.outputs import claim_file, require_free_file
 from retrieval.recipes.page import write_page
 from retrieval.recipes.pictures import draw_search
 from retrieval.recipes.report import write_report
@@ -17,6 +17,7 @@ __all__ = [
     "Ranking",
     "add_images",
     "build_index",
+    "claim_file",
     "compare",
     "describe_index",
     "draw_search",

@@ -14,7 +14,7 @@ from retrieval.index.manifest import REMEDY
 from retrieval.index.writing import require_replaceable
 from retrieval.recipes.embedding import embed_in_parts, side_folder, thumbnails_of
 from retrieval.recipes.outputs import require_free_folder
-from retrieval.recipes.sources import below, device_of, images_of, source_of
+from retrieval.recipes.sources import below, device_of, folder_class, images_of, source_of
 
 
 def add_images(
@@ -30,7 +30,7 @@ def add_images(
     Args:
         index: folder of the bundle.
         places: image files and folders, below the images' root.
-        class_name: of all of them; by default the folder directly below the root.
+        class_name: of all of them; by default the folder directly below the root, where this is so in the index.
         root: where the index's images are now, if elsewhere than when it was made.
         device: where to compute.
 
@@ -43,6 +43,8 @@ def add_images(
     source = source_of(bundle)
     images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]
     images = below(images_root, images_of(places))
+    if class_name is None:
+        _require_folder_classes(bundle)
     editing.require_new(bundle, images.paths)
     with side_folder(Path(index), source, images) as side:
         vectors = embed_in_parts(source, images, device_of(source, device), side)
@@ -98,6 +100,15 @@ def describe_index(index: str | Path) -> dict[str, Any]:
         "approximate": facts["approximate"],
         "model": bundle.model_hash,
     }
+
+
+def _require_folder_classes(bundle: Bundle) -> None:
+    """Checks that the classes of an index are folders directly below its images' root: not those of a split in train/ or test/."""
+    if not any(folder_class(path) == name for path, name in zip(bundle.paths, bundle.class_names, strict=True)):
+        raise ConfigError(
+            f"{bundle.folder}: its classes are not the folders in that of its images ({bundle.paths[0]!r} is of class "
+            f"{bundle.class_names[0]!r}); give the class of the new images with --class"
+        )
 
 
 def _places(bundle: Bundle, what: str, wanted: Sequence[Any], values: Sequence[Any]) -> set[int]:

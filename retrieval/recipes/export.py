@@ -20,7 +20,7 @@ from retrieval.files import folder_in_one_piece, require_only, write_bytes
 from retrieval.index import read_bundle
 from retrieval.models import Embedder
 from retrieval.recipes.arrays import write_arrays
-from retrieval.recipes.outputs import require_free_file, require_free_folder
+from retrieval.recipes.outputs import claim_file, require_free_file, require_free_folder
 from retrieval.recipes.search import embed_files
 from retrieval.recipes.sources import images_of, read_source
 
@@ -36,10 +36,10 @@ def export_vectors(index: str | Path, out: str | Path, *, overwrite: bool = Fals
 
     `index_vectors` makes the same index of them again, without its model.
     """
-    _require_free(out, overwrite)
+    require_free_folder(out, overwrite, _require_exported)
     bundle = read_bundle(index)
     table = {"id": bundle.ids.tolist(), "label": list(bundle.class_names), "path": list(bundle.paths)}
-    with folder_in_one_piece(out, overwrite=overwrite) as folder:
+    with folder_in_one_piece(out, overwrite=overwrite, check=_require_exported) as folder:
         write_arrays(folder, bundle.vectors, table)
     return len(bundle.ids)
 
@@ -63,11 +63,11 @@ def embed_to_files(
         device: where to compute.
         overwrite: replace such files that are there.
     """
-    _require_free(out, overwrite)
+    require_free_folder(out, overwrite, _require_exported)
     found = read_source(source, checkpoint=checkpoint)
     found.model.to(pick_device(device))
     files = images_of(places)
-    with folder_in_one_piece(out, overwrite=overwrite) as folder:
+    with folder_in_one_piece(out, overwrite=overwrite, check=_require_exported) as folder:
         write_arrays(folder, embed_files(found, files), {"path": list(map(str, files))}, name="paths.csv")
     return len(files)
 
@@ -110,13 +110,13 @@ def export_onnx(
         inputs = torch.randn(_PROBES, 3, size, size, generator=torch.Generator().manual_seed(0))
     content, opset = _onnx(model, size, found.preprocessing.to_dict())
     report = _compare(content, model, inputs)
+    claim_file(out, overwrite)
     write_bytes(out, content)
     return {**report, "images": len(inputs), "opset": opset}
 
 
-def _require_free(out: str | Path, overwrite: bool) -> None:
-    names = ("vectors.npy", "labels.csv", "paths.csv")
-    require_free_folder(out, overwrite, lambda folder: require_only(folder, names, "exported vectors"))
+def _require_exported(folder: Path) -> None:
+    require_only(folder, ("vectors.npy", "labels.csv", "paths.csv"), "exported vectors")
 
 
 def _require_packages() -> None:

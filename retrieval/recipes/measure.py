@@ -16,6 +16,8 @@ from retrieval.evaluation.metrics import map_at_r, r_precision, recall_at_k
 from retrieval.index import Bundle, editing, read_bundle, reranking
 from retrieval.training.record import Figures
 
+KS = (1, 2, 4, 8)
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -66,26 +68,27 @@ class Ranking:
 
 
 def evaluate(
-    index: str | Path, ks: Sequence[int] = (1, 2, 4, 8), *, queries: str | Path | None = None, **words: Any
+    index: str | Path, ks: Sequence[int] | None = None, *, queries: str | Path | None = None, **words: Any
 ) -> Figures:
     """Measures an index bundle; see `retrieval.evaluation.evaluate`.
 
     Args:
         index: folder of the bundle: every item is a query against all others.
-        ks: cut-offs of recall@k.
+        ks: cut-offs of recall@k; if left out, those of `KS` that the gallery is large enough for.
         queries: folder of another bundle, whose items are the queries instead; classes of one name are the same.
         words: metrics, macro, interval_seed.
     """
     measured = _measured(index, queries)
     with _mistakes(index):
-        return evaluation.evaluate(**measured, ks=ks, **words)
+        return evaluation.evaluate(**measured, ks=_cut_offs(measured, ks), **words)
 
 
 def evaluate_rankings(
-    index: str | Path, ks: Sequence[int], ranking: Ranking, *, queries: str | Path | None = None
+    index: str | Path, ks: Sequence[int] | None, ranking: Ranking, *, queries: str | Path | None = None
 ) -> dict[str, Figures]:
     """recall@k, MAP@R and R-precision of an index by the vectors as they are ("plain"), and by each part of a ranking."""
     measured = _measured(index, queries)
+    ks = _cut_offs(measured, ks)
     with _mistakes(index):
         plain = evaluation.evaluate(**measured, ks=ks)  # first, since it checks the arguments
         figures = {name: _figures(measured, ks, step) for name, step in ranking.steps().items()}
@@ -94,7 +97,7 @@ def evaluate_rankings(
 
 def evaluate_classes(
     index: str | Path,
-    ks: Sequence[int] = (1, 2, 4, 8),
+    ks: Sequence[int] | None = None,
     *,
     queries: str | Path | None = None,
     metrics: Sequence[str] = ("recall", "map@r", "r_precision"),
@@ -103,7 +106,7 @@ def evaluate_classes(
     measured = _measured(index, queries)
     names = dict(zip(measured["labels"].tolist(), read_bundle(queries or index).class_names, strict=True))
     with _mistakes(index):
-        ranked = evaluation.rank_queries(**measured, ks=ks, metrics=metrics)
+        ranked = evaluation.rank_queries(**measured, ks=_cut_offs(measured, ks), metrics=metrics)
     found = evaluation.class_figures(ranked)
     rows = [
         {"class": names[int(label)], "queries": int(count)}
@@ -128,6 +131,13 @@ def _measured(index: str | Path, queries: str | Path | None) -> dict[str, Any]:
         "gallery": bundle.vectors,
         "gallery_labels": gallery_labels,
     }
+
+
+def _cut_offs(measured: dict[str, Any], ks: Sequence[int] | None) -> Sequence[int]:
+    if ks is not None:
+        return ks
+    others = len(measured["ids"]) - ("gallery" not in measured)
+    return [k for k in KS if k <= others] or KS
 
 
 def _number_alike(*bundles: Bundle) -> list[np.ndarray]:

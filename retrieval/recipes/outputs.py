@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from retrieval.errors import RetrievalError
-from retrieval.files import require_place
+from retrieval.files import make_place, require_place
 
 
 def require_free_folder(out: str | Path, overwrite: bool, check: Callable[[Path], None]) -> None:
@@ -29,7 +29,7 @@ def require_free_folder(out: str | Path, overwrite: bool, check: Callable[[Path]
 
 
 def require_free_file(out: str | Path, overwrite: bool) -> None:
-    """Checks that a file can be written, and makes the folder that it goes to.
+    """Checks that a file can be written.
 
     Raises:
         RetrievalError: it is there and `overwrite` is off, or cannot be made.
@@ -38,3 +38,13 @@ def require_free_file(out: str | Path, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise RetrievalError(f"{out}: exists already; choose another name or pass --overwrite")
     require_place(out)
+
+
+def claim_file(out: str | Path, overwrite: bool) -> None:
+    """Checks once more, right before a file is written, that nothing is lost by it, and makes the folder that it goes to.
+
+    Raises:
+        RetrievalError: see `require_free_file`.
+    """
+    require_free_file(out, overwrite)
+    make_place(Path(out))

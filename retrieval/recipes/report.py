@@ -52,8 +52,8 @@ def write_report(
         The page, and the folder of the pictures: its name with "-pictures" in place of ".html".
 
     Raises:
-        RetrievalError: `source` is neither, nothing can be measured, the index of a run is of other weights than the run has
-            now, or `out` cannot be written.
+        RetrievalError: `source` is neither, nothing can be measured, the index of a run is of other weights than those it has now,
+            or `out` cannot be written.
     """
     source = Path(source)
     named = source if source.name not in ("", "..") else source.resolve()
@@ -123,10 +123,10 @@ def _require_present_weights(bundle: Bundle, run: Path) -> None:
     weights = weights_of(RunFolder(run), checkpoint)
     recorded = bundle.manifest["files"].get(WEIGHTS, {}).get("sha256")
     if weights is not None and hashlib.sha256(weights).hexdigest() != recorded:
-        split = bundle.folder.name.removeprefix("index-")
+        words = f"--split {bundle.folder.name.removeprefix('index-')} --checkpoint {checkpoint} --overwrite"
         raise IndexFormatError(
-            f"{bundle.folder}: was made with other weights than the run's {checkpoint} ones now; make it again with `retrieval "
-            f"index {shlex.quote(str(run))} --split {split} --checkpoint {checkpoint} --overwrite`, or report the index itself"
+            f"{bundle.folder}: was made with other weights than the run's {checkpoint} ones now; make it again with "
+            f"`retrieval index {shlex.quote(str(run))} {words}`, or report the index itself"
         )
 
 

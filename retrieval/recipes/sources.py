@@ -17,8 +17,8 @@ from retrieval.data import ImageSet, Preprocessing
 from retrieval.data.csv_list import read_list
 from retrieval.data.entry import image_sets
 from retrieval.data.folder import SUFFIXES
-from retrieval.data.image_set import stays_below_root
-from retrieval.errors import CheckpointError, ConfigError, DatasetError
+from retrieval.data.image_set import require_portable, require_utf_8
+from retrieval.errors import CheckpointError, ConfigError, DatasetError, reason_of
 from retrieval.index import Bundle, read_bundle
 from retrieval.index.manifest import MANIFEST
 from retrieval.models import Embedder
@@ -68,7 +68,7 @@ def read_source(folder: str | Path, *, checkpoint: str = "last") -> Source:
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{folder}: its config.yaml and its checkpoint are of different models; train again"
+            f"{folder}: its config.yaml and its checkpoint are of different models ({reason_of(error)}); train again"
         ) from error
     preprocessing = build_preprocessing(config, model)
     facts = {"dataset": config.data.name, "checkpoint": checkpoint, "step": state["step"]}
@@ -117,14 +117,21 @@ def images_of(places: Iterable[str | Path]) -> list[Path]:
     """The image files that are named, and those below the folders that are named, in order.
 
     Raises:
-        DatasetError: there is no such file or folder, or a folder holds no image.
+        DatasetError: there is no such file or folder, a folder holds no image, or a name is no UTF-8.
     """
     files: list[Path] = []
     for place in map(Path, places):
         if not place.exists():
             raise DatasetError(f"{place}: does not exist; give an image, or a folder of images")
         files += [place / path for path in images_in(place).paths] if place.is_dir() else [place]
+    for file in files:
+        require_utf_8(file)
     return files
+
+
+def folder_class(path: str) -> str:
+    """The class of an image by its path below the root: the folder directly below it, "." outside of one."""
+    return path.partition("/")[0] if "/" in path else "."
 
 
 def listed_images(file: str | Path, root: str | Path | None = None) -> ImageSet:
@@ -166,9 +173,8 @@ def load_weights(source: Source) -> dict[str, torch.Tensor]:
 def _image_set(root: Path, paths: Iterable[str]) -> ImageSet:
     pairs = []
     for path in paths:
-        if not stays_below_root(path):
-            raise DatasetError(f"{root / path}: a name with '\\' does not work on every system; rename the file")
-        pairs.append((path, path.partition("/")[0] if "/" in path else "."))
+        require_portable(root, path)
+        pairs.append((path, folder_class(path)))
     return ImageSet.from_pairs(root, pairs)
 
 

@@ -57,9 +57,13 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
+        with path.open("rb"):
+            pass  # safetensors says of any file that it cannot open that there is none
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except PermissionError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); mend that, or use another one") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); use another checkpoint of the run"

@@ -40,7 +40,7 @@ def diagnose(
             f"step {step}: {_about_embeddings(embeddings, images)}",
             f"step {step}: {_about_gradients(parameters)}",
             f"step {step}: lower training.learning_rate (now {learning_rate:.3g}), set training.clip_norm, "
-            "or train in a wider training.precision",
+            "or train without training.amp",
         )
     )
 

@@ -8,8 +8,10 @@ import logging
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import click
 import command_words
@@ -158,6 +160,38 @@ def test_ctrl_c_is_one_word_and_130(capsys, monkeypatch):
     monkeypatch.setattr(recipes, "evaluate", interrupted)
     code, out, err = call(capsys, "recall", "x")
     assert (code, out, err.split()) == (130, "", ["interrupted"])
+
+
+def test_index_commands_show_how_far_they_are_on_a_terminal(run, images, tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shutil.copytree(images / "test", tmp_path / "images")
+    shutil.copy(images / "test" / "class 08" / "0.png", tmp_path / "new.png")
+    built = ["index", run, "--images", tmp_path / "images", "--out", tmp_path / "index", "--thumbnails"]
+    for command in (
+        built,
+        ["index", "add", tmp_path / "index", tmp_path / "new.png", "--root", tmp_path, "--class", "a"],
+    ):
+        monkeypatch.setattr(sys, "stderr", screen := Terminal())
+        assert cli.run(list(map(str, command))) == 0
+        for what in ("embedding", "thumbnails"):
+            assert f"{what}:   0%" in screen.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+def test_a_full_disk_below_stdout_is_one_line(tmp_path):
+    for words in (["config", "list"], ["--help"]):
+        with open("/dev/full", "w") as full:  # noqa: PTH123
+            done = subprocess.run(
+                [sys.executable, "-m", "retrieval.cli", *words],
+                check=False,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        assert (done.returncode, done.stderr) == (1, "error: stdout: cannot be written (No space left on device)\n")
 
 
 def test_a_reader_that_has_gone_is_no_fault(run, monkeypatch):

@@ -8,12 +8,14 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from small_run import call
 
 from retrieval import recipes
 from retrieval.index import read_bundle
 from retrieval.recipes import Ranking
 from retrieval.recipes.compare import paired
+from retrieval.training import load_checkpoint, save_checkpoint
 
 
 def test_every_class_is_measured_and_the_classes_average_to_the_whole(run, capsys):
@@ -51,6 +53,18 @@ def test_better_rankings_are_shown_beside_the_plain_one(run, capsys):
     plain = json.loads(call(capsys, "recall", str(run / "index-test"), "--json")[1])
     assert found["plain"] == {name: plain[name] for name in found["plain"]}
     assert all(0 <= figures["map@r"] <= 1 for figures in found.values())
+
+
+def test_figures_can_be_had_as_csv(run, capsys):
+    index = str(run / "index-test")
+    (row,) = csv.DictReader(io.StringIO(call(capsys, "recall", index, "--csv")[1]))
+    assert {name: float(value) for name, value in row.items()} == json.loads(call(capsys, "recall", index, "--json")[1])
+    words = ("recall", index, "--qe", "2", "--k", "1,3")
+    found = json.loads(call(capsys, *words, "--json")[1])
+    rows = list(csv.DictReader(io.StringIO(call(capsys, *words, "--csv")[1])))
+    assert [row.pop("ranking") for row in rows] == list(found) == ["plain", "query expansion 2"]
+    for row, figures in zip(rows, found.values(), strict=True):
+        assert {name: float(value) for name, value in row.items()} == figures
 
 
 def by_sorting_everything(scores, labels, gallery_labels, own, k):
@@ -133,6 +147,21 @@ def test_images_are_embedded_into_plain_files(run, images, capsys, tmp_path):
     vectors = np.load(tmp_path / "out" / "vectors.npy")
     np.testing.assert_allclose(vectors, read_bundle(run / "index-test").vectors, atol=1e-6)
     assert len((tmp_path / "out" / "paths.csv").read_text().splitlines()) == 29
+
+
+def test_the_checkpoint_that_is_asked_for_embeds(run, images, capsys, tmp_path):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("index-*"))
+    state = load_checkpoint(run / "best.safetensors")
+    state["model"] = {name: torch.zeros_like(tensor) for name, tensor in state["model"].items()}
+    state["model"]["head.bias"][0] = 1
+    save_checkpoint(tmp_path / "run" / "best.safetensors", state)
+    found = {}
+    for checkpoint in ("last", "best"):
+        words = ("embed", str(tmp_path / "run"), str(images / "test"), "--checkpoint", checkpoint)
+        assert call(capsys, *words, "--out", str(tmp_path / checkpoint))[0] == 0
+        found[checkpoint] = np.load(tmp_path / checkpoint / "vectors.npy")
+    np.testing.assert_allclose(found["last"], read_bundle(run / "index-test").vectors, atol=1e-6)
+    np.testing.assert_array_equal(found["best"], np.eye(16)[[0] * 28])
 
 
 def test_a_model_is_exported_as_onnx_and_does_the_same(run, images, capsys, tmp_path):

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+from pathlib import Path
 
 import pytest
 from retrieval.cli import output
+from small_run import call
+
+from retrieval import recipes
+from retrieval.errors import RetrievalError
 
 LONG = "a rather long name of a class of things that nobody would want to type twice"
 FEW = [f"recall@{k}" for k in (1, 2, 4, 8)]
@@ -38,6 +44,24 @@ def test_tables_of_figures_fit_and_show_every_figure(columns, name):
 def test_a_table_that_fits_is_in_one_part():
     assert "\n\n" not in output.figures_table({"best by validation": row(FEW)}, "test classes")
     assert output.figures_table({LONG: row(FEW)}, "test classes").splitlines()[1].startswith(f"{LONG[:24]}… ")
+
+
+def test_paths_that_commands_print_can_be_pasted(run, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my config.yaml").write_text("seed: 1\n")
+    assert call(capsys, "config", "check", "my config.yaml")[1] == "'my config.yaml': no mistakes\n"
+    index = str(run / "index-test")
+    assert ": 'my vectors/vectors.npy', " in call(capsys, "export", "npy", index, "--out", "my vectors/")[1]
+    assert (
+        ": 'of 1/vectors.npy', " in call(capsys, "embed", index, f"{images}/test/class 08/0.png", "--out", "of 1/")[1]
+    )
+    shutil.copytree(images, "broken")
+    Path("broken/train/class 01/0.png").write_bytes(b"")
+    words = ("data", "verify", "folder", "--root", "broken", "--faults", "my faults")
+    assert call(capsys, *words)[2].endswith(", listed in 'my faults'\n")
+    Path("my pages").mkdir()
+    with pytest.raises(RetrievalError, match=r"give --out 'my pages/report\.html'"):
+        recipes.write_report(index, "my pages")
 
 
 @pytest.mark.parametrize("columns", [FEW, MANY], ids=["few", "many"])

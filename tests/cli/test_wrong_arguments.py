@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -15,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from small_run import arguments, call
+
+from retrieval.index import editing, read_bundle, write_bundle
 
 
 def refused(capsys, code: int, words: str, *command: str | Path) -> None:
@@ -60,6 +63,14 @@ def test_wrong_usage_is_one_line_that_names_the_help(capsys):
     )
     refused(capsys, 2, "Did you mean '--overwrite'? (see `retrieval train --help`)", "train", "--overwrit")
     refused(capsys, 2, "did you mean remove?", "index", "remov", "some-index", "1.png")
+
+
+def test_options_of_a_group_may_stand_before_the_name_of_its_command(capsys, here, index):
+    for words in (["--quiet", "merge"], ["--quiet", "--debug", "merge"]):
+        assert call(capsys, "index", *words, index, "--out", "merged", "--overwrite")[0] == 0
+    refused(capsys, 2, "did you mean merge?", "index", "--quiet", "merg", index)
+    refused(capsys, 2, "Missing command", "index", "--quiet")
+    assert call(capsys, "index", "--quiet", index, "--images", "photos", "--out", "built")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -143,15 +154,80 @@ def test_cut_offs_that_cannot_be_are_refused_and_one_given_twice_counts_once(cap
     assert call(capsys, "search", index, query, "--k", "99999999999999999999")[1].count("\n") == 2 + 28
 
 
+def test_default_cut_offs_are_those_that_fit_a_small_index(capsys, here):
+    np.save("v.npy", np.random.default_rng(0).standard_normal((4, 3)))
+    Path("l.csv").write_text("label\na\na\nb\nb\n")
+    assert call(capsys, "index", "--from-npy", "v.npy", "--labels", "l.csv", "--out", "small")[0] == 0
+    for more in ([], ["--qe", "1"], ["--per-class"]):
+        code, out, err = call(capsys, "recall", "small", *more)
+        assert code == 0, err
+        assert "recall@2" in out
+        assert "recall@4" not in out
+        refused(capsys, 2, "k is 8, but a query has 3 others", "recall", "small", "--k", "1,2,4,8", *more)
+    assert "recall@4" in call(capsys, "recall", "small", "--queries", "small")[1]
+
+
 def test_weights_that_are_no_numbers_are_refused(capsys, index, query):
     for alpha in ("nan", "inf", "-1", "x"):
         refused(capsys, 2, "'--alpha'", "recall", index, "--qe", "2", "--alpha", alpha)
         refused(capsys, 2, "'--alpha'", "search", index, query, "--qe", "2", "--alpha", alpha)
 
 
-def test_options_that_would_be_passed_over_are_refused(capsys, index):
+def test_any_finite_weight_will_do(capsys, index):
+    assert call(capsys, "recall", index, "--qe", "2", "--dba", "2", "--alpha", "1e308")[0] == 0
+
+
+def test_options_that_would_be_passed_over_are_refused(capsys, index, query):
+    for command in (["recall", index], ["search", index, query]):
+        refused(capsys, 2, "--alpha goes with --qe and --dba only", *command, "--alpha", "3")
+        refused(capsys, 2, "--alpha goes with --qe and --dba only", *command, "--alpha", "3", "--rerank", "5")
+    refused(capsys, 2, "--seed goes with --intervals only", "recall", index, "--seed", "0")
     refused(capsys, 2, "--metrics does not go with", "recall", index, "--metrics", "mrr", "--qe", "2")
     refused(capsys, 2, "exclude each other", "recall", index, "--json", "--csv")
+
+
+def test_images_are_not_added_under_classes_that_are_none_of_the_index(capsys, index, here, images):
+    shutil.copytree(images, "images")
+    shutil.copytree(index, "index")
+    shutil.copy("images/test/class 09/3.png", "images/test/class 09/new.png")
+    add = ["index", "add", "index", "images/test/class 09/new.png", "--root", "images"]
+    refused(capsys, 2, "index: its classes are not the folders in that of its images ('test/class 08/0.png'", *add)
+    assert call(capsys, *add, "--class", "class 09")[0] == 0
+    found = json.loads(call(capsys, "search", "index", "images/test/class 09/new.png", "--k", "2", "--json")[1])
+    assert {neighbour["class"] for neighbour in found[0]["neighbours"]} == {"class 09"}
+
+
+@pytest.mark.skipif(os.fsencode("\udcff") != b"\xff", reason="file names here are UTF-8 always")
+def test_a_name_that_is_no_utf_8_is_one_line(capsys, here, run, index, query):
+    name = os.fsdecode(b"photos/caf\xe9.png")
+    shutil.copy(query, name)
+    shutil.copytree("photos", "classes/a")
+    shutil.copytree("photos", "classes/b")
+    for command in (
+        ["embed", run, "photos", "--out", "o"],
+        ["embed", run, name, "--out", "o"],
+        ["search", index, "photos"],
+        ["search", index, name, "--html", "o"],
+        ["index", run, "--images", "photos", "--out", "o"],
+        ["index", "add", index, "photos", "--root", "photos"],
+    ):
+        refused(capsys, 1, "photos/caf\\xe9.png: its name is no UTF-8, which lists are written in; rename it", *command)
+    refused(capsys, 1, "classes/a/caf\\xe9.png: its name is no UTF-8", *arguments(here / "classes", here / "o"))
+    assert not Path("o").exists()
+
+
+def test_why_weights_do_not_fit_a_model_is_said(capsys, here, run, index, query):
+    bundle = read_bundle(index)
+    changed = editing.contents(bundle) | {"model": bundle.model | {"embedding_dim": 8}}
+    write_bundle("index", **changed)
+    refused(capsys, 1, "size mismatch for head.weight: copying a param with shape", "search", "index", query)
+    shutil.copytree(run, "run")
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().replace("embedding_dim: 16", "embedding_dim: 8"))
+    words = (
+        "run: its config.yaml and its checkpoint are of different models (Error(s) in loading state_dict for Embedder: "
+    )
+    refused(capsys, 1, words + "size mismatch for head.weight", "embed", "run", query, "--out", "o")
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "gpu", "meta", ""])
@@ -267,6 +343,9 @@ class TestNothingIsLost:
         for _ in range(2):
             assert call(capsys, *search, "--picture", "new/found.png", "--html", "new/page.html", "--overwrite")[0] == 0
         refused(capsys, 2, "does not end in .png", *search, "--picture", "photo.jpg")
+        same = ("--picture", "x.png", "--html", "empty/../x.png")
+        refused(capsys, 2, "--picture and --html are the same file", *search, *same)
+        assert not Path("x.png").exists()
 
     def test_a_model_is_exported_over_a_file_only_on_request(self, capsys, here, run):
         for name in ("onnx", "onnxruntime", "onnxscript"):
@@ -275,6 +354,51 @@ class TestNothingIsLost:
         assert Path("file").read_text() == "years of work"
         assert call(capsys, "export", "onnx", str(run), "--out", "file", "--overwrite")[0] == 0
         assert call(capsys, "export", "onnx", str(run), "--out", "new/model.onnx")[0] == 0
+
+    def test_what_comes_while_the_work_is_done_is_not_lost(self, capsys, here, run, index, query, monkeypatch):
+        work = import_module("retrieval.recipes.export")
+
+        def meanwhile(name: str, place: str) -> None:
+            done = getattr(work, name)
+
+            def patched(*arguments, **words):
+                Path(place).write_text("years of work")
+                return done(*arguments, **words)
+
+            monkeypatch.setattr(work, name, patched)
+
+        for command in (["embed", run, query], ["export", "npy", index]):
+            assert call(capsys, *map(str, command), "--out", "vectors", "--overwrite")[0] == 0
+        meanwhile("write_arrays", "vectors/photo.png")
+        for command in (["embed", run, query], ["export", "npy", index]):
+            refused(capsys, 1, "vectors: holds 'photo.png', which ", *command, "--out", "vectors", "--overwrite")
+            assert Path("vectors/photo.png").read_text() == "years of work"
+            Path("vectors/photo.png").unlink()
+        monkeypatch.setattr(work, "_require_packages", lambda: None)
+        monkeypatch.setattr(work, "_onnx", lambda *words: (b"model", 18))
+        monkeypatch.setattr(work, "_compare", lambda *words: {"largest_difference": 0.0})
+        meanwhile("_compare", "model.onnx")
+        refused(capsys, 1, "model.onnx: exists already", "export", "onnx", run, "--out", "model.onnx")
+        assert Path("model.onnx").read_text() == "years of work"
+
+    def test_a_command_that_fails_on_its_input_leaves_no_folder(self, capsys, here, run, index):
+        Path("text.png").write_text("no image")
+        for command in (
+            ["search", index, "text.png", "--picture", "new/deep/x.png"],
+            ["search", index, "text.png", "--html", "new/deep/x.html"],
+            ["search", index, "missing.png", "--html", "new/deep/x.html"],
+            ["embed", run, "text.png", "--out", "new/deep/x"],
+            ["export", "npy", "empty", "--out", "new/deep/x"],
+            ["index", "empty", "--out", "new/deep/x"],
+            ["index", "merge", "empty", "--out", "new/deep/x"],
+            ["index", "--from-npy", "text.png", "--labels", "file", "--out", "new/deep/x"],
+            ["report", "empty", "--out", "new/deep/x.html"],
+            ["data", "prepare", "folder", "file", "--root", "new/deep/x"],
+        ):
+            refused(capsys, 1, "error: ", *command)
+            assert names(here) == ["empty", "file", "photos", "text.png"], command
+        refused(capsys, 2, "did you mean folder", "data", "verify", "foldr", "--root", "photos", "--faults", "new/x")
+        assert names(here) == ["empty", "file", "photos", "text.png"]
 
     def test_faults_are_written_over_nothing_but_faults(self, capsys, here, images):
         words = ["data", "verify", "folder", "--root", images]
@@ -349,7 +473,16 @@ def test_a_folder_that_may_not_be_written_is_named(capsys, shut):
             ["embed", shut / "run", query, "--out", out / "x"],
             ["index", index, "--images", shut / "images", "--out", out / "x"],
             ["index", "merge", index, "--out", out / "x"],
-            ["index", "add", index, shut / "images" / "class 09" / "new.png", "--root", shut / "images"],
+            [
+                "index",
+                "add",
+                index,
+                shut / "images" / "class 09" / "new.png",
+                "--root",
+                shut / "images",
+                "--class",
+                "a",
+            ],
             ["index", "remove", index, "test/class 09/3.png"],
             ["export", "npy", index, "--out", out / "x"],
             ["report", index, "--out", out / "x.html"],
@@ -394,5 +527,6 @@ def test_a_file_that_may_not_be_read_is_named(capsys, shut):
             assert found == 1, err
             assert err.splitlines()[-1].startswith("error: ")
             assert str(shut) in err
+            assert "Permission denied" in err
         for command in (["recall", shut / "secret"], ["runs", shut / "secret"], ["search", run / "index-test", query]):
             refused(capsys, 1, "cannot be read (Permission denied)", *command)

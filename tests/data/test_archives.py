@@ -260,6 +260,19 @@ def test_an_empty_folder_is_filled_and_any_other_is_kept(tmp_path: Path) -> None
     assert content(tmp_path / "data") == FILES
 
 
+def test_what_comes_into_an_empty_folder_meanwhile_is_kept(tmp_path: Path) -> None:
+    archive, root = make(tmp_path / "a.zip", FILES), tmp_path / "data"
+    root.mkdir()
+
+    def watch(entries):
+        (root / "photo").write_bytes(b"years of work")
+        return entries
+
+    with pytest.raises(DatasetError, match="exists already"):
+        prepare("folder", [archive], root, watch=watch)
+    assert content(root) == {"photo": b"years of work"}
+
+
 def test_what_cannot_be_prepared_is_said(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"missing.zip: cannot be read \(No such file"):
         prepare("folder", [tmp_path / "missing.zip"], tmp_path / "data")

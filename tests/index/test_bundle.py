@@ -204,6 +204,16 @@ def test_a_file_of_another_bundle_is_refused(folder, tmp_path, name):
     assert str(folder) in refused(folder)
 
 
+@pytest.mark.parametrize(("name", "reader"), [("vectors.npy", "read_vectors"), ("items.csv", "read_items")])
+def test_no_file_is_parsed_before_all_are_those_of_the_manifest(folder, monkeypatch, name, reader):
+    parsed = []
+    monkeypatch.setattr(f"retrieval.index.bundle.{reader}", lambda *words: parsed.append(words))
+    file = folder / name
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    assert f"{name}: sha256 is" in refused(folder)
+    assert parsed == []
+
+
 def test_weights_that_change_after_reading_are_not_handed_out(folder):
     bundle = read_bundle(folder)
     (folder / "model.safetensors").write_bytes(bytes(257))

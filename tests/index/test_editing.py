@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from retrieval.errors import IndexFormatError, RetrievalError
-from retrieval.index import editing, read_bundle, write_bundle
+from retrieval.index import editing, read_bundle, write_bundle, writing
 
 MODEL = {"backbone": "resnet18"}
 
@@ -84,6 +84,36 @@ def test_a_bundle_that_has_changed_since_it_was_read_is_left_alone(tmp_path):
     with pytest.raises(RetrievalError, match="has been changed by another program in the meantime"):
         editing.remove(stale, np.array([1]))
     assert read_bundle(tmp_path / "index").manifest == now
+
+
+def test_a_bundle_that_changes_while_it_is_rewritten_is_not_lost(tmp_path, monkeypatch):
+    before = write(tmp_path / "index")
+    write_manifest = writing.write_manifest
+
+    def meanwhile(*words):
+        write_manifest(*words)
+        monkeypatch.setattr(writing, "write_manifest", write_manifest)
+        editing.remove(read_bundle(tmp_path / "index"), np.array([0]))
+
+    monkeypatch.setattr(writing, "write_manifest", meanwhile)
+    with pytest.raises(RetrievalError, match="index: has been changed by another program in the meantime; try again"):
+        editing.remove(before, np.array([1]))
+    assert_array_equal(read_bundle(tmp_path / "index").ids, before.ids[1:])
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_a_file_that_comes_into_a_bundle_while_it_is_replaced_is_not_lost(tmp_path, monkeypatch):
+    before = write(tmp_path / "index")
+    write_manifest = writing.write_manifest
+
+    def meanwhile(*words):
+        write_manifest(*words)
+        (tmp_path / "index" / "photo.png").write_text("years of work")
+
+    monkeypatch.setattr(writing, "write_manifest", meanwhile)
+    with pytest.raises(RetrievalError, match=r"holds 'photo\.png', which is no part of an index"):
+        editing.remove(before, np.array([1]))
+    assert (tmp_path / "index" / "photo.png").read_text() == "years of work"
 
 
 def test_a_failure_in_the_midst_leaves_the_bundle_as_it_was(tmp_path, monkeypatch):

@@ -61,6 +61,13 @@ def test_expansion_is_the_weighted_mean_of_a_query_and_its_neighbours(k, alpha, 
     assert_allclose(found, slow_expand(queries, gallery, k, alpha, own), atol=1e-6)
 
 
+def test_the_largest_weights_count_copies_alone():
+    gallery = unit_vectors(9)
+    copies = np.concatenate([gallery, gallery[:3] * np.float32(1 + 1e-6)])  # a score just above 1, by rounding
+    found = expand(copies, copies, 4, alpha=1e308, own=np.arange(len(copies)))
+    assert_allclose(found, copies, atol=1e-5)
+
+
 def test_expansion_by_no_neighbour_changes_nothing():
     queries = unit_vectors(4)
     assert expand(queries, unit_vectors(9, seed=1), 0) is queries

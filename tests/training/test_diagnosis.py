@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import nn
 
+from retrieval.schema import TrainingConfig
 from retrieval.training.diagnosis import diagnose
 
 
@@ -28,6 +30,11 @@ def test_every_line_says_which_step_it_is_about():
     assert all(line.startswith("step 7: ") for line in lines)
     assert lines[0].startswith("step 7: the loss is 0.5 and the gradient's norm inf; the step was not taken")
     assert "(now 0.1)" in lines[-1]
+
+
+def test_the_options_that_may_help_are_options_of_training():
+    for name in re.findall(r"training\.(\w+)", explain()[-1]):
+        assert name in TrainingConfig.model_fields
 
 
 def test_extremes_of_the_embeddings():
