@@ -35,7 +35,7 @@ from torch.nn import functional
 
 from retrieval.data import ImageSet, Preprocessing, load_image, prepare, read_dataset, split_classes
 from retrieval.errors import RetrievalError
-from retrieval.solvers import Blackbox, Identity, match, normalize, solve, standardize, two_point
+from retrieval.solvers import Blackbox, Identity, match, normalize, solve, standardize, two_point, whole
 
 SIZE = 48  # pixels of a side of an image
 INLIERS, OUTLIERS = 16, 8  # key-points to find, and those that only the copy has
@@ -138,11 +138,6 @@ class Describer(nn.Module):
 def costs_of(network: nn.Module, pairs: Pairs) -> Tensor:
     """(n, INLIERS, INLIERS + OUTLIERS): the less alike, the higher."""
     return -network(pairs.images, pairs.points) @ network(pairs.copies, pairs.copied_points).mT
-
-
-def whole(projection: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """A projection of all costs of a problem at once; `normalize` of each row alone would change the solution."""
-    return lambda costs: projection(costs.flatten(-2)).view_as(costs)
 
 
 PROJECTIONS = {"none": lambda costs: costs, "norm": whole(normalize), "std": whole(standardize)}

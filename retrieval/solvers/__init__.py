@@ -5,7 +5,7 @@ from retrieval.solvers.identity import Identity
 from retrieval.solvers.layer import GradientRule, solve
 from retrieval.solvers.matching import match
 from retrieval.solvers.noise import gumbel, sum_of_gamma, two_point
-from retrieval.solvers.projections import center, normalize, standardize
+from retrieval.solvers.projections import center, normalize, standardize, whole
 from retrieval.solvers.ranking import rank
 from retrieval.solvers.top_k import top_k
 
@@ -23,4 +23,5 @@ __all__ = [
     "sum_of_gamma",
     "top_k",
     "two_point",
+    "whole",
 ]

@@ -4,9 +4,12 @@ Put before the solver and differentiated as usual, a projection removes from the
 costs changes nothing (Sahoo et al., ICLR 2023, section 3.4). All work along the last dimension, of shape (..., n), and take an
 optional mask of the same shape: entries outside it do not take part, come out as zero, and receive no gradient.
 A flat row, in which all entries are equal, comes out as zeros with a zero gradient.
+Where a problem is a matrix of costs, as in `match`, `whole` makes them work on all of it at once.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -31,6 +34,11 @@ def standardize(costs: Tensor, mask: Tensor | None = None) -> Tensor:
     """`normalize(center(costs))`: a unit vector that sums to zero. Divides by the L2 norm, not by the standard deviation."""
     inside = costs if mask is None else costs.masked_fill(~mask, 0)
     return _divide_by_norm(center(costs, mask), floor=rounding_floor(inside))
+
+
+def whole(projection: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The projection of all costs (..., n, m) of an assignment at once; `normalize` of each row alone would change the solution."""
+    return lambda costs: projection(costs.flatten(-2)).view_as(costs)
 
 
 def rounding_floor(costs: Tensor) -> Tensor:

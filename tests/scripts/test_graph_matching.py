@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from retrieval.solvers import center, match
+from retrieval.solvers import center, match, whole
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "graph_matching.py"
 FILES = ["graph_matching.csv", "graph_matching_curves.png", "graph_matching_matches.png"]
@@ -235,7 +235,7 @@ def test_the_informed_margin_works_in_training_only(script, pairs):
 
 
 def test_taking_the_mean_off_does_nothing_to_the_gradient_of_the_loss(script, pairs, monkeypatch):
-    monkeypatch.setitem(script.PROJECTIONS, "mean", script.whole(center))
+    monkeypatch.setitem(script.PROJECTIONS, "mean", whole(center))
     costs = torch.randn(pairs.truth.shape, generator=torch.Generator().manual_seed(0))
     (_, plain), (_, centred) = (
         loss_and_gradient(script, f"identity, {name}, no margin", costs, pairs.truth) for name in ("none", "mean")

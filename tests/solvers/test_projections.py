@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from retrieval.solvers import center, normalize, rank, standardize
+from retrieval.solvers import center, match, normalize, rank, solve, standardize, whole
 
 ALL = [center, normalize, standardize]
 
@@ -70,3 +70,29 @@ def test_a_flat_row_gives_zeros_and_a_zero_gradient(dtype, value):
 @pytest.mark.parametrize("projection", ALL)
 def test_an_empty_mask_gives_zeros(projection):
     assert projection(rows(2, 3), torch.zeros(2, 3, dtype=torch.bool)).eq(0).all()
+
+
+@pytest.mark.parametrize("projection", [normalize, standardize])
+def test_row_by_row_a_projection_changes_the_assignment_and_over_the_whole_it_does_not(projection):
+    costs = torch.tensor([[3.0, 5.0, 9.0], [10.0, 13.0, 90.0]])
+    assert match(costs).argmax(dim=1).tolist() == [1, 0]
+    assert solve(costs, match, projection=projection).argmax(dim=1).tolist() == [0, 1]
+    assert solve(costs, match, projection=whole(projection)).argmax(dim=1).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("projection", ALL)
+@pytest.mark.parametrize("shape", [(5, 5), (4, 7), (7, 4)])
+def test_a_projection_of_whole_problems_leaves_every_assignment_as_it_is(projection, shape):
+    costs = rows(20, *shape)
+    assert torch.equal(match(whole(projection)(costs)), match(costs))
+    assert torch.equal(match(whole(projection)(costs.mT)), match(costs.mT))
+
+
+@pytest.mark.parametrize("projection", ALL)
+def test_over_the_whole_a_projection_is_that_of_all_costs_in_one_row(projection):
+    costs = rows(2, 3, 4, 5)
+    out = whole(projection)(costs)
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close(out[i, j].reshape(20), projection(costs[i, j].reshape(20)))
+    assert gradcheck(whole(projection), (rows(2, 3, 4).requires_grad_(),))
