@@ -10,8 +10,8 @@ def match(costs: Tensor) -> Tensor:
     """Marks the cheapest assignment of rows to columns: argmin over (partial) permutation matrices y of <costs, y>.
 
     Solved exactly on the CPU, one problem after the other, by SciPy's `linear_sum_assignment`: O(n^3) each.
-    A problem has one scale: a projection must see all of its costs at once, as `whole(normalize)` does; `normalize` would scale each
-    row by a factor of its own, and so change the assignment.
+    A problem has one scale: a projection must see all of its costs at once, as `whole(normalize)` does; `normalize` would scale
+    each row by a factor of its own, and so change the assignment.
 
     Args:
         costs: (..., n, m), finite; every row is matched if n <= m, every column if m <= n.
