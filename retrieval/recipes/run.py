@@ -130,12 +130,19 @@ class _Run:
         for what, figures in self.record.results.items():
             log.info("%s, test classes: %s", what, describe(figures))
         try:
+            self.go_on_and_save()
+            return self.finish()
+        except Stopped:
+            log.warning("stopped after step %d; go on with --resume", self.trainer.step)
+            raise
+
+    def go_on_and_save(self) -> None:
+        """Trains to the end or to a signal. What is saved is final: `finish` puts other weights into the model."""
+        try:
             self.go_on()
         except Stopped:
             self.save()
-            log.warning("stopped after step %d; go on with --resume", self.trainer.step)
             raise
-        return self.finish()
 
     def go_on(self) -> None:
         """Trains to the last step, or until the validation classes show no gain any more."""

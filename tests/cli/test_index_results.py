@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +14,9 @@ import torch
 from small_run import call
 
 from retrieval import recipes
+from retrieval.errors import RetrievalError
 from retrieval.index import read_bundle
-from retrieval.recipes import Ranking
+from retrieval.recipes import Ranking, export
 from retrieval.recipes.compare import paired
 from retrieval.training import load_checkpoint, save_checkpoint
 
@@ -172,6 +175,44 @@ def test_a_model_is_exported_as_onnx_and_does_the_same(run, images, capsys, tmp_
     assert code == 0, err
     assert json.loads(out)["largest_difference"] <= 1e-4
     assert (tmp_path / "m.onnx").is_file()
+
+
+@pytest.mark.parametrize("change", [lambda weights: weights.neg_(), lambda weights: weights.fill_(torch.nan)])
+def test_an_onnx_file_that_does_not_do_as_torch_does_is_refused(run, capsys, monkeypatch, tmp_path, change):
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    compare = export._compare
+
+    def compare_with_another(content, model, inputs):
+        with torch.no_grad():
+            change(max(model.parameters(), key=torch.numel))
+        return compare(content, model, inputs)
+
+    monkeypatch.setattr(export, "_compare", compare_with_another)
+    code, out, err = call(capsys, "export", "onnx", str(run), "--out", str(tmp_path / "m.onnx"))
+    assert (code, out) == (1, "")
+    assert re.fullmatch(
+        r"error: onnxruntime's vectors differ from torch's by \S+, more than 0.0001; nothing was written\n", err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_neighbours_are_refused_but_where_two_are_as_near():
+    def at(*angles: float) -> np.ndarray:
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    export._require_same_neighbours(at(0, 0.1, 0.19999, 0.6), at(0, 0.1, 0.20001, 0.6), k=1)
+    vectors, expected = at(0, 0.1, 0.15, 0.6), at(0, 0.1, 0.3, 0.6)  # the nearest of 0.1
+    with pytest.raises(RetrievalError, match="onnxruntime finds other neighbours of image 1 than torch"):
+        export._require_same_neighbours(vectors, expected, k=1)
+
+
+def test_without_assertions_the_figures_are_the_same(run, capsys):
+    words = ("recall", str(run / "index-test"), "--json")
+    command = [sys.executable, "-O", "-m", "retrieval.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == json.loads(call(capsys, *words)[1])
 
 
 def test_missing_packages_for_onnx_are_named_with_the_command_that_installs_them(run, capsys, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from small_run import arguments, call, draw_images
 
 from retrieval import cli
+from retrieval.recipes import figures
 from retrieval.training import RunFolder, Trainer, load_checkpoint
 
 # All that a run remembers from step to step.
@@ -89,6 +90,31 @@ def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_end_as_one_that_wa
     monkeypatch.undo()
     assert cli.run(arguments(images, tmp_path / "stopped", *words, "--resume")) == 0
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+# Of the untrained model, of the validation classes after both epochs, of the last epoch, of the best one.
+@pytest.mark.parametrize("measurement", [3, 4, 5])
+def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(
+    images, run, tmp_path, monkeypatch, capsys, measurement
+):
+    embed_images, calls = figures.embed_images, []
+
+    def and_a_signal(*words, **more):
+        calls.append(words)
+        if len(calls) == measurement:
+            os.kill(os.getpid(), signal.SIGINT)
+        return embed_images(*words, **more)
+
+    monkeypatch.setattr(figures, "embed_images", and_a_signal)
+    out = tmp_path / "run"
+    code, printed, err = call(capsys, *arguments(images, out))
+    assert (code, printed) == (130, "")
+    assert len(calls) == measurement
+    assert "Traceback" not in err
+    assert "stopped after step 10; go on with --resume" in (out / "log.txt").read_text()
+    assert not (out / "results.json").exists()
+    assert cli.run(arguments(images, out, "--resume")) == 0
+    assert_same_run(run, out)
 
 
 @pytest.mark.slow
