@@ -371,19 +371,25 @@ def choose(results: Iterable[dict[str, Any]], tasks: Iterable[str], loss: str) -
     Raises:
         SystemExit: the loss has no trials on one of them.
     """
-    found = {task: trials(results, task, loss) for task in tasks}
-    best: dict[str, dict[str, tuple[float, float]]] = {}  # by setting and task, the mean and its learning rate
-    for task, means in found.items():
-        if not means:
+    best = {task: by_setting(results, task, loss) for task in tasks}
+    for task, settings_of in best.items():
+        if not settings_of:
             raise SystemExit(
                 f"error: there are no trials of {loss} on {task} yet; run --stages main with that task first"
             )
-        for trial, mean in means.items():
-            setting, rate = json.loads(trial)
-            of_setting = best.setdefault(json.dumps(setting), {})
-            of_setting[task] = max(of_setting.get(task, (-np.inf, 0.0)), (mean, rate))
-    first = max(best, key=lambda setting: sum(mean for mean, _ in best[setting].values()))
-    return {task: (json.loads(first), best[first][task][1]) for task in found}
+    shared = set.intersection(*map(set, best.values()))
+    first = max(sorted(shared), key=lambda setting: sum(of_task[setting][0] for of_task in best.values()))
+    return {task: (json.loads(first), of_task[first][1]) for task, of_task in best.items()}
+
+
+def by_setting(results: Iterable[dict[str, Any]], task: str, loss: str) -> dict[str, tuple[float, float]]:
+    """The best of the means of `trials` for each setting, as JSON, and its learning rate."""
+    best: dict[str, tuple[float, float]] = {}
+    for trial, mean in trials(results, task, loss).items():
+        setting, rate = json.loads(trial)
+        name = json.dumps(setting)
+        best[name] = max(best.get(name, (-np.inf, 0.0)), (mean, rate))
+    return best
 
 
 def final(

@@ -16,8 +16,8 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from scipy import stats
-from study_losses import FINALISTS, HEADS, LOSSES, OURS, PEERS, QUICK, TASKS, choose, read_results, trials
+from interval import half_width
+from study_losses import FINALISTS, HEADS, LOSSES, OURS, PEERS, QUICK, TASKS, by_setting, choose, read_results, trials
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -38,9 +38,7 @@ Row = dict[str, Any]
 def interval(values: Iterable[float]) -> tuple[float, float]:
     """Mean and half of its 95 % interval; nan for a single value."""
     numbers = np.array(list(values), dtype=float)
-    if len(numbers) < 2:
-        return float(numbers.mean()), math.nan
-    return float(numbers.mean()), float(stats.t.ppf(0.975, len(numbers) - 1) * stats.sem(numbers))
+    return float(numbers.mean()), math.nan if len(numbers) < 2 else half_width(numbers)
 
 
 def of(rows: list[Row], **wanted: Any) -> list[Row]:
@@ -143,25 +141,15 @@ def table_of_settings(rows: list[Row], tasks: list[str]) -> None:
     """Every setting of the recall loss by its validation figures, the best learning rate for each: where the defaults come from."""
     figures = {}
     for name in OURS:
-        found = [by_setting(trials(rows, task, name)) for task in tasks]
-        for setting in found[0]:
-            if all(setting in of_task for of_task in found):
-                figures[name, setting] = [of_task[setting] for of_task in found]
+        found = [by_setting(rows, task, name) for task in tasks]
+        for setting in set.intersection(*map(set, found)):
+            figures[name, setting] = [of_task[setting][0] for of_task in found]
     print("\n### Recall@1 + MAP@R on the folds of the training classes, by setting\n")
     print("| loss | setting | " + " | ".join(tasks) + " | mean |")
     print("| --- | --- |" + " --- |" * (len(tasks) + 1))
     for (name, setting), values in sorted(figures.items(), key=lambda item: -sum(item[1])):
         shown = ", ".join(f"{word} {value}" for word, value in json.loads(setting).items())
         print(f"| {name} | {shown} | {' | '.join(f'{value:.1f}' for value in [*values, np.mean(values)])} |")
-
-
-def by_setting(means: dict[str, float]) -> dict[str, float]:
-    """The best figure of each setting over the learning rates, of what `trials` gives."""
-    best: dict[str, float] = {}
-    for trial, mean in means.items():
-        setting = json.dumps(json.loads(trial)[0])
-        best[setting] = max(best.get(setting, mean), mean)
-    return best
 
 
 def curves(rows: list[Row], tasks: list[str], path: Path) -> None:

@@ -40,8 +40,8 @@ PROJECTIONS: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mean": center,
     "norm": normalize,
     "std": standardize,
-    "local": standardize,  # and then `LocalProjection`
-    "softmax": standardize,  # the same
+    "local": standardize,  # and `LocalProjection` behind it, as for "softmax"
+    "softmax": standardize,
 }
 
 IDENTITY = ("identity", Identity())  # the word and the rule

@@ -91,6 +91,21 @@ def test_a_setting_for_two_tasks_has_the_best_sum_and_a_learning_rate_for_each()
     ]
     assert study_losses.choose(found, ["t", "u"], "a") == {"t": ({"x": 2}, 0.2), "u": ({"x": 2}, 0.1)}
     assert study_losses.choose(found, ["t"], "a") == {"t": ({"x": 1}, 0.1)}
+    assert study_losses.by_setting(found, "u", "a") == {'{"x": 1}': (45, 0.2), '{"x": 2}': (60, 0.1)}  # recall@1 + MAP@R
+
+
+def test_the_settings_are_shown_by_the_mean_of_their_best_trials(capsys):
+    figures = [("t", "loglog", 0.1, 40), ("t", "loglog", 0.2, 20), ("t", "sqrt", 0.1, 30), ("u", "sqrt", 0.1, 60)]
+    figures.append(("u", "loglog", 0.1, 20))
+    rows = [
+        row("std", 0, recall, "search", task=task, setting={"weighting": weighting}, learning_rate=rate)
+        for task, weighting, rate, recall in figures
+    ]
+    study_tables.table_of_settings(rows, ["t", "u"])
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "| std | weighting sqrt | 45.0 | 90.0 | 67.5 |",
+        "| std | weighting loglog | 60.0 | 30.0 | 45.0 |",
+    ]
 
 
 def test_losses_whose_runs_are_not_complete_are_in_no_table():
