@@ -183,7 +183,7 @@ def test_one_class_only_has_no_loss_and_no_gradient():
     for projection in PROJECTIONS:
         loss = RecallLoss(projection)(embeddings, torch.zeros(6, dtype=torch.long))
         assert loss == 0
-        if projection in ("mean", "std", "local"):
+        if projection in ("mean", "std", "local", "softmax"):
             torch.testing.assert_close(torch.autograd.grad(loss, embeddings)[0], torch.zeros_like(embeddings))
 
 
@@ -192,7 +192,8 @@ def test_a_nan_or_infinite_embedding_shows_in_the_loss():
         embeddings = unit(8)
         embeddings[3, 0] = wrong
         labels = torch.arange(4).repeat_interleave(2)
-        assert not RecallLoss()(embeddings, labels).isfinite()
+        for projection in PROJECTIONS:
+            assert not RecallLoss(projection)(embeddings, labels).isfinite()
         assert not RecallLoss()(unit(8), labels, ref_emb=embeddings, ref_labels=labels).isfinite()
 
 

@@ -15,7 +15,7 @@ from torch import distributed
 from retrieval.losses import RecallLoss
 from retrieval.losses.memory import CrossBatchMemory
 
-PROJECTIONS = ("std", "local")
+PROJECTIONS = ("std", "local", "softmax")
 TIMEOUT = timedelta(seconds=120)
 
 

@@ -26,6 +26,7 @@ COUNTS, UNIT = (1, 3, 4, 9, 17, 32), 4
 LOSSES = {
     "std": lambda: RecallLoss("std"),
     "local, with noise": lambda: RecallLoss("local", noise=0.2),
+    "softmax": lambda: RecallLoss("softmax"),
     "memory": lambda: CrossBatchMemory(RecallLoss(), DIM, 60).double(),
     "mixed, into a memory": lambda: SiMix(CrossBatchMemory(RecallLoss(), DIM, 200).double()),
     "contrastive, memory and miner": lambda: CrossBatchMemory(
