@@ -84,6 +84,11 @@ def show(mean: float, half: float, digits: int = 2) -> str:
     return f"{mean:.{digits}f}" if math.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
+def bold(name: str) -> str:
+    """The name of a loss; in bold type that of the recall loss by identity."""
+    return name if name in PEERS or name.startswith("blackbox") else f"**{name}**"
+
+
 def words(setting: Row, rate: float) -> str:
     named = [f"{word.rstrip('_')} {value}" for word, value in setting.items()]
     return ", ".join([*named, f"lr {rate:g}"])
@@ -106,7 +111,7 @@ def table_of_task(rows: list[Row], task: str, tasks: Iterable[str]) -> None:
         step, seconds = (float(np.mean([m[word] for m in most])) for word in ("step", "seconds"))
         cells.append(f"{step:.0f}, {seconds:.1f}")
         cells.append(words(runs[0]["setting"], runs[0]["learning_rate"]))
-        print(f"| {f'**{name}**' if name in OURS else name} | {' | '.join(cells)} |")
+        print(f"| {bold(name)} | {' | '.join(cells)} |")
 
 
 def table_of_all(rows: list[Row], tasks: list[str]) -> None:
@@ -127,7 +132,7 @@ def table_of_all(rows: list[Row], tasks: list[str]) -> None:
     for name in sorted(shared, key=lambda name: -sum(means[name].values())):
         averages = [f"{np.mean([means[name][task, measure] for task in tasks]):.2f}" for measure in MEASURES]
         each = [" / ".join(f"{means[name][task, measure]:.2f}" for measure in MEASURES) for task in tasks]
-        print(f"| {f'**{name}**' if name in OURS else name} | {' | '.join(averages + each)} |")
+        print(f"| {bold(name)} | {' | '.join(averages + each)} |")
     for task in tasks:
         peers = [name for name in PEERS if name in found[task]]
         for measure in MEASURES if peers and BEST in found[task] else ():

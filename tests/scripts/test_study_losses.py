@@ -164,3 +164,8 @@ def test_a_study_can_be_continued_and_shown(tmp_path):
     assert "### glyphs, 5 seeds, settings chosen on it alone" in shown
     assert f"{np.mean([json.loads(line)['recall@1'] for line in repeated[-5:]]):.2f} ±" in shown
     assert (tmp_path / "docs" / "study_collapse.png").stat().st_size > 10_000
+
+
+def test_the_recall_loss_by_identity_is_in_bold_type():
+    names = ("softmax", "std, noise", "blackbox std", "SupCon")
+    assert [study_tables.bold(name) for name in names] == ["**softmax**", "**std, noise**", "blackbox std", "SupCon"]
