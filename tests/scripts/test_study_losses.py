@@ -91,7 +91,10 @@ def test_a_setting_for_two_tasks_has_the_best_sum_and_a_learning_rate_for_each()
     ]
     assert study_losses.choose(found, ["t", "u"], "a") == {"t": ({"x": 2}, 0.2), "u": ({"x": 2}, 0.1)}
     assert study_losses.choose(found, ["t"], "a") == {"t": ({"x": 1}, 0.1)}
-    assert study_losses.by_setting(found, "u", "a") == {'{"x": 1}': (45, 0.2), '{"x": 2}': (60, 0.1)}  # recall@1 + MAP@R
+    assert study_losses.by_setting(found, "u", "a") == {
+        '{"x": 1}': (45, 0.2),
+        '{"x": 2}': (60, 0.1),
+    }  # recall@1 + MAP@R
 
 
 def test_the_settings_are_shown_by_the_mean_of_their_best_trials(capsys):
