@@ -8,9 +8,9 @@ DATA holds the folders cub200/CUB_200_2011, cars196 and omniglot. Every run is a
 was run and what came out. A run that has its line is not repeated, so that a study can be stopped and continued.
 
 The same network, sampler, batch, number of steps and schedule for all losses of a task. For each loss:
-- search: as many trials for each, 4 learning rates x 3 settings, on thirds of the *training classes*: trained on
-  two, measured on the third. The trial with the best mean of recall@1 + MAP@R is chosen. For whole networks 3 learning rates,
-  with the setting that was best on the frozen features.
+- search: as many trials for each, 4 learning rates x 3 settings, on thirds of the *training classes* (Omniglot: of the
+  training alphabets): trained on two, measured on the third. The trial with the best mean of recall@1 + MAP@R is chosen.
+  For whole networks 3 learning rates, with the setting that was best on the frozen features.
 - final: the chosen setting, trained on all training classes and measured on the test classes after the last step; seeds 0 to 4,
   or 2 for whole networks. On frozen features also the setting with the best sum over both data sets, and a learning rate for each.
 Then some of them with other sizes of batch and class, and with a memory (`curves`).
@@ -211,7 +211,8 @@ def make_network(task: Task, weights: Path | None) -> nn.Module:
 
 
 def arrays(task: Task, options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Images or features and labels of both splits, from a file beside the results; made where there is none."""
+    """Images or features, labels, and what folds keep together, of both splits; from a file beside the results, made
+    where there is none."""
     kind = "features" if task.network == "head" else "images"
     path = options.out / f"{task.dataset}_{kind}_{task.size}.npz"
     if not path.exists():
@@ -220,6 +221,9 @@ def arrays(task: Task, options: argparse.Namespace) -> dict[str, np.ndarray]:
             preprocessing = Preprocessing(task.resize, task.size, (0, 0, 0), (1, 1, 1))  # to cut only
             pixels = np.stack([resize_and_crop(load_image(images.root / p), preprocessing) for p in tqdm(images.paths)])
             made[f"{split} labels"] = images.labels
+            made[f"{split} groups"] = images.labels
+            if task.dataset == "omniglot":  # the test has other alphabets
+                made[f"{split} groups"] = np.array([Path(path).parent.parent.name for path in images.paths])
             made[split] = features(pixels, task, options.weights) if kind == "features" else pixels
             if task.network == "conv4":
                 made[split] = pixels[..., 0]
@@ -267,8 +271,8 @@ def divide(data: dict[str, np.ndarray], fold: int | None) -> tuple[tuple[np.ndar
     inputs, labels = data["train"], data["train labels"]
     if fold is None:
         return (inputs, labels), (data["test"], data["test labels"])
-    classes = np.random.default_rng(0).permutation(np.unique(labels))
-    held = np.isin(labels, classes[fold::3])
+    groups = np.random.default_rng(0).permutation(np.unique(data["train groups"]))
+    held = np.isin(data["train groups"], groups[fold::3])
     return (inputs[~held], labels[~held]), (inputs[held], labels[held])
 
 

@@ -317,7 +317,7 @@ def _gradients(scores: _Scores, pull: Tensor, *, of_references: bool) -> tuple[T
 
     With s the scores, mu and sigma their mean and norm in a row, the projections pass a gradient g of the projected scores on as
     g (none), g - mean(g) (mean), g / sigma - s <g, s> / sigma^3 (norm), or both (std). All are A + c + b s for two numbers c
-    and b of the row, where A = g / sigma.
+    and b of the row, where A = g / sigma. "local" and "softmax" leave out the division: A = g.
 
     Args:
         scores: what the forward pass found.
@@ -329,11 +329,13 @@ def _gradients(scores: _Scores, pull: Tensor, *, of_references: bool) -> tuple[T
     grad_references = grad_queries if scores.symmetric else torch.zeros_like(offset) if of_references else None
     constant, multiple, along = q.new_zeros(3, len(q))
     if settings.scaled:
-        pull = (pull / scores.norm[:, None]).masked_fill(scores.flat[:, None], 0)
-    if settings.local_margin is not None or settings.temperature is not None:
+        pull = pull.masked_fill(scores.flat[:, None], 0)
+    if settings.local_margin is not None or settings.temperature is not None:  # they leave nothing to center
         pull, along = _add_dense_gradients(scores, pull, grad_queries, grad_references)
-    elif settings.centered:  # the others leave nothing to center
-        constant = -pull.sum(1) / scores.num_candidates
+    else:
+        pull = pull / scores.norm[:, None]  # ones if it is not scaled
+        if settings.centered:
+            constant = -pull.sum(1) / scores.num_candidates
 
     for rows, span, places in scores.bands():  # A R and A^T Q, where A is `pull` at the slots and zero elsewhere
         block = q.new_zeros(len(places), span.stop - span.start).scatter_add_(1, places, pull[rows])

@@ -10,6 +10,9 @@ their shares, and p keeps what is not its own share:
   the mean of the block taken off;
 - "softmax": it is p and all irrelevant items, with the shares softmax(scores / temperature), which is their soft maximum,
   temperature * logsumexp(scores / temperature), taken off.
+
+Both stand behind "std", whose Jacobian is an orthogonal projection, which takes the directions of the mean and of the scores out,
+divided by the norm of the row. They leave the division out: a query whose scores are all alike does not pull harder than others.
 """
 
 from __future__ import annotations
@@ -23,10 +26,10 @@ from retrieval.solvers.layer import refuse_second_derivative
 
 
 class LocalProjection(torch.autograd.Function):
-    """Leaves projected scores as they are; lets their gradient through in blocks of items that compete.
+    """Leaves projected scores as they are; lets their gradient through in blocks of items that compete, times the norm.
 
-    Takes scores (num_queries, num_references), two boolean masks of their shape, and the reach or the temperature
-    (num_queries, 1); the other of these two is None.
+    Takes scores (num_queries, num_references), two boolean masks of their shape, the reach or the temperature
+    (num_queries, 1), the other of these two None, and the norm (num_queries, 1) by which the scores were divided.
     """
 
     @staticmethod
@@ -37,14 +40,16 @@ class LocalProjection(torch.autograd.Function):
         irrelevant: Tensor,
         reach: Tensor | None,
         temperature: Tensor | None,
+        norm: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(projected, relevant, irrelevant, reach, temperature)
+        ctx.save_for_backward(projected, relevant, irrelevant, reach, temperature, norm)
         return projected.clone()
 
     @staticmethod
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        projected, relevant, irrelevant, reach, temperature = ctx.saved_tensors
+        projected, relevant, irrelevant, reach, temperature, norm = ctx.saved_tensors
+        incoming = incoming * norm
         query, item = relevant.nonzero(as_tuple=True)
         ahead = projected[query] - projected[query, item, None]
         logits = ahead / temperature[query] if reach is None else torch.zeros_like(ahead)
@@ -52,4 +57,4 @@ class LocalProjection(torch.autograd.Function):
         logits = torch.cat([logits.masked_fill(~competes, -torch.inf), logits.new_zeros(len(query), 1)], dim=1)
         shares = logits.softmax(dim=1)[:, :-1] * incoming[query, item, None]  # the last is the item's own
         gradient = torch.zeros_like(incoming).index_put((query, item), shares.sum(dim=1))
-        return gradient.index_add(0, query, -shares), None, None, None, None
+        return gradient.index_add(0, query, -shares), None, None, None, None, None

@@ -75,7 +75,8 @@ def recall_loss(
             "local": "std", and then the mean is taken off in blocks: what raises a relevant item lowers those items only that
             compete with it, the irrelevant ones that are above it or less than `local_margin` below. "softmax": "std", and then
             what raises a relevant item lowers the irrelevant ones by their shares in softmax(scores / temperature) of it and
-            them; its own share is what it does not get. See `retrieval.losses.local_projection`.
+            them; its own share is what it does not get. These two leave the division by the norm of the scores out of the
+            gradient. See `retrieval.losses.local_projection`.
         weighting: w(r) for r intruders: "loglog" log(1 + log(1 + r)), "log" log(1 + r), "sqrt" sqrt(1 + r) - 1, "linear" r.
         ks: explicit cut-offs in place of a weighting: w(r) is the mean over k of sigmoid((1 + r - k) / tau), a soft 1 - recall@k
             (Patel et al., CVPR 2022).
@@ -103,10 +104,11 @@ def recall_loss(
     candidates = relevant | irrelevant
     projected = PROJECTIONS[projection](scores, candidates)
     deviation = candidates.sum(dim=1, keepdim=True).clamp(min=1).to(scores.dtype).rsqrt()  # of projected scores
-    if projection == "local":
-        projected = LocalProjection.apply(projected, relevant, irrelevant, local_margin * deviation, None)
-    if projection == "softmax":
-        projected = LocalProjection.apply(projected, relevant, irrelevant, None, temperature * deviation)
+    if projection in ("local", "softmax"):
+        reach = local_margin * deviation if projection == "local" else None
+        soft = temperature * deviation if projection == "softmax" else None
+        norm = vector_norm(center(scores.detach(), candidates), dim=1, keepdim=True)
+        projected = LocalProjection.apply(projected, relevant, irrelevant, reach, soft, norm)
     if noise:
         projected = projected + two_point(projected, noise, generator=generator)
     if margin:
@@ -225,11 +227,11 @@ class RecallLoss(ScoreMatrixLoss):
         )
 
     def _has_closed_form(self) -> bool:
-        """Whether scores are inner products, or a linear function of them that the projection undoes, and the gradient identity."""
+        """Whether scores are inner products, or a linear function of them that "std" undoes, and the gradient identity."""
         distance = self.distance
         inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and distance.power == 1
         squared_distance = type(distance) is LpDistance and distance.normalize_embeddings and distance.power == 2
-        linear = inner_product or (squared_distance and PROJECTIONS[self.projection] is standardize)
+        linear = inner_product or (squared_distance and self.projection == "std")
         if linear and distance.p == 2 and self.gradient in IDENTITY:
             return True
         if not self._said:

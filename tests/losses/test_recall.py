@@ -101,7 +101,8 @@ def test_in_blocks_what_a_relevant_item_gains_its_rivals_lose_by_their_shares(pr
                 share = weights[n] / sum(weights.values())
                 blocks[n] -= pull * share
                 blocks[p] += pull * share
-        jacobian = torch.autograd.functional.jacobian(standardize, row[candidates])
+        row = row[candidates]
+        jacobian = torch.autograd.functional.jacobian(standardize, row) * (row - row.mean()).norm()
         torch.testing.assert_close(gradient[i, candidates], jacobian.T @ blocks[candidates])
 
 
@@ -157,7 +158,8 @@ def test_with_linear_weights_and_without_the_norm_the_softmax_projection_gives_t
     relevant, irrelevant = masks(targets)
     unit = torch.nn.functional.normalize(embeddings, dim=1)  # as NT-Xent does
     temperature = torch.full((len(unit), 1), 0.1, dtype=unit.dtype)
-    projected = LocalProjection.apply(unit @ unit.T, relevant, irrelevant, None, temperature)
+    norm = torch.ones_like(temperature)
+    projected = LocalProjection.apply(unit @ unit.T, relevant, irrelevant, None, temperature, norm)
     ranks = solve(projected.masked_fill(~(relevant | irrelevant), -torch.inf), rank_as_scores)
     ours = (ranks * relevant).sum(dim=1).div(relevant.sum(dim=1)).mean() / 0.1
     theirs = losses.NTXentLoss(temperature=0.1)(embeddings, targets)
