@@ -49,13 +49,15 @@ def test_with_a_memory_earlier_batches_are_candidates(name):
     assert loss.embedding_memory.shape == (64, 16)
 
 
-def test_the_classes_of_the_folds_are_disjoint_and_all_are_used():
+@pytest.mark.parametrize("together", [1, 2], ids=["classes", "alphabets of two"])
+def test_the_groups_of_the_folds_are_disjoint_and_all_are_used(together):
     labels = np.repeat(np.arange(10), 3)
     data = {"train": np.arange(30), "train labels": labels, "test": np.arange(5), "test labels": np.arange(5)}
+    data["train groups"] = labels // together
     held = []
     for fold in range(3):
         (_, kept), (_, measured) = study_losses.divide(data, fold)
-        assert not set(kept) & set(measured)
+        assert not set(kept // together) & set(measured // together)
         held += sorted(set(measured))
     assert sorted(held) == list(range(10))
     assert study_losses.divide(data, None)[1][0] is data["test"]
