@@ -123,6 +123,8 @@ def folder_in_one_piece(
         raise RetrievalError(f"{path}: is a file, expected a folder; choose another")
     if path.exists() and not overwrite:
         raise RetrievalError(f"{path}: exists already; choose another folder or pass --overwrite")
+    if path.exists() and Path.cwd().is_relative_to(path.resolve()):
+        raise RetrievalError(f"{path}: is where you are and would be replaced; change to another folder first")
     new_parents = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

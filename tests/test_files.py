@@ -189,6 +189,19 @@ def test_a_place_is_looked_at_without_making_it_and_made_when_it_is_needed(tmp_p
             make_place(place)
 
 
+def test_the_folder_where_one_is_is_not_replaced_and_nothing_is_left_in_it(tmp_path, monkeypatch):
+    inside = tmp_path / "folder" / "inside"
+    inside.mkdir(parents=True)
+    for here, path in ((inside, ".."), (tmp_path / "folder", ".")):
+        monkeypatch.chdir(here)
+        with (
+            pytest.raises(RetrievalError, match="is where you are and would be replaced; change to another folder"),
+            folder_in_one_piece(path, overwrite=True),
+        ):
+            pytest.fail("the work has begun")
+    assert list((tmp_path / "folder").iterdir()) == [inside]
+
+
 def test_a_file_is_never_replaced_by_a_folder(tmp_path):
     (tmp_path / "file").write_text("years of work")
     with pytest.raises(RetrievalError, match="is a file"), folder_in_one_piece(tmp_path / "file", overwrite=True):
