@@ -67,6 +67,17 @@ def require_only(folder: Path, names: Collection[str], what: str) -> None:
             )
 
 
+def require_elsewhere(folder: Path) -> None:
+    """Checks that a folder that will be replaced is not the current one or above it, which would leave its user in no folder.
+
+    Raises:
+        RetrievalError: it is.
+    """
+    with contextlib.suppress(FileNotFoundError):  # the current folder is gone already
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise RetrievalError(f"{folder}: is where you are and would be replaced; change to another folder first")
+
+
 def require_place(out: Path) -> None:
     """Checks that the folder that something goes to is there or can be made, before the work that it is the result of.
 
@@ -116,15 +127,15 @@ def folder_in_one_piece(
         check: raises an error where something in that folder would be lost; it looks right before the folder is replaced.
 
     Raises:
-        RetrievalError: `path` exists and `overwrite` is off or it is no folder, or it cannot be written.
+        RetrievalError: `path` exists and `overwrite` is off or it is no folder or the current one, or it cannot be written.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
         raise RetrievalError(f"{path}: is a file, expected a folder; choose another")
     if path.exists() and not overwrite:
         raise RetrievalError(f"{path}: exists already; choose another folder or pass --overwrite")
-    if path.exists() and Path.cwd().is_relative_to(path.resolve()):
-        raise RetrievalError(f"{path}: is where you are and would be replaced; change to another folder first")
+    if path.exists():
+        require_elsewhere(path)
     new_parents = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -214,7 +214,7 @@ def arrays(task: Task, options: argparse.Namespace) -> dict[str, np.ndarray]:
     """Images or features, labels, and what folds keep together, of both splits; from a file beside the results, made
     where there is none."""
     kind = "features" if task.network == "head" else "images"
-    path = options.out / f"{task.dataset}_{kind}_{task.size}.npz"
+    path = options.out / f"{task.dataset}_{kind}_{task.size}_grouped.npz"
     if not path.exists():
         made = {}
         for split, images in read_dataset(task.dataset, find(options.data, task.dataset), **task.options).items():

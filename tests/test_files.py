@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import RetrievalError
-from retrieval.files import folder_in_one_piece, make_place, require_place, write_bytes, write_json, write_text
+from retrieval.files import (
+    folder_in_one_piece,
+    make_place,
+    require_elsewhere,
+    require_place,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from retrieval.recipes.outputs import require_free_folder
 
 SIZE = 300_000
 
@@ -192,14 +201,18 @@ def test_a_place_is_looked_at_without_making_it_and_made_when_it_is_needed(tmp_p
 def test_the_folder_where_one_is_is_not_replaced_and_nothing_is_left_in_it(tmp_path, monkeypatch):
     inside = tmp_path / "folder" / "inside"
     inside.mkdir(parents=True)
-    for here, path in ((inside, ".."), (tmp_path / "folder", ".")):
+    for here, path in ((tmp_path / "folder", "."), (inside, "..")):
         monkeypatch.chdir(here)
         with (
             pytest.raises(RetrievalError, match="is where you are and would be replaced; change to another folder"),
             folder_in_one_piece(path, overwrite=True),
         ):
             pytest.fail("the work has begun")
+        with pytest.raises(RetrievalError, match="is where you are"):
+            require_free_folder(path, overwrite=True, check=lambda folder: None)
     assert list((tmp_path / "folder").iterdir()) == [inside]
+    inside.rmdir()  # where one is now is nowhere
+    require_elsewhere(tmp_path)
 
 
 def test_a_file_is_never_replaced_by_a_folder(tmp_path):

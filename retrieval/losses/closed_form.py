@@ -43,6 +43,7 @@ class Settings:
         margin: by how much a relevant item must be above an irrelevant one, in the same units.
         local_margin: reach of the local projection below a relevant item, in standard deviations of the row; None: not local.
         temperature: of the projection "softmax", in the same units; None: not this projection.
+        slope: of a score by the inner product.
         generator: source of the noise.
         unit: divides embeddings by their norms first.
     """
@@ -54,6 +55,7 @@ class Settings:
     margin: float = 0.0
     local_margin: float | None = None
     temperature: float | None = None
+    slope: float = 1.0
     generator: torch.Generator | None = None
     unit: bool = False
 
@@ -317,7 +319,7 @@ def _gradients(scores: _Scores, pull: Tensor, *, of_references: bool) -> tuple[T
 
     With s the scores, mu and sigma their mean and norm in a row, the projections pass a gradient g of the projected scores on as
     g (none), g - mean(g) (mean), g / sigma - s <g, s> / sigma^3 (norm), or both (std). All are A + c + b s for two numbers c
-    and b of the row, where A = g / sigma. "local" and "softmax" leave out the division: A = g.
+    and b of the row, where A = g / sigma. "local" and "softmax" first take g through their blocks, and leave out the division.
 
     Args:
         scores: what the forward pass found.
@@ -328,10 +330,9 @@ def _gradients(scores: _Scores, pull: Tensor, *, of_references: bool) -> tuple[T
     grad_queries = torch.zeros_like(q)
     grad_references = grad_queries if scores.symmetric else torch.zeros_like(offset) if of_references else None
     constant, multiple, along = q.new_zeros(3, len(q))
-    if settings.scaled:
-        pull = pull.masked_fill(scores.flat[:, None], 0)
+    pull = pull.masked_fill(scores.flat[:, None], 0)
     if settings.local_margin is not None or settings.temperature is not None:  # they leave nothing to center
-        pull, along = _add_dense_gradients(scores, pull, grad_queries, grad_references)
+        pull, along = _add_dense_gradients(scores, settings.slope * pull, grad_queries, grad_references)
     else:
         pull = pull / scores.norm[:, None]  # ones if it is not scaled
         if settings.centered:

@@ -76,7 +76,7 @@ def recall_loss(
             compete with it, the irrelevant ones that are above it or less than `local_margin` below. "softmax": "std", and then
             what raises a relevant item lowers the irrelevant ones by their shares in softmax(scores / temperature) of it and
             them; its own share is what it does not get. These two leave the division by the norm of the scores out of the
-            gradient. See `retrieval.losses.local_projection`.
+            gradient, which with them does not grow when the scores collapse. See `retrieval.losses.local_projection`.
         weighting: w(r) for r intruders: "loglog" log(1 + log(1 + r)), "log" log(1 + r), "sqrt" sqrt(1 + r) - 1, "linear" r.
         ks: explicit cut-offs in place of a weighting: w(r) is the mean over k of sigmoid((1 + r - k) / tau), a soft 1 - recall@k
             (Patel et al., CVPR 2022).
@@ -174,8 +174,7 @@ class RecallLoss(ScoreMatrixLoss):
         self.projection, self.weighting, self.gradient = projection, weighting, gradient
         self.noise, self.margin, self.tau = noise, margin, tau
         self.local_margin, self.temperature = local_margin, temperature
-        self.ks, self.generator = ks, generator
-        self._said = False
+        self.ks, self.generator, self._said = ks, generator, False
         self.add_to_recordable_attributes(list_of_names=["noise", "margin"], is_stat=False)
         self.add_to_recordable_attributes(list_of_names=STATISTICS, is_stat=True)
 
@@ -222,16 +221,17 @@ class RecallLoss(ScoreMatrixLoss):
             margin=self.margin,
             local_margin=self.local_margin if self.projection == "local" else None,
             temperature=self.temperature if self.projection == "softmax" else None,
+            slope=2.0 if type(self.distance) is LpDistance else 1.0,
             generator=self.generator,
             unit=self.distance.normalize_embeddings,
         )
 
     def _has_closed_form(self) -> bool:
-        """Whether scores are inner products, or a linear function of them that "std" undoes, and the gradient identity."""
+        """Whether scores are inner products, or a linear function of them that the projection undoes, and the gradient identity."""
         distance = self.distance
         inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and distance.power == 1
         squared_distance = type(distance) is LpDistance and distance.normalize_embeddings and distance.power == 2
-        linear = inner_product or (squared_distance and self.projection == "std")
+        linear = inner_product or (squared_distance and PROJECTIONS[self.projection] is standardize)
         if linear and distance.p == 2 and self.gradient in IDENTITY:
             return True
         if not self._said:

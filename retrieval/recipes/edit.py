@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import ConfigError, IndexFormatError, did_you_mean
+from retrieval.files import require_elsewhere
 from retrieval.index import Bundle, editing, read_bundle
 from retrieval.index.manifest import REMEDY
 from retrieval.index.writing import require_replaceable
@@ -39,6 +40,7 @@ def add_images(
     """
     if class_name is not None and not class_name.strip():
         raise ConfigError("the name of the class is empty; give one, or leave it out")
+    require_elsewhere(Path(index))
     bundle = read_bundle(index)
     source = source_of(bundle)
     images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]

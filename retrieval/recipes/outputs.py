@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from retrieval.errors import RetrievalError
-from retrieval.files import make_place, require_place
+from retrieval.files import make_place, require_elsewhere, require_place
 
 
 def require_free_folder(out: str | Path, overwrite: bool, check: Callable[[Path], None]) -> None:
@@ -18,12 +18,13 @@ def require_free_folder(out: str | Path, overwrite: bool, check: Callable[[Path]
         check: raises an error where something in the folder would be lost.
 
     Raises:
-        RetrievalError: it is there, or cannot be made.
+        RetrievalError: it is there, or where the user is, or cannot be made.
     """
     out = Path(out)
     if out.exists() and not overwrite:
         raise RetrievalError(f"{out}: exists already; choose another --out or pass --overwrite")
     if out.is_dir():
+        require_elsewhere(out)
         check(out)
     require_place(out)
 

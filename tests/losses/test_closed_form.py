@@ -171,7 +171,7 @@ def test_collapsed_embeddings_and_flat_rows_have_a_finite_value_and_no_gradient(
         loss = RecallLoss(projection)(embeddings, labels)
         (gradient,) = torch.autograd.grad(loss, embeddings)
         assert gradient.isfinite().all()
-        assert gradient.norm() < 1e3
+        assert gradient.norm() < (1e3 if projection == "std" else 10)
     assert loss >= 0
     collapsed_loss = RecallLoss(projection)(collapsed, labels)
     assert torch.autograd.grad(collapsed_loss, collapsed)[0].eq(0).all()

@@ -145,10 +145,11 @@ def test_queries_without_a_relevant_item_do_not_count():
     assert recall_loss(scores, torch.zeros_like(relevant)) == 0
 
 
-def test_a_flat_row_has_a_zero_gradient():
+@pytest.mark.parametrize("projection", ["std", "local", "softmax"])
+def test_a_flat_row_has_a_zero_gradient(projection):
     scores = torch.full((2, 5), 0.7, requires_grad=True)
     relevant = torch.tensor([[True, False, False, False, False]] * 2)
-    (gradient,) = torch.autograd.grad(recall_loss(scores, relevant), scores)
+    (gradient,) = torch.autograd.grad(recall_loss(scores, relevant, projection=projection), scores)
     assert gradient.eq(0).all()
 
 

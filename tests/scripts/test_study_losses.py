@@ -63,6 +63,17 @@ def test_the_groups_of_the_folds_are_disjoint_and_all_are_used(together):
     assert study_losses.divide(data, None)[1][0] is data["test"]
 
 
+@pytest.mark.slow
+def test_the_groups_of_omniglot_are_its_alphabets(omniglot_root, tmp_path):
+    options = argparse.Namespace(out=tmp_path, data=omniglot_root.parent, weights=None)
+    data = study_losses.arrays(study_losses.TASKS["omniglot"], options)
+    for split, alphabets, characters in (("train", 30, 964), ("test", 20, 659)):
+        pairs = set(zip(data[f"{split} groups"], data[f"{split} labels"], strict=True))
+        assert len(set(data[f"{split} groups"])) == alphabets
+        assert len(pairs) == characters
+    assert "Greek" in data["train groups"]
+
+
 def test_random_views_keep_the_shape_and_repeat_with_their_generator():
     images = torch.rand(6, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     first, again, other = (study_losses.random_views(images, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
