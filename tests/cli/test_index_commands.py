@@ -233,6 +233,17 @@ def test_a_type_for_large_galleries_is_built_measured_and_searched(capsys, tmp_p
     assert read_bundle(tmp_path / "index").manifest["type"] == "HNSW32"
 
 
+@pytest.mark.parametrize("command", ["remove", "add"])
+def test_an_index_is_not_changed_from_inside_its_folder(capsys, photos, monkeypatch, command):
+    monkeypatch.chdir(photos)
+    before = read_bundle(photos).manifest
+    path = "class 08/1.png" if command == "remove" else str(photos.parent / "images" / "class 11")
+    code, out, err = call(capsys, "index", command, ".", path)
+    assert (code, out) == (1, "")
+    assert err == "error: .: is where you are and would be replaced; change to another folder first\n"
+    assert read_bundle(photos).manifest == before
+
+
 def test_an_index_that_would_be_too_small_for_its_type_stays_as_it_is(capsys, tmp_path):
     np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((80, 4)))
     (tmp_path / "l.csv").write_text("label\n" + "".join(f"{i % 8}\n" for i in range(80)))
