@@ -211,8 +211,7 @@ def make_network(task: Task, weights: Path | None) -> nn.Module:
 
 
 def arrays(task: Task, options: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Images or features, labels, and what folds keep together, of both splits; from a file beside the results, made
-    where there is none."""
+    """Images or features, labels, and groups that folds keep together, of both splits; from a file, made where it is missing."""
     kind = "features" if task.network == "head" else "images"
     path = options.out / f"{task.dataset}_{kind}_{task.size}_grouped.npz"
     if not path.exists():

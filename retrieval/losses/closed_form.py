@@ -43,7 +43,7 @@ class Settings:
         margin: by how much a relevant item must be above an irrelevant one, in the same units.
         local_margin: reach of the local projection below a relevant item, in standard deviations of the row; None: not local.
         temperature: of the projection "softmax", in the same units; None: not this projection.
-        slope: of a score by the inner product.
+        slope: of a score by the inner product; only the gradients of "local" and "softmax" depend on it.
         generator: source of the noise.
         unit: divides embeddings by their norms first.
     """

@@ -209,7 +209,7 @@ class RecallLoss(ScoreMatrixLoss):
                 plain = Settings(centered=True, scaled=True, weight=WEIGHTINGS["linear"], unit=settings.unit)
                 with torch.no_grad():
                     seen = closed_form(queries, references, labels, ref_labels, plain, own)
-                record_statistics(self, seen.intruders, seen.num_relevant, seen.spread)
+                record_statistics(self, seen.intruders, seen.num_relevant, settings.slope * seen.spread)
         return self.as_elements(found.losses, found.num_relevant > 0)
 
     def _settings(self) -> Settings:

@@ -217,6 +217,12 @@ def test_the_squared_distance_of_unit_vectors_is_twice_the_cosine_which_std_undo
     of_cosine, slopes = value_and_gradient(RecallLoss(projection), batch(), LABELS)
     torch.testing.assert_close(value, of_cosine, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(gradient, twice * slopes, rtol=1e-12, atol=1e-14)
+    squared.collect_stats = True
+    cosine = RecallLoss(projection, collect_stats=True)
+    for loss in (squared, cosine):
+        loss(batch(), LABELS)
+    assert squared.score_spread == pytest.approx(2 * cosine.score_spread)
+    assert squared.mean_intruders == cosine.mean_intruders
     collapsed = torch.nn.functional.normalize(torch.ones(len(LABELS), 64) + 1e-6 * torch.rand(64), dim=1)
     assert value_and_gradient(squared, collapsed, LABELS)[0] == 0  # where rounded distances are in any order
     assert not caplog.records

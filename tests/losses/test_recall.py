@@ -168,9 +168,10 @@ def test_with_linear_weights_and_without_the_norm_the_softmax_projection_gives_t
     torch.testing.assert_close(found, expected)
 
 
-def test_a_nan_among_the_scores_shows_in_the_loss():
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_nan_among_the_scores_shows_in_the_loss(projection):
     scores = torch.tensor([[0.1, torch.nan, 0.3]])
-    assert recall_loss(scores, torch.tensor([[True, False, False]])).isnan()
+    assert recall_loss(scores, torch.tensor([[True, False, False]]), projection=projection).isnan()
 
 
 def test_noise_repeats_with_its_generator_and_asks_for_a_margin():
