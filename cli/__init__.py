@@ -1,4 +1,4 @@
-"""The console command `retrieval`: a command parses, imports the work, and calls one function of `retrieval.recipes`."""
+"""The console command `retrieval`: a command parses its arguments, calls a function of the library, and prints the result."""
 
 from __future__ import annotations
 

@@ -18,19 +18,20 @@ Examples:
 )
 @click.argument("indices", nargs=-1, required=True, type=FOLDER, metavar="INDEX INDEX...")
 @k_option("1")
-@seed_option("the lots")
+@seed_option("the bootstrap and the permutations")
 @json_option("Print JSON: fractions of 1.")
 def command(indices: tuple[str, ...], ks: tuple[int, ...], seed: int, as_json: bool) -> None:
     """Compare each INDEX with the first one, over the queries that all have, by path.
 
-    The interval of a difference is of the paired bootstrap, p of the paired permutation test: how often chance alone makes a
-    difference as large.
+    The interval of a difference is that of the paired bootstrap. p is that of the paired permutation test: the probability of a
+    difference at least as large by chance.
     """
     if not 2 <= len(indices) <= 26:
         raise click.UsageError(f"{len(indices)} INDEX given; give 2 to 26")
-    from retrieval import recipes
+    from retrieval.index import Index
 
-    result = recipes.compare(indices, ks, seed=seed)
+    first, *others = indices
+    result = Index.open(first).compare(*others, ks=ks, seed=seed)
     if as_json:
         print_json(result)
     else:

@@ -76,15 +76,19 @@ Examples:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @json_option("Print the mistakes as JSON.")
 def check(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check a configuration: every mistake in a line of its own.
+    """Check a configuration: its options, and every name in it. Each mistake is a line of its own.
 
-    SOURCE is a name from `retrieval config list`, or a YAML file.
+    SOURCE is a name from `retrieval config list`, or a YAML file. Data set, backbone, loss, miner, optimiser and callbacks are
+    looked up as in a run; own code is imported. Images and weights are not read.
     """
     from retrieval.config import load
     from retrieval.errors import ConfigError
 
     try:
-        load(source, overrides)
+        config = load(source, overrides)
+        from retrieval.config.check import check as check_names  # after the options, since it takes seconds
+
+        check_names(config)
     except ConfigError as error:
         if as_json:
             print_json({"source": source, "mistakes": error.mistakes})

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from .output import paste, print_json
@@ -30,12 +28,13 @@ def command(
 ) -> None:
     """Embed IMAGES with the model of MODEL (a run, or an index) into plain files.
 
-    They are vectors.npy, float32 of unit length, and paths.csv, a line for each.
+    These are vectors.npy, float32 vectors of unit length, and paths.csv, with a line for each.
     """
-    from retrieval import recipes
+    from retrieval.model import Model
 
-    count = recipes.embed_to_files(model, images, out, checkpoint=checkpoint, device=device, overwrite=overwrite)
+    source = Model.load(model, checkpoint=checkpoint, device=device)
+    files = source.embed_files(images, out, overwrite=overwrite)
     if as_json:
-        print_json({"out": out, "count": count})
+        print_json({"out": out, "count": files.count})
     else:
-        click.echo(f"embedded  {count:,} images: {paste(Path(out) / 'vectors.npy')}, paths.csv")
+        click.echo(f"embedded  {files.count:,} images: {paste(files.vectors)}, {files.table.name}")

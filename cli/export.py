@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from .output import paste, print_json
@@ -37,13 +35,13 @@ def npy(index: str, out: str, overwrite: bool, as_json: bool) -> None:
 
     `retrieval index --from-npy` reads them back.
     """
-    from retrieval import recipes
+    from retrieval.index import Index
 
-    count = recipes.export_vectors(index, out, overwrite=overwrite)
+    files = Index.open(index).export(out, overwrite=overwrite)
     if as_json:
-        print_json({"out": out, "count": count})
+        print_json({"out": out, "count": files.count})
     else:
-        click.echo(f"exported  {count:,} vectors: {paste(Path(out) / 'vectors.npy')}, labels.csv")
+        click.echo(f"exported  {files.count:,} vectors: {paste(files.vectors)}, {files.table.name}")
 
 
 @group.command(
@@ -56,18 +54,19 @@ Examples:
 )
 @click.argument("model", type=FOLDER)
 @click.option("--out", required=True, type=FILE, help="The file.")
-@click.option("--images", multiple=True, type=PLACE, help="Compare by these, not by noise; can be repeated.")
+@click.option("--images", multiple=True, type=PLACE, help="Compare by these in place of noise; can be repeated.")
 @checkpoint_option()
 @overwrite_option("that file")
 @json_option()
 def onnx(model: str, out: str, images: tuple[str, ...], checkpoint: str, overwrite: bool, as_json: bool) -> None:
-    """Write the model of MODEL (a run, or an index) as ONNX, if onnxruntime makes the same of images as torch.
+    """Write the model of MODEL (a run, an index or a saved model) as ONNX, if onnxruntime and torch agree.
 
-    The same is: vectors to 1e-4, and the same nearest neighbours.
+    They agree if the vectors of some images are equal to 1e-4, with the same nearest neighbours.
     """
-    from retrieval import recipes
+    from retrieval.model import Model
 
-    report = recipes.export_onnx(model, out, images=images, checkpoint=checkpoint, overwrite=overwrite)
+    source = Model.load(model, checkpoint=checkpoint, device="cpu")
+    report = source.export_onnx(out, images=images, overwrite=overwrite)
     if as_json:
         print_json({"out": out, **report})
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import click
 
@@ -37,7 +38,7 @@ Examples:
 def group() -> None:
     """Embed images and write an index; add to one, remove from one, merge several.
 
-    Without the name of a command, `build` is meant.
+    Without the name of a command, `build` runs.
     """
 
 
@@ -61,8 +62,8 @@ Examples:
 @click.option("--images", type=PLACE, help="Embed this folder; its subfolders are the classes.")
 @click.option("--list", "listed", type=PLACE, help="Embed this CSV list: columns path, label.")
 @click.option("--root", type=PLACE, help="Where the paths of the list start.  [default: its folder]")
-@click.option("--from-npy", "vectors", type=PLACE, help="Embed nothing: take these vectors.")
-@click.option("--labels", type=PLACE, help="Of those, a CSV file: label, and perhaps id, path.")
+@click.option("--from-npy", "vectors", type=PLACE, help="Use these vectors in place of images.")
+@click.option("--labels", type=PLACE, help="Their labels, a CSV file: label, and optionally id and path.")
 @checkpoint_option()
 @click.option(
     "--type", "kind", type=INDEX_TYPE, default="exact", show_default=True, help=f"{TYPES[0].upper()}{TYPES[1:]}."
@@ -88,42 +89,40 @@ def build(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Embed images with the model of RUN (a run, or an index) and write an index.
+    """Embed images with the model of RUN (a run, an index or a saved model) and write an index.
 
-    A call that was killed is taken up by the same call.
+    A call that was killed is continued by the same call.
     """
+    _check_sources(run, vectors, labels, out, {"--split": split, "--images": images, "--list": listed, "--root": root})
+    options: dict[str, Any] = {"kind": kind, "overwrite": overwrite}
+    if vectors and labels:
+        from retrieval.index import Index
+
+        index = Index.from_files(vectors, labels, out, **options)
+    else:
+        from retrieval.runs import build_index
+
+        chosen = {"split": split, "images": images, "listed": listed, "root": root, "checkpoint": checkpoint}
+        index = build_index(str(run), out, **chosen, thumbnails=thumbnails, device=device, **options)
+    if os.environ.get("RANK", "0") == "0":
+        _print(index.describe(), as_json)
+
+
+def _check_sources(
+    run: str | None, vectors: str | None, labels: str | None, out: str | None, others: dict[str, str | None]
+) -> None:
+    """Refuses options that exclude each other."""
     if (run is None) == (vectors is None):
         raise click.UsageError("give either RUN or --from-npy")
     if (vectors is None) != (labels is None):
         raise click.UsageError("--from-npy and --labels belong together")
-    others = {"--split": split, "--images": images, "--list": listed, "--root": root, "--device": device}
+    given = click.get_current_context().params
     unused = [name for name, value in others.items() if value is not None]
-    if vectors and (unused or thumbnails):
-        raise click.UsageError(f"{(unused or ['--thumbnails'])[0]} does not go with --from-npy")
+    unused += [f"--{name}" for name in ("device", "thumbnails") if given[name]]
+    if vectors and unused:
+        raise click.UsageError(f"{unused[0]} does not go with --from-npy")
     if vectors and not out:
         raise click.UsageError("--from-npy needs --out")
-    from retrieval import recipes
-
-    if vectors and labels and out:
-        folder = recipes.index_vectors(vectors, labels, out, kind=kind, overwrite=overwrite)
-    else:
-        assert run is not None
-        folder = recipes.build_index(
-            run,
-            out,
-            split=split,
-            images=images,
-            listed=listed,
-            root=root,
-            checkpoint=checkpoint,
-            kind=kind,
-            thumbnails=thumbnails,
-            device=device,
-            overwrite=overwrite,
-        )
-    if os.environ.get("RANK", "0") != "0":  # not the first of several processes
-        return
-    _print(recipes.describe_index(folder), as_json)
 
 
 @group.command(
@@ -143,10 +142,11 @@ def add(
     index: str, images: tuple[str, ...], class_name: str | None, root: str | None, device: str, as_json: bool
 ) -> None:
     """Embed IMAGES with the model of INDEX and add them to it."""
-    from retrieval import recipes
+    from retrieval.index import Index
 
-    count = recipes.add_images(index, images, class_name=class_name, root=root, device=device)
-    _print({"added": count, **recipes.describe_index(index)}, as_json)
+    opened = Index.open(index, device=device)
+    count = opened.add(images, class_name=class_name, root=root)
+    _print({"added": count, **opened.describe()}, as_json)
 
 
 @group.command(
@@ -165,10 +165,11 @@ def remove(
     index: str, paths: tuple[str, ...], ids: tuple[int, ...], class_names: tuple[str, ...], as_json: bool
 ) -> None:
     """Take items out of INDEX, by PATH as the index has it, by id or by class. The images stay."""
-    from retrieval import recipes
+    from retrieval.index import Index
 
-    count = recipes.remove_images(index, paths, ids=ids, class_names=class_names)
-    _print({"removed": count, **recipes.describe_index(index)}, as_json)
+    opened = Index.open(index)
+    count = opened.remove(paths, ids=ids, classes=class_names)
+    _print({"removed": count, **opened.describe()}, as_json)
 
 
 @group.command(
@@ -184,10 +185,11 @@ Examples:
 @json_option()
 def merge(indices: tuple[str, ...], out: str, overwrite: bool, as_json: bool) -> None:
     """Write one index of the items of several that were made with the same model."""
-    from retrieval import recipes
+    from retrieval.index import Index
 
-    recipes.merge_indices(indices, out, overwrite=overwrite)
-    _print(recipes.describe_index(out), as_json)
+    first, *others = indices
+    merged = Index.open(first).merge(*others, out=out, overwrite=overwrite)
+    _print(merged.describe(), as_json)
 
 
 def _print(facts: dict[str, object], as_json: bool) -> None:

@@ -37,6 +37,15 @@ def paste(path: str | Path) -> str:
     return shlex.quote(str(path))
 
 
+def print_places(**places: str | Path | Sequence[Path]) -> None:
+    """Prints a line for each result: its name, and a path, several paths or a command."""
+    for name, place in places.items():
+        paths = (
+            place if isinstance(place, str) else "  ".join(map(paste, [place] if isinstance(place, Path) else place))
+        )
+        click.echo(f"{name:9} {paths}")
+
+
 def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "") -> str:
     """One row a result; fractions as percentages, and the counts below."""
     figures = next(iter(results.values()))

@@ -98,37 +98,42 @@ def command(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Measure INDEX: each image against all others, or those of another index against it.
+    """Measure INDEX: each image against all others, or the images of another index against it.
 
     recall@k is the share of queries with at least one image of the same class among the first k. With --qe, --dba and --rerank the
-    table shows what each of them makes of it.
+    table shows the figures of each of them.
     """
+    check_options(as_json, as_csv, per_class, macro, intervals, ranked := bool(qe or dba or rerank))
+    require_weighted(qe, dba)
+    from retrieval.index import Index
+
+    opened = Index.open(index)
+    cut_offs = ks if is_given("ks") else None
+    if per_class:
+        classes = opened.evaluate_classes(cut_offs, queries=queries, metrics=metrics)
+        _print(classes, classes, class_table, as_json, as_csv)
+    elif ranked:
+        rankings = opened.evaluate_rankings(cut_offs, queries=queries, qe=qe, alpha=alpha, dba=dba, rerank=rerank)
+        rows = [{"ranking": name, **figures} for name, figures in rankings.items()]
+        _print(rankings, rows, rankings_table, as_json, as_csv)
+    else:
+        options: dict[str, Any] = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
+        figures = opened.evaluate(cut_offs, queries=queries, **options)
+        _print(figures, [figures], lambda rows: one_table(rows[0]), as_json, as_csv)
+
+
+def check_options(as_json: bool, as_csv: bool, per_class: bool, macro: bool, intervals: bool, ranked: bool) -> None:
+    """Refuses options that exclude each other."""
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
-    if is_given("metrics") and (qe or dba or rerank):
+    if is_given("metrics") and ranked:
         raise click.UsageError("--metrics does not go with --qe, --dba and --rerank")
-    if (per_class or macro or intervals) and (qe or dba or rerank):
+    if (per_class or macro or intervals) and ranked:
         raise click.UsageError("--qe, --dba and --rerank do not go with --per-class, --macro or --intervals")
     if per_class and (macro or intervals):
         raise click.UsageError("--per-class does not go with --macro or --intervals")
-    require_weighted(qe, dba)
     if is_given("seed") and not intervals:
         raise click.UsageError("--seed goes with --intervals only")
-    from retrieval import recipes
-
-    cut_offs = ks if is_given("ks") else None
-    if per_class:
-        rows = recipes.evaluate_classes(index, cut_offs, queries=queries, metrics=metrics)
-        _print(rows, rows, class_table, as_json, as_csv)
-    elif qe or dba or rerank:
-        figures = recipes.evaluate_rankings(index, cut_offs, recipes.Ranking(qe, alpha, dba, rerank), queries=queries)
-        _print(
-            figures, [{"ranking": name, **values} for name, values in figures.items()], rankings_table, as_json, as_csv
-        )
-    else:
-        words = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
-        one = recipes.evaluate(index, cut_offs, queries=queries, **words)
-        _print(one, [one], lambda rows: one_table(rows[0]), as_json, as_csv)
 
 
 def _print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import paste, print_json
+from .output import print_json, print_places
 from .parameters import FILE, FOLDER, device_option, json_option, k_option, seed_option
 
 
@@ -22,7 +22,7 @@ Examples:
 @click.option("--queries", type=FOLDER, help="An index whose images are the queries instead.")
 @click.option("--images", type=FOLDER, help="Folder of the images.  [default: where they were]")
 @k_option("1,2,4,8")
-@seed_option("all that is drawn by lot")
+@seed_option("everything that is sampled at random")
 @device_option(None, "Of a run that has no index yet: auto, cpu, cuda, ...  [default: as the run has it]")
 @json_option("Print JSON: where page and pictures are.")
 def command(
@@ -37,12 +37,13 @@ def command(
 ) -> None:
     """Write a report on RUN or INDEX: one HTML page that needs no network, and its pictures as PNGs.
 
-    Figures with their intervals, training curves, queries with what they found, the worst classes, a map, likely wrong labels.
+    The page has figures with their intervals, training curves, queries with their neighbours, the worst classes, a map of the
+    vectors and likely wrong labels.
     """
-    from retrieval import recipes
+    from retrieval.runs import report
 
-    page, pictures = recipes.write_report(source, out, queries=queries, images=images, ks=ks, seed=seed, device=device)
+    page, pictures = report(source, out, queries=queries, images=images, ks=ks, seed=seed, device=device)
     if as_json:
         print_json({"report": str(page), "pictures": str(pictures)})
     else:
-        click.echo(f"report    {paste(page)}\npictures  {paste(pictures)}")
+        print_places(report=page, pictures=pictures)

@@ -17,12 +17,12 @@ Examples:
   retrieval runs experiments --json""",
 )
 @click.argument("folder", type=FOLDER, default="runs")
-@json_option("Print JSON: of every run its state and all its figures.")
+@json_option("Print JSON: the state and all figures of every run.")
 def command(folder: str, as_json: bool) -> None:
     """List the runs in FOLDER (runs, if left out) with their best figures."""
-    from retrieval import recipes
+    from retrieval.runs import list_runs
 
-    runs = recipes.list_runs(folder)
+    runs = [run.to_dict() for run in list_runs(folder)]
     if as_json:
         print_json(runs)
     elif runs:

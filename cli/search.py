@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from .output import neighbours_table, paste, print_json
+from retrieval.files import require_free_file
+
+from .output import neighbours_table, print_json, print_places
 from .parameters import FILE, FOLDER, PLACE, Count, Place, device_option, json_option, overwrite_option
 from .recall import ranking_options, require_weighted
 
@@ -22,7 +24,7 @@ Examples:
 @click.argument("index", type=FOLDER)
 @click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE|FOLDER...")
 @click.option("--k", default=10, show_default=True, type=Count(1), metavar="N", help="Number of neighbours.")
-@click.option("--exact", is_flag=True, help="Look at every vector, whatever the type of the index.")
+@click.option("--exact", is_flag=True, help="Score every vector, whatever the type of the index.")
 @ranking_options
 @device_option()
 @click.option(
@@ -48,30 +50,30 @@ def command(
 ) -> None:
     """Find the nearest neighbours of IMAGES in INDEX.
 
-    What --qe, --dba and --rerank gain on this index, `retrieval recall` shows.
+    `retrieval recall` measures the gain of --qe, --dba and --rerank on this index.
     """
+    _require_two_files(picture, html)
+    require_weighted(qe, dba)
+    from retrieval.data import image_files
+    from retrieval.index import Index
+
+    files = {name: Path(file) for name, file in (("picture", picture), ("page", html)) if file}
+    for file in files.values():
+        require_free_file(file, overwrite)
+    opened, queries = Index.open(index, device=device), image_files(images)
+    hits = opened.search(queries, k, exact=exact, qe=qe, alpha=alpha, dba=dba, rerank=rerank)
+    for file in files.values():
+        opened.draw(queries, hits, file, overwrite=overwrite)
+    results = [
+        {"query": str(q), "neighbours": [hit.to_dict() for hit in row]} for q, row in zip(queries, hits, strict=True)
+    ]
+    if as_json:
+        print_json(results)
+    else:
+        click.echo("\n".join(map(neighbours_table, results)))
+        print_places(**files)
+
+
+def _require_two_files(picture: str | None, html: str | None) -> None:
     if picture and html and Path(picture).resolve() == Path(html).resolve():
         raise click.UsageError("--picture and --html are the same file; give two")
-    require_weighted(qe, dba)
-    from retrieval import recipes
-
-    files = {"picture": picture, "page": html}
-    for file in files.values():
-        if file:
-            recipes.require_free_file(file, overwrite)
-    ranking = recipes.Ranking(qe, alpha, dba, rerank)
-    found = recipes.search(index, images, k=k, device=device, exact=exact, ranking=ranking)
-    if picture:
-        recipes.claim_file(picture, overwrite)
-        recipes.draw_search(index, found, picture)
-    if html:
-        recipes.claim_file(html, overwrite)
-        recipes.write_page(index, found, html)
-    if as_json:
-        print_json(found)
-        return
-    for result in found:
-        click.echo(neighbours_table(result))
-    for what, file in files.items():
-        if file:
-            click.echo(f"{what:9} {paste(file)}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
-from .output import figures_table, paste, print_json
+from .output import figures_table, paste, print_json, print_places
 from .parameters import CONFIG, FOLDER, Count, device_option, json_option, overwrite_option
 
 
@@ -34,7 +36,7 @@ Examples:
 @overwrite_option("the run in that folder")
 @click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
 @json_option("Print the results as JSON.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", callback=lambda *given: _parse_overrides(*given))
 def command(
     source: str | None,
     out: str | None,
@@ -47,37 +49,43 @@ def command(
 ) -> None:
     """Train a model, and measure it on the test classes.
 
-    Every value of `retrieval config show` can be set as KEY=VALUE. SIGTERM or Ctrl-C ends the step under way, saves and exits with
-    143 or 130; --resume goes on from there.
+    Every value of `retrieval config show` can be set as KEY=VALUE. SIGTERM or Ctrl-C ends the current step, saves and exits with
+    143 or 130; --resume continues from there.
     """
-    from pathlib import Path
-
-    from retrieval.config import config_names, load
-
     if overwrite and resume:
         raise click.UsageError("--overwrite and --resume exclude each other")
-    for word in overrides:
-        if word in config_names():
-            raise click.UsageError(f"{word!r}: expected KEY=VALUE; or do you mean --config {word}?")
-    if source is None:
-        of_run = Path(out or "runs/glyphs") / "config.yaml"
-        source = str(of_run) if resume and of_run.is_file() else "glyphs"
-    given = {"seed": seed, "device": device}
-    words = [*overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    config = load(source, words)
-    file = Path(source)
-    is_of_a_run = file.name == "config.yaml"  # the name says nothing, that of its folder does
-    new = Path("runs") / (file.absolute().parent.name if is_of_a_run else file.stem)
-    folder = out or str(file.parent if resume and is_of_a_run else new)
-    from retrieval import recipes  # after the check of the configuration: it takes seconds
+    from retrieval.config import load
 
-    results = recipes.train(config, folder, overwrite=overwrite, resume=resume)
-    if not results:  # not the first of several processes
-        return
+    given = {"seed": seed, "device": device}
+    options = [*overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]
+    source, folder = _choose(source, out, resume)
+    config = load(source, options)  # before the import of the rest, which takes seconds
+    from retrieval.runs import train
+
+    run = train(config, out=folder, overwrite=overwrite, resume=resume)
+    if os.environ.get("RANK", "0") != "0":
+        return  # only rank 0 has results
     if as_json:
-        print_json({"run": folder, **results})
-        return
-    click.echo(figures_table(results, heading="test classes"))
-    pictures = "  ".join(paste(Path(folder) / f"{name}.png") for name in ("curves", "gallery"))
-    click.echo(f"\nrun       {paste(folder)}\npictures  {pictures}")
-    click.echo(f"next      retrieval index {paste(folder)}")
+        print_json({"run": str(run.path), **run.results})
+    else:
+        click.echo(figures_table(run.results, heading="test classes"))
+        print_places(run=run.path, pictures=run.pictures, next=f"retrieval index {paste(run.path)}")
+
+
+def _parse_overrides(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Points out a configuration that is named without --config."""
+    from retrieval.config import config_names
+
+    for override in value:
+        if override in config_names():
+            raise click.UsageError(f"{override!r}: expected KEY=VALUE; or do you mean --config {override}?")
+    return value
+
+
+def _choose(source: str | None, out: str | None, resume: bool) -> tuple[str, str]:
+    """The configuration and the folder of the run, from the options that were given."""
+    from retrieval.config.folders import config_of, default_folder
+
+    if source is None:
+        source = (config_of(out or str(default_folder("glyphs"))) if resume else None) or "glyphs"
+    return source, out or str(default_folder(source, resume=resume))

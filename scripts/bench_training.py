@@ -44,7 +44,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from retrieval.building import (
+from retrieval.config import (
     build_augmentation,
     build_model,
     build_preprocessing,

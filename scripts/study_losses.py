@@ -42,7 +42,7 @@ from retrieval.data.images import load_image
 from retrieval.data.transforms import Preprocessing, resize_and_crop
 from retrieval.evaluation import evaluate
 from retrieval.losses import CrossBatchMemory, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
-from retrieval.models import create_embedder
+from retrieval.networks import create_embedder
 from retrieval.solvers import Blackbox
 
 DIM = 128

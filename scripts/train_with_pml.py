@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from retrieval.data import ImageSet, Preprocessing, load_image, prepare, read_dataset
 from retrieval.losses import RecallLoss
-from retrieval.models import create_embedder
+from retrieval.networks import create_embedder
 
 PREPROCESSING = Preprocessing(resize=32, size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

@@ -1,11 +1,12 @@
-"""Images on disk, and batches of them. One reader a file, all with the same interface."""
+"""Images and batches of images. Every data set has its own reader; all readers have the same interface."""
 
 from retrieval.data.augmentation import AUGMENTATIONS, Augmentation, make_augmentation
 from retrieval.data.class_splits import fold_classes, split_classes
+from retrieval.data.image_files import folder_class, image_files, images_below, images_in, listed_images
 from retrieval.data.image_set import ImageSet, require_pairs
-from retrieval.data.images import load_image
+from retrieval.data.images import load_image, to_image
 from retrieval.data.loaders import evaluation_loader, training_loader
-from retrieval.data.registry import DATASETS, read_dataset
+from retrieval.data.registry import DATASETS, check_options, find_reader, read_dataset
 from retrieval.data.samplers import HierarchicalSampler, MPerClassSampler
 from retrieval.data.transforms import Preprocessing, prepare
 
@@ -17,13 +18,21 @@ __all__ = [
     "ImageSet",
     "MPerClassSampler",
     "Preprocessing",
+    "check_options",
     "evaluation_loader",
+    "find_reader",
     "fold_classes",
+    "folder_class",
+    "image_files",
+    "images_below",
+    "images_in",
+    "listed_images",
     "load_image",
     "make_augmentation",
     "prepare",
     "read_dataset",
     "require_pairs",
     "split_classes",
+    "to_image",
     "training_loader",
 ]

@@ -1,6 +1,7 @@
-"""What is in a user's archive, read with care: it may hold anything.
+"""The entries of a user's archive, which is not trusted: only plain files and folders below the target folder are yielded.
 
-No entry is let out that is not a plain file or folder below the folder it will be unpacked into.
+The "data" filter of `tarfile` is not enough. It covers neither .zip files nor archives that unpack to a huge size, it allows
+links, and `tarfile` takes a broken header for the end of the archive.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from retrieval.data.image_set import stays_below_root
 from retrieval.data.list_file import shorten
 from retrieval.errors import DatasetError
 
-COPIED = (".csv", ".mat", ".txt")  # lists that come beside the archives
+COPIED = (".csv", ".mat", ".txt")  # lists that are published next to the archives
 
-# Images hardly shrink, so an archive that grows beyond this is none of images: the larger of the two counts.
+# Images are compressed already. An archive that unpacks to more than both limits does not contain images.
 GROWTH = 100
 SMALL = 1 << 30  # bytes
 
-ENTRY_COST = 4096  # bytes that an entry takes at least: a block of the disk
-MOST_AT_ONCE = 1 << 24  # bytes of a read; only a header that is made to fill the memory has more
+ENTRY_COST = 4096  # bytes that an entry takes at least, a block of the disk
+MOST_AT_ONCE = 1 << 24  # bytes of a read; only a malicious header asks for more
 CHUNK = 1 << 20
-LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path and of a name in it
+LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path and of one part of it
 
-# What the standard library lets out on damaged archives.
+# The exceptions that the standard library raises on damaged archives.
 _DAMAGE = (
     *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError),
     *(ValueError, RuntimeError, LookupError, OverflowError, MemoryError),
@@ -40,24 +41,24 @@ _DAMAGE = (
 
 
 class Readable(Protocol):
-    """What an entry's content is read from."""
+    """The content of an entry."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Reads at most `size` bytes; none at the end."""
 
 
-Entry = tuple[str, Readable | None]  # the name, and the content; None for a folder
+Entry = tuple[str, Readable | None]  # the name and the content, which is None for a folder
 
 
 def read_entries(path: Path) -> Iterator[Entry]:
-    """The folders and files of an archive, checked; a file must be read before the next is asked for.
+    """Yields the checked folders and files of an archive. A file must be read before the next entry is requested.
 
     Args:
-        path: a .tar, .tgz (.tar.gz) or .zip archive, told by its content; or a list by itself, ending in .csv, .mat or .txt.
+        path: A .tar, .tgz (.tar.gz) or .zip archive, recognised by its content, or a single list (.csv, .mat or .txt).
 
     Raises:
-        DatasetError: it is damaged, encrypted, of another kind, or larger than any archive of images; or an entry is no plain
-            file or folder (but a link or a device), or does not stay below the folder.
+        DatasetError: The archive is damaged, encrypted, of another format or unpacks to more than images do; or an entry is
+            not a plain file or folder (e.g. a link or a device), or its path leads out of the folder.
     """
     with damage_named(path), path.open("rb") as file:
         head = file.read(512)
@@ -74,7 +75,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
             yield path.name, file
         else:
             raise DatasetError(
-                f"{path}: is no .tar, .tgz or .zip archive, nor one of {', '.join(COPIED)}; unpack it yourself"
+                f"{path}: is not a .tar, .tgz or .zip archive, and not one of {', '.join(COPIED)}; unpack it yourself"
             )
 
 
@@ -82,10 +83,10 @@ def _read_zip(path: Path, file: IO[bytes], budget: _Budget) -> Iterator[Entry]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             budget.take(ENTRY_COST)
-            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the archive was not made on Unix
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive was not made on Unix
             name = _check_name(path, info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
             if info.flag_bits & 1:
-                raise DatasetError(f"{path}: is encrypted; unpack it yourself, with its password")
+                raise DatasetError(f"{path}: is encrypted; unpack it yourself with its password")
             if info.is_dir():
                 yield name, None
             else:
@@ -99,18 +100,18 @@ def _read_tar(path: Path, file: _Metered, budget: _Budget) -> Iterator[Entry]:
             budget.take(ENTRY_COST)
             name = _check_name(path, member.name, member.isreg() or member.isdir())
             yield name, None if member.isdir() else archive.extractfile(member)
-    # tarfile takes a header that it cannot read for the end; at the true end stands a block of zeros.
+    # tarfile takes a header that it cannot read for the end. The true end is a block of zeros.
     if file.last != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError("it breaks off")
-    while file.read(CHUNK):  # to the check sum behind the contents
+        raise tarfile.ReadError("it is cut off")
+    while file.read(CHUNK):  # up to the checksum after the contents
         pass
 
 
 def _check_name(path: Path, name: str, plain: bool) -> str:
-    """The name of an entry, without "." in it."""
+    """The name of an entry without "." parts."""
     parts = os.fsencode(name).split(b"/")
     if not plain:
-        reason = "is a link, a device or of no known kind"
+        reason = "is a link, a device or of an unknown kind"
     elif not stays_below_root(name):
         reason = "does not stay below the folder"
     elif max(map(len, parts)) > LONGEST_PART or len(name) > LONGEST_NAME:
@@ -124,7 +125,7 @@ def _check_name(path: Path, name: str, plain: bool) -> str:
 
 @contextlib.contextmanager
 def damage_named(path: Path) -> Iterator[None]:
-    """Errors of reading become one line."""
+    """Turns errors of reading into one `DatasetError`."""
     try:
         yield
     except _DAMAGE as error:
@@ -133,7 +134,7 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 class _Budget:
-    """How many bytes an archive may still grow to."""
+    """The number of bytes that an archive may still unpack to."""
 
     def __init__(self, path: Path, limit: int) -> None:
         self._path, self._limit, self._left = path, limit, limit
@@ -148,7 +149,7 @@ class _Budget:
 
 
 class _Metered:
-    """A file whose bytes count, and come in portions; remembers the last."""
+    """A file whose bytes are counted and read in limited chunks; keeps the last chunk."""
 
     def __init__(self, file: IO[bytes] | gzip.GzipFile, budget: _Budget) -> None:
         self._file, self._budget = file, budget

@@ -18,12 +18,12 @@ from retrieval.errors import did_you_mean
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random view of an image, decided by the image and a seed alone. Made by `make_augmentation`.
+    """A random view of an image, as a function of the image and a seed. Made by `make_augmentation`.
 
     Args:
-        preprocessing: size, statistics and interpolation of the result.
-        pixels: what the pipeline starts from, (height, width, 3) uint8.
-        pipeline: an albumentations.Compose that ends with (size, size, 3); None for no augmentation.
+        preprocessing: Size, statistics and interpolation of the result.
+        pixels: Returns the input of the pipeline, (height, width, 3) uint8.
+        pipeline: An `albumentations.Compose` whose result is (size, size, 3); None for no augmentation.
     """
 
     preprocessing: Preprocessing
@@ -31,11 +31,11 @@ class Augmentation:
     pipeline: Any
 
     def __call__(self, image: Image.Image, seed: int | Sequence[int]) -> np.ndarray:
-        """Draws the view that belongs to the seed.
+        """Returns the view for a seed.
 
         Args:
-            image: an RGB image.
-            seed: a whole number or several, none negative. The same gives the same pixels in any process and in any order.
+            image: An RGB image.
+            seed: One or several integers, none negative. Equal seeds give equal pixels in any process and in any order.
 
         Returns:
             (3, size, size) float32.
@@ -44,27 +44,30 @@ class Augmentation:
             return prepare(image, self.preprocessing)
         pixels = self.pixels(image, self.preprocessing)
         _require_rgb(pixels)
-        # Seeding Compose by a number would start every transform on the same draws, and build two generators for each: twice
-        # the time. Generators that all transforms share do neither.
+        # Compose seeded by a number would give all transforms the same random numbers, and create two generators for each,
+        # which doubles the time. Shared generators avoid both.
         generator = np.random.default_rng(seed)
         self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         return normalise(self.pipeline(image=pixels)["image"], self.preprocessing)
 
 
 def make_augmentation(name: str, preprocessing: Preprocessing, **options: Any) -> Augmentation:
-    """Builds an augmentation; the result can be sent to other processes.
+    """Makes an augmentation, which can be sent to other processes.
 
-    "none" prepares as in evaluation. "character" prepares, then turns, scales, shears and shifts a little; what comes into view
-    continues the edge. "photo" cuts out a part of the area, by default 16 % to 100 %, at an aspect ratio from 3:4 to 4:3, and flips
-    left to right, by default half of the time. "crop" resizes as in evaluation, cuts the square out anywhere, and flips likewise.
+    - "none": the preprocessing of the evaluation.
+    - "character": the preprocessing, followed by a small rotation, scaling, shear and shift. Edge pixels are repeated.
+    - "photo": a random crop of 16 % to 100 % of the area with an aspect ratio from 3:4 to 4:3, and a horizontal flip with
+      probability 0.5.
+    - "crop": the resizing of the evaluation, a crop at a random position, and a horizontal flip with probability 0.5.
 
     Args:
-        name: one of `AUGMENTATIONS`.
-        preprocessing: size, statistics and interpolation of the result.
-        options: of "photo": `area`, the smallest and the largest part; of "photo" and "crop": `flip`, its probability.
+        name: One of `AUGMENTATIONS`.
+        preprocessing: Size, statistics and interpolation of the result.
+        options: For "photo", `area`, the smallest and the largest fraction of the area. For "photo" and "crop", `flip`, the
+            probability of a flip.
 
     Raises:
-        ValueError: no augmentation has this name, or it has no such option or value.
+        ValueError: There is no augmentation of this name, or it has no such option, or a value is not allowed.
     """
     if name not in AUGMENTATIONS:
         hint = did_you_mean(name, AUGMENTATIONS) or f"; choose one of {', '.join(AUGMENTATIONS)}"
@@ -97,7 +100,7 @@ def _character(preprocessing: Preprocessing) -> Augmentation:
 
 def _photo(preprocessing: Preprocessing, area: Sequence[float] = (0.16, 1), flip: float = 0.5) -> Augmentation:
     if not (isinstance(area, (list, tuple)) and len(area) == 2 and 0 < area[0] <= area[1] <= 1):
-        raise ValueError(f"area is {area!r}; give the smallest and the largest part, above 0 and at most 1")
+        raise ValueError(f"area is {area!r}; give the smallest and the largest fraction, above 0 and at most 1")
     albumentations, _ = _import()
     crop = albumentations.RandomResizedCrop(
         (preprocessing.size, preprocessing.size),
@@ -125,8 +128,8 @@ AUGMENTATIONS: dict[str, Callable[..., Augmentation]] = {
 
 
 def _import() -> tuple[Any, Any]:
-    """albumentations and OpenCV, late: they take seconds, which evaluation and search need not spend."""
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # unless told, it would call its maker
+    """Imports albumentations and OpenCV only when they are needed, since that takes seconds."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or it asks its server for the latest version
     import albumentations
     import cv2
 
@@ -153,6 +156,6 @@ def _resized(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def _require_rgb(pixels: np.ndarray) -> None:
-    # albumentations takes floats, greyscale and alpha without a word, and returns something else.
+    # albumentations accepts floats, greyscale and alpha without an error, and returns another shape or range.
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"pixels are {pixels.dtype} {pixels.shape}; give an 8-bit RGB image, e.g. from load_image")

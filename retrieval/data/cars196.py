@@ -1,35 +1,43 @@
-"""Cars196: 16,185 photographs of 196 models of cars (Krause et al., 3DRR 2013), in any of the three layouts it goes about in.
+"""Cars196: 16,185 photographs of 196 models of cars (Krause et al., 3DRR 2013), in any of its three layouts.
 
     root/cars_annos.mat, root/car_ims/000001.jpg .. 016185.jpg                        the authors' second edition
 
-    root/devkit/{cars_meta,cars_train_annos}.mat                                      the first, as torchvision keeps it; or
-    root/[devkit/]cars_test_annos_withlabels.mat                                      root/stanford_cars/devkit/..., likewise
-    root/cars_train/00001.jpg .. 08144.jpg, root/cars_test/00001.jpg .. 08041.jpg
+    root/devkit/{cars_meta,cars_train_annos}.mat                                      the first edition, as torchvision
+    root/[devkit/]cars_test_annos_withlabels.mat                                      stores it; or the same files below
+    root/cars_train/00001.jpg .. 08144.jpg, root/cars_test/00001.jpg .. 08041.jpg     root/stanford_cars/
 
-    root/{names,anno_train,anno_test}.csv                                             a folder per class, from Kaggle;
+    root/{names,anno_train,anno_test}.csv                                             one folder per class, from Kaggle;
     root/car_data/[car_data/]{train,test}/<class name, "-" for "/">/00001.jpg         anno_*.csv: "<file>,<4 x box>,<class id>"
 
-Retrieval trains on the classes 1-98 and tests on 99-196 (Oh Song et al., CVPR 2016). The two halves "train" and "test" of the
-archives (the folders, or the flag `test` of `cars_annos.mat`) divide the images of every class; that is another task, so both
-are read and divided anew by class. A copy without `cars_test/` can be read with `halves=["train"]`.
+Retrieval trains on the classes 1-98 and tests on 99-196 (Oh Song et al., CVPR 2016). The archives are divided into the halves
+"train" and "test" (by folder, or by the flag `test` of `cars_annos.mat`). These divide the images of every class, which is another
+task. The reader therefore merges both halves and divides them by class. A copy without `cars_test/` can be read with
+`halves=["train"]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from retrieval.data.class_range import check_ranges, divide
 from retrieval.data.entry import CLOSED_SET, Entry, image_sets
 from retrieval.data.image_set import ImageSet
-from retrieval.data.list_file import Line, image_path, read_lines, refuse_repeated, split_commas, whole_number
+from retrieval.data.list_file import Line, image_path, parse_integer, read_lines, refuse_repeated, split_commas
 from retrieval.data.mat_file import read_structs, read_texts
 from retrieval.errors import DatasetError
 
 TRAIN_CLASSES, TEST_CLASSES = (1, 98), (99, 196)
 HALVES = ("train", "test")
-# Images of the default classes, by the halves that are read.
+# The md5 sums of the published lists; for those of the devkit no sums were published, these are the ones of a genuine copy.
+MD5 = {
+    "cars_annos.mat": "b407c6086d669747186bd1d764ff9dbc",
+    "cars_meta.mat": "4591ba8ddb31503892280ed8c6ed1c16",
+    "cars_test_annos_withlabels.mat": "b0a2b23655a3edd16d84508592a98d10",
+    "cars_train_annos.mat": "7b154abe023e6274e597db035347ff56",
+}
+# The numbers of images of the default classes, by the halves that are read.
 PUBLISHED = {
     ("train", "test"): {"train": 8_054, "test": 8_131},
     ("train",): {"train": 4_052, "test": 4_092},
@@ -38,7 +46,7 @@ PUBLISHED = {
 
 
 class _Photograph(NamedTuple):
-    """One line or entry of the authors' lists."""
+    """One line or entry of the lists."""
 
     where: str
     half: str
@@ -54,26 +62,29 @@ def read(
     test_classes: Sequence[int] = TEST_CLASSES,
     halves: Sequence[str] = HALVES,
     check_images: bool = True,
+    check_md5: bool = True,
 ) -> dict[str, ImageSet]:
-    """The "train" and "test" images of the given classes, in the order of the lists.
+    """Reads the "train" and "test" images of the given classes, in the order of the lists.
 
     Args:
-        root: the folder of one of the layouts, or the one that holds it as `stanford_cars`.
-        train_classes: the first and the last class id, both included.
-        test_classes: likewise; must not overlap with `train_classes`.
-        halves: of the authors' closed-set split, those to read: for copies that have one alone. Both are divided by class.
-        check_images: whether the images must exist; their lists must in any case.
+        root: The folder with one of the layouts, or its parent folder if it is called `stanford_cars`.
+        train_classes: The first and the last class id of the training classes, both included.
+        test_classes: The first and the last class id of the test classes; must not overlap with `train_classes`.
+        halves: The halves of the authors' closed-set split to read, for copies that have only one. Both are divided by class.
+        check_images: Whether all listed images must exist. The lists must always exist.
+        check_md5: Whether the .mat files must have the published md5 sums. Set it to false to read edited files. A damaged
+            file that is not checked can crash SciPy, and with it the whole process.
 
     Raises:
-        ValueError: a range is not two class ids in order, the ranges overlap, or `halves` is not a list of "train" and "test".
-        DatasetError: there is no such layout, a list is missing or malformed (with file and line or entry), a listed image is
-            missing, or the default classes do not have the published number of images.
+        ValueError: A range is not two class ids in order, the ranges overlap, or `halves` is not a list of "train" and "test".
+        DatasetError: The folder has none of the layouts, a list is missing, malformed or not the published one (with file and
+            line or entry), a listed image is missing, or the default classes do not have the published number of images.
     """
     ranges = check_ranges(train_classes, test_classes)
     halves = _check_halves(halves)
     root = Path(root)
     folder = root / "stanford_cars" if (root / "stanford_cars").is_dir() else root
-    names, photographs = _read_layout(folder, halves)
+    names, photographs = _read_layout(folder, halves, MD5 if check_md5 else {})
     entries = []
     for where, half, below, name, class_id in photographs:
         if not 1 <= class_id <= len(names):
@@ -89,7 +100,7 @@ def read(
         divide(folder, ranges, entries, len(names)),
         published=published,
         check_images=check_images,
-        advice="unpack the archives again, or choose what is there by halves (e.g. [train]), train_classes and test_classes",
+        advice="unpack the archives again, or select existing images by halves (e.g. [train]), train_classes and test_classes",
     )
 
 
@@ -99,44 +110,51 @@ def _check_halves(halves: Sequence[str]) -> tuple[str, ...]:
     return tuple(half for half in HALVES if half in halves)
 
 
-def _read_layout(folder: Path, halves: Sequence[str]) -> tuple[list[str], list[_Photograph]]:
-    """The class names in the order of their ids, and the photographs of the given halves at least."""
+def _read_layout(folder: Path, halves: Sequence[str], md5: Mapping[str, str]) -> tuple[list[str], list[_Photograph]]:
+    """The class names in the order of their ids, and the photographs of at least the given halves."""
     if (folder / "car_ims").is_dir() and (folder / "cars_annos.mat").is_file():
-        return _read_second_edition(folder / "cars_annos.mat")
+        return _read_second_edition(folder / "cars_annos.mat", md5)
     if (folder / "devkit").is_dir() and any((folder / f"cars_{half}").is_dir() for half in HALVES):
-        return _read_first_edition(folder, halves)
+        return _read_first_edition(folder, halves, md5)
     if (folder / "car_data").is_dir() and (folder / "names.csv").is_file():
         return _read_class_folders(folder, halves)
-    closed_set = f". The folders train/ and test/ alone will not do: {CLOSED_SET}" if (folder / "test").is_dir() else ""
+    closed_set = (
+        f". The folders train/ and test/ alone are not enough: {CLOSED_SET}" if (folder / "test").is_dir() else ""
+    )
     raise DatasetError(
-        f"{folder}: is no layout of Cars196; expected car_ims/ with cars_annos.mat, or cars_train/ and cars_test/ with devkit/, "
-        f"or car_data/ with names.csv, anno_train.csv and anno_test.csv{closed_set}"
+        f"{folder}: has none of the layouts of Cars196; expected car_ims/ with cars_annos.mat, or cars_train/ and cars_test/ "
+        f"with devkit/, or car_data/ with names.csv, anno_train.csv and anno_test.csv{closed_set}"
     )
 
 
-def _read_second_edition(path: Path) -> tuple[list[str], list[_Photograph]]:
+def _read_second_edition(path: Path, md5: Mapping[str, str]) -> tuple[list[str], list[_Photograph]]:
     photographs = []
-    for where, (name, class_id, test) in read_structs(path, "annotations", ("relative_im_path", "class", "test")):
+    fields = ("relative_im_path", "class", "test")
+    for where, (name, class_id, test) in read_structs(path, "annotations", fields, md5=md5.get(path.name)):
         photographs.append(_Photograph(where, HALVES[bool(test)], "", *_check_types(where, name, class_id)))
-    return _distinct(read_texts(path, "class_names")), photographs
+    return _distinct(read_texts(path, "class_names", md5=md5.get(path.name))), photographs
 
 
-def _read_first_edition(folder: Path, halves: Sequence[str]) -> tuple[list[str], list[_Photograph]]:
+def _read_first_edition(
+    folder: Path, halves: Sequence[str], md5: Mapping[str, str]
+) -> tuple[list[str], list[_Photograph]]:
     devkit = folder / "devkit"
-    labelled = "cars_test_annos_withlabels.mat"  # the devkit's own cars_test_annos.mat does not say the classes
+    labelled = "cars_test_annos_withlabels.mat"  # the devkit's own cars_test_annos.mat does not have the classes
     lists = {
         "train": devkit / "cars_train_annos.mat",
         "test": devkit / labelled if (devkit / labelled).is_file() else folder / labelled,
     }
     photographs = []
     for half in halves:
-        for where, (name, class_id) in read_structs(lists[half], "annotations", ("fname", "class")):
+        path = lists[half]
+        for where, (name, class_id) in read_structs(path, "annotations", ("fname", "class"), md5=md5.get(path.name)):
             photographs.append(_Photograph(where, half, f"cars_{half}/", *_check_types(where, name, class_id)))
-    return _distinct(read_texts(devkit / "cars_meta.mat", "class_names")), photographs
+    meta = devkit / "cars_meta.mat"
+    return _distinct(read_texts(meta, "class_names", md5=md5.get(meta.name))), photographs
 
 
 def _read_class_folders(folder: Path, halves: Sequence[str]) -> tuple[list[str], list[_Photograph]]:
-    remedy = "names.csv, anno_train.csv and anno_test.csv belong beside car_data/"
+    remedy = "put names.csv, anno_train.csv and anno_test.csv next to car_data/"
     lines = read_lines(folder / "names.csv", remedy=remedy)
     names = _distinct([Line(line.where, split_commas(line, 1)[0]) for line in lines])
     below = "car_data/car_data" if (folder / "car_data" / "car_data").is_dir() else "car_data"
@@ -144,8 +162,8 @@ def _read_class_folders(folder: Path, halves: Sequence[str]) -> tuple[list[str],
     for half in halves:
         for line in read_lines(folder / f"anno_{half}.csv", remedy=remedy):
             name, *_, last = split_commas(line, 6)
-            class_id = whole_number(line.where, last, "class id")
-            # Checked here, since the folder is named by the class.
+            class_id = parse_integer(line.where, last, "class id")
+            # The name of the class is part of the path. The caller checks the id.
             class_name = names[class_id - 1] if 1 <= class_id <= len(names) else ""
             image = f"{half}/{class_name.replace('/', '-')}/{image_path(line.where, name)}"
             photographs.append(_Photograph(line.where, half, f"{below}/", image, class_id))
@@ -154,12 +172,12 @@ def _read_class_folders(folder: Path, halves: Sequence[str]) -> tuple[list[str],
 
 def _check_types(where: str, name: object, class_id: object) -> tuple[str, int]:
     if not isinstance(name, str) or not isinstance(class_id, int):
-        raise DatasetError(f"{where}: is no file name with the number of a class; get another copy of the file")
+        raise DatasetError(f"{where}: is not a file name with a class id; get another copy of the file")
     return name, class_id
 
 
 def _distinct(lines: Sequence[Line]) -> list[str]:
-    """The class names, no two of them equal."""
+    """The class names; refuses repeated ones."""
     seen: set[object] = set()
     for line in lines:
         refuse_repeated(line.where, line.text, seen, "class")

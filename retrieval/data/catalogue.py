@@ -1,6 +1,6 @@
-"""What is known of each data set beyond its reader: where a user gets it, under what terms, and the figures that were published.
+"""Facts about each data set besides its reader: its source, its terms of use, and the published numbers.
 
-Nothing here is downloaded. Sources are described in words: links to such data die, and the terms are to be read at the source.
+Nothing is downloaded. The sources are described instead of linked, because such links die, and users must read the terms there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from retrieval.data import cars196
 from retrieval.data.registry import DATASETS
 from retrieval.errors import did_you_mean
 
@@ -19,15 +20,15 @@ _OWNERS = "for research; the photographs belong to their owners, and the authors
 
 @dataclass(frozen=True)
 class Source:
-    """Where a data set comes from.
+    """The source of a data set.
 
     Args:
-        title: what it is, in a few words.
-        origin: where a user gets it.
-        terms: what it may be used for.
-        archives: the files that `retrieval data prepare` unpacks or copies, by their published names.
-        md5: the published md5 sums among them.
-        published: the numbers of (classes, images) of every split; empty where they depend on the user's images.
+        title: A short description.
+        origin: Where users get it.
+        terms: The terms of use.
+        archives: The published names of the files that `retrieval data prepare` unpacks or copies.
+        md5: The published md5 sums of some of these files.
+        published: The numbers of (classes, images) of every split; empty if they depend on the user's images.
     """
 
     title: str
@@ -41,14 +42,14 @@ class Source:
 CATALOGUE: dict[str, Source] = {
     "cars196": Source(
         title="16,185 photographs of 196 models of cars, in any of three layouts",
-        origin="the authors' download links (Stanford) are dead; bring one of the copies described above, e.g. from Kaggle",
+        origin="the authors' download links (Stanford) are dead; get a copy in one of the layouts above, e.g. from Kaggle",
         terms="for research; the photographs belong to their owners",
         archives=("car_ims.tgz", "cars_annos.mat"),
-        md5={"car_ims.tgz": "d5c8f0aa497503f355e17dc7886c3f14", "cars_annos.mat": "b407c6086d669747186bd1d764ff9dbc"},
+        md5={"car_ims.tgz": "d5c8f0aa497503f355e17dc7886c3f14", "cars_annos.mat": cars196.MD5["cars_annos.mat"]},
         published={"train": (98, 8_054), "test": (98, 8_131)},
     ),
     "csv": Source(
-        title="any images, named by a list of comma-separated values",
+        title="any images, listed in a CSV file",
         origin="your own",
         terms="your own",
         archives=("images.zip", "images.csv"),
@@ -65,9 +66,9 @@ CATALOGUE: dict[str, Source] = {
         title="any images, one folder per class", origin="your own", terms="your own", archives=("images.zip",)
     ),
     "glyphs": Source(
-        title="1,200 characters in 12 views each, drawn on the spot",
-        origin="drawn by this program into its cache folder, the first time it is read without a root; nothing to download",
-        terms="those of the fonts that come with matplotlib",
+        title="1,200 characters in 12 views each, generated locally",
+        origin="generated in the cache folder the first time it is read without a root; nothing to download",
+        terms="those of the fonts in matplotlib",
         published={"train": (720, 8_640), "test": (480, 5_760)},
     ),
     "inshop": Source(
@@ -96,10 +97,10 @@ CATALOGUE: dict[str, Source] = {
 
 
 def find_source(name: str) -> Source:
-    """The entry of a data set.
+    """The catalogue entry of a data set.
 
     Raises:
-        ValueError: there is no such data set.
+        ValueError: There is no such data set.
     """
     if name not in CATALOGUE:
         raise ValueError(
@@ -109,7 +110,7 @@ def find_source(name: str) -> Source:
 
 
 def read_description(name: str) -> str:
-    """What the reader of a data set says of it: what it is, the files that it expects, and how it is divided."""
+    """The docstring of the reader's module: the data set, the files that it expects, and how it is divided."""
     find_source(name)
     return inspect.getdoc(sys.modules[DATASETS[name].__module__]) or ""
 

@@ -1,4 +1,4 @@
-"""Train and test by ranges of class ids, the protocol of CUB-200-2011 and Cars196 (Oh Song et al., CVPR 2016)."""
+"""Division into train and test by ranges of class ids, the protocol of CUB-200-2011 and Cars196 (Oh Song et al., CVPR 2016)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Range = tuple[int, int]
 
 
 def check_ranges(train_classes: Sequence[int], test_classes: Sequence[int]) -> dict[str, Range]:
-    """The first and the last class id of "train" and "test", both included.
+    """Returns the first and the last class id of "train" and "test", both included.
 
     Raises:
-        ValueError: a range is not two class ids in order, or the ranges overlap.
+        ValueError: A range is not two class ids in order, or the ranges overlap.
     """
     ranges = {"train": _check_range("train_classes", train_classes), "test": _check_range("test_classes", test_classes)}
     if max(ranges["train"][0], ranges["test"][0]) <= min(ranges["train"][1], ranges["test"][1]):
@@ -26,22 +26,22 @@ def check_ranges(train_classes: Sequence[int], test_classes: Sequence[int]) -> d
 def divide(
     folder: Path, ranges: Mapping[str, Range], entries: Sequence[tuple[int, Entry]], last: int
 ) -> dict[str, list[Entry]]:
-    """The entries of every range.
+    """Divides entries by the ranges of their class ids.
 
     Args:
-        folder: the data folder, for messages.
-        ranges: from `check_ranges`.
-        entries: with their class ids.
-        last: the highest class id of the lists.
+        folder: The data folder, for messages.
+        ranges: The result of `check_ranges`.
+        entries: The entries with their class ids.
+        last: The highest class id of the lists.
 
     Raises:
-        DatasetError: a range goes beyond `last`.
+        DatasetError: A range ends after `last`.
     """
     for split, (_, end) in ranges.items():
         if end > last:
             raise DatasetError(
-                f"{folder}: {split}_classes ends at {end}, the classes of the lists at {last}; choose classes that are "
-                "there, or unpack the official archive again"
+                f"{folder}: {split}_classes ends at {end}, the classes of the lists at {last}; choose existing "
+                "classes, or unpack the official archive again"
             )
     return {
         split: [entry for class_id, entry in entries if first <= class_id <= end]

@@ -1,4 +1,4 @@
-"""Class-disjoint parts of a set: a class lies in one part or in the other, never in both."""
+"""Dividing a set by classes: all images of a class are in the same part."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from retrieval.data.image_set import ImageSet
 
 
 def split_classes(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Divides the classes, never a class, at random into (kept, held out).
+    """Divides the classes at random into (kept, held out).
 
     Args:
-        images: what to divide; both parts keep its order of images and of classes.
-        share: the part of the classes to hold out, strictly between 0 and 1; rounded to a whole number of classes.
-        seed: the same seed gives the same division.
+        images: The set to divide. Both parts keep its order of images and classes.
+        share: The fraction of the classes to hold out, strictly between 0 and 1; rounded to an integer number of classes.
+        seed: The seed of the random division.
 
     Raises:
-        ValueError: `share` is not between 0 and 1, or leaves fewer than two classes on a side.
+        ValueError: `share` is not between 0 and 1, or a part would have fewer than two classes.
     """
     if not (isinstance(share, float) and 0 < share < 1):
         raise ValueError(f"share is {share}; give a number between 0 and 1")
@@ -24,24 +24,24 @@ def split_classes(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSe
     if min(held_out, images.num_classes - held_out) < 2:
         raise ValueError(
             f"a share of {share} of {images.num_classes} classes holds out {held_out}; "
-            "retrieval needs two classes on each side: change the share or add classes"
+            "retrieval needs two classes in each part: change the share or add classes"
         )
     return _hold_out(images, np.random.default_rng(seed).permutation(images.num_classes)[:held_out])
 
 
 def fold_classes(images: ImageSet, folds: int, fold: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Divides the classes at random into equal folds and holds one of them out: (kept, held out).
+    """Divides the classes at random into folds of equal size and holds one of them out: (kept, held out).
 
-    Over all folds every class is held out exactly once. The numbers of classes of two folds differ by one at most.
+    Over all folds, every class is held out exactly once. The numbers of classes of two folds differ by at most one.
 
     Args:
-        images: what to divide; both parts keep its order of images and of classes.
-        folds: their number, at least 2.
-        fold: the one to hold out, 0 .. folds - 1.
-        seed: the same seed gives the same folds.
+        images: The set to divide. Both parts keep its order of images and classes.
+        folds: The number of folds, at least 2.
+        fold: The fold to hold out, from 0 to folds - 1.
+        seed: The seed of the random division.
 
     Raises:
-        ValueError: there are no such folds, or they would have fewer than two classes.
+        ValueError: There is no such fold, or the folds would have fewer than two classes.
     """
     if folds < 2:
         raise ValueError(f"folds is {folds}; give at least 2")

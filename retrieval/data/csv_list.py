@@ -1,11 +1,11 @@
-"""Any images, named by a list of comma-separated values.
+"""Any images, listed in a CSV file.
 
-    root/images.csv           "path,label[,split][,super_class]", then a line per image
+    root/images.csv           "path,label[,split][,super_class]", then one line per image
     root/<path of a line>
 
-The first line names the columns, in any order. Paths start from the root. A label is any text; equal labels make a class. With a
-split column its values are train and test, or train, query and gallery, where query and gallery show the same classes; without
-one the classes are divided at random. A super-class is any text, one for all images of a class.
+The first line names the columns, in any order. Paths are relative to the root. A label is any text; images with equal labels
+form a class. The values of the split column are train and test, or train, query and gallery, where query and gallery have the same
+classes. Without this column, the classes are divided at random. A super-class is any text, equal for all images of a class.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ SPLITS = (("train", "test"), ("train", "query", "gallery"))
 def read(
     root: str | Path, *, file: str = "images.csv", test_share: float = 0.5, seed: int = 0, check_images: bool = True
 ) -> dict[str, ImageSet]:
-    """The images of every split, in the order of the list.
+    """Reads the images of every split, in the order of the list.
 
     Args:
-        root: the folder that the paths start from.
-        file: the list, relative to the root.
-        test_share: the part of the classes that is held out as test; unused where the list has a split column.
-        seed: of that division; unused where the list has a split column.
-        check_images: whether the images must exist; the list must in any case.
+        root: The folder that the paths are relative to.
+        file: The list, relative to the root.
+        test_share: The fraction of the classes in "test"; unused if the list has a split column.
+        seed: The seed of that division; unused if the list has a split column.
+        check_images: Whether all listed images must exist. The list must always exist.
 
     Raises:
         ValueError: `test_share` is not between 0 and 1.
-        DatasetError: the list is missing or malformed (with file and line), a class is both in training and in the test, a
+        DatasetError: The list is missing or malformed (with file and line), a class is both in "train" and in another split, a
             listed image is missing, or there are too few classes to divide.
     """
     root = Path(root)
     path = root / file
     refuse_closed_set(path)
     splits = read_list(path)
-    advice = "mend the list, or choose the root that its paths start from"
+    advice = "correct the list, or choose the root that its paths are relative to"
     if "" in splits:
         return divide_classes(image_sets(root, splits, check_images=check_images, advice=advice)[""], test_share, seed)
     if tuple(splits) not in SPLITS:
@@ -54,33 +54,35 @@ def read(
 
 
 def read_list(path: Path) -> dict[str, list[Entry]]:
-    """The entries of every split that occurs, in the order train, test, query, gallery; without a split column of the one split "".
+    """Reads the entries of every split in the list, in the order train, test, query, gallery.
+
+    Without a split column, all entries are in the split "".
 
     Raises:
-        DatasetError: the list is missing or malformed (with file and line).
+        DatasetError: The list is missing or malformed (with file and line).
     """
-    remedy = f"expected a list that begins with a line {','.join(COLUMNS[:2])}[,{'][,'.join(COLUMNS[2:])}]"
+    remedy = f"expected a list whose first line is {','.join(COLUMNS[:2])}[,{'][,'.join(COLUMNS[2:])}]"
     first, *lines = read_lines(path, remedy=remedy)
     names = split_commas(first)
     for name in names:
         if name not in COLUMNS or names.count(name) > 1:
-            what = "stands twice" if name in COLUMNS else f"is not known{did_you_mean(name, COLUMNS)}"
-            raise DatasetError(f"{first.where}: column {shorten(name)} {what}; {remedy}")
+            problem = "occurs twice" if name in COLUMNS else f"is not known{did_you_mean(name, COLUMNS)}"
+            raise DatasetError(f"{first.where}: column {shorten(name)} {problem}; {remedy}")
     for name in COLUMNS[:2]:
         if name not in names:
-            raise DatasetError(f"{first.where}: there is no column {name}; {remedy}")
+            raise DatasetError(f"{first.where}: the column {name} is missing; {remedy}")
     known = ["train", "test", "query", "gallery"] if "split" in names else [""]
     splits: dict[str, list[Entry]] = {split: [] for split in known}
     for line in lines:
         values = dict(zip(names, split_commas(line, len(names)), strict=True))
         for name, value in values.items():
             if not value:
-                raise DatasetError(f"{line.where}: the column {name} is empty; mend the line")
+                raise DatasetError(f"{line.where}: the column {name} is empty; correct the line")
         split = values.get("split", "")
         if split not in splits:
-            raise DatasetError(f"{line.where}: split {shorten(split)} is none of {', '.join(known)}; mend the line")
+            raise DatasetError(f"{line.where}: split {shorten(split)} is none of {', '.join(known)}; correct the line")
         path_ = image_path(line.where, values["path"])
         splits[split].append(Entry(line.where, path_, values["label"], values.get("super_class")))
     if not lines:
-        raise DatasetError(f"{first.where}: no image follows; {remedy}")
+        raise DatasetError(f"{first.where}: no image is listed; {remedy}")
     return {split: entries for split, entries in splits.items() if entries}

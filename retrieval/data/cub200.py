@@ -6,7 +6,7 @@
     root/[CUB_200_2011/]images/
 
 Retrieval trains on the classes 1-100 and tests on 101-200 (Oh Song et al., CVPR 2016). The archive's own
-`train_test_split.txt` divides the images of every class; it is another task and never read.
+`train_test_split.txt` divides the images of every class, which is another task. It is never read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from retrieval.data.class_range import check_ranges, divide
 from retrieval.data.entry import Entry, image_sets
 from retrieval.data.image_set import ImageSet
-from retrieval.data.list_file import image_path, read_lines, refuse_repeated, shorten, split_line, whole_number
+from retrieval.data.list_file import image_path, parse_integer, read_lines, refuse_repeated, shorten, split_line
 from retrieval.errors import DatasetError
 
 TRAIN_CLASSES, TEST_CLASSES = (1, 100), (101, 200)
@@ -31,17 +31,17 @@ def read(
     test_classes: Sequence[int] = TEST_CLASSES,
     check_images: bool = True,
 ) -> dict[str, ImageSet]:
-    """The "train" and "test" images of the given classes, in the order of `images.txt`.
+    """Reads the "train" and "test" images of the given classes, in the order of `images.txt`.
 
     Args:
-        root: the folder `CUB_200_2011` or the one that holds it.
-        train_classes: the first and the last class id, both included.
-        test_classes: likewise; must not overlap with `train_classes`.
-        check_images: whether the images must exist; their lists must in any case.
+        root: The folder `CUB_200_2011` or its parent folder.
+        train_classes: The first and the last class id of the training classes, both included.
+        test_classes: The first and the last class id of the test classes; must not overlap with `train_classes`.
+        check_images: Whether all listed images must exist. The lists must always exist.
 
     Raises:
-        ValueError: a range is not two class ids in order, or the ranges overlap.
-        DatasetError: a list is missing or malformed (with file and line), a listed image is missing, or the default
+        ValueError: A range is not two class ids in order, or the ranges overlap.
+        DatasetError: A list is missing or malformed (with file and line), a listed image is missing, or the default
             classes do not have the published number of images (5,864 and 5,924).
     """
     ranges = check_ranges(train_classes, test_classes)
@@ -59,13 +59,13 @@ def read(
 
 
 def _read_pairs(path: Path, name: str) -> list[tuple[str, int, str]]:
-    """The lines "<id> <text>" of a list: where it stands, id, text; neither the ids nor the texts repeat."""
+    """The lines "<id> <text>" of a list as (position, id, text); refuses repeated ids and texts."""
     pairs = []
     ids: set[object] = set()
     texts: set[object] = set()
     for line in read_lines(path, remedy="root must be the unpacked CUB_200_2011 or the folder above it"):
         key, text = split_line(line, (f"{name} id", name))
-        number = whole_number(line.where, key, f"{name} id")
+        number = parse_integer(line.where, key, f"{name} id")
         refuse_repeated(line.where, number, ids, f"{name} id")
         refuse_repeated(line.where, text, texts, name)
         pairs.append((line.where, number, text))
@@ -81,17 +81,17 @@ def _read_entries(folder: Path, names: dict[int, str]) -> list[tuple[int, Entry]
     known = {key for _, key, _ in images}
     for line in read_lines(labels, remedy="unpack the official archive again"):
         image, text = split_line(line, ("image id", "class id"))
-        key = whole_number(line.where, image, "image id")
+        key = parse_integer(line.where, image, "image id")
         refuse_repeated(line.where, key, seen, "image id")
-        class_id = whole_number(line.where, text, "class id")
+        class_id = parse_integer(line.where, text, "class id")
         if class_id not in names:
-            raise DatasetError(f"{line.where}: {class_id} is not a class id of classes.txt; mend one of the lists")
+            raise DatasetError(f"{line.where}: {class_id} is not a class id of classes.txt; correct one of the lists")
         if key not in known:
-            raise DatasetError(f"{line.where}: image id {key} is not in images.txt; mend one of the lists")
+            raise DatasetError(f"{line.where}: image id {key} is not in images.txt; correct one of the lists")
         class_ids[key] = class_id
     for where, key, text in images:
         if key not in class_ids:
-            raise DatasetError(f"{where}: image {shorten(text)} has no line in {labels.name}; mend one of the lists")
+            raise DatasetError(f"{where}: image {shorten(text)} has no line in {labels.name}; correct one of the lists")
     return [
         (class_ids[key], Entry(where, f"images/{image_path(where, text)}", names[class_ids[key]]))
         for where, key, text in images

@@ -1,4 +1,4 @@
-"""Images as a list names them, checked against the disk and one another: the way from a data set's lists to image sets."""
+"""From the entries of a data set's lists to image sets, with all checks of the entries against each other and the disk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOSED_SET = (
     "split) cannot be used; put all images of a class into one split"
 )
 
-# Lists that a user could take for splits, and the data set that reads what they belong to.
+# Lists that users could take for splits, and the data sets that they belong to.
 _CLOSED_SET_LISTS = {
     "train_test_split.txt": "cub200",
     **dict.fromkeys(("cars_train_annos.mat", "cars_test_annos.mat", "cars_test_annos_withlabels.mat"), "cars196"),
@@ -32,10 +32,10 @@ class Entry:
     """One image of a list.
 
     Args:
-        where: the list and the line, for messages.
-        path: relative to the data folder; see `retrieval.data.list_file.image_path`.
-        class_name: the class; equal for all its images, in all splits.
-        super_class: the class of classes; None in all entries of a data set that has none.
+        where: The list and the line, for messages.
+        path: The path relative to the data folder; see `retrieval.data.list_file.image_path`.
+        class_name: The name of the class, the same in all splits.
+        super_class: The name of the super-class; None in all entries if the data set has no super-classes.
     """
 
     where: str
@@ -48,7 +48,7 @@ def refuse_closed_set(path: Path) -> None:
     """Refuses the lists that divide CUB-200-2011 and Cars196 for classification.
 
     Raises:
-        DatasetError: says why, and how the data set is read.
+        DatasetError: The path is such a list. The message explains why, and how the data set is read.
     """
     if path.name in _CLOSED_SET_LISTS:
         raise DatasetError(
@@ -64,20 +64,20 @@ def image_sets(
     check_images: bool = True,
     advice: str,
 ) -> dict[str, ImageSet]:
-    """The image sets of the splits, once all of it fits together.
+    """Checks the entries of all splits and makes their image sets.
 
-    No image is listed twice and no class is both in "train" and in another split. "query" and "gallery" have the same classes,
+    No image is listed twice, and no class is both in "train" and in another split. "query" and "gallery" have the same classes
     with the same labels. Super-classes are numbered from 0 over all splits, in natural order of their names.
 
     Args:
-        root: the data folder.
-        splits: the entries of every split.
-        published: how many images and classes a split must have.
-        check_images: whether the images must exist.
-        advice: what to do when images are missing or their number is wrong.
+        root: The data folder.
+        splits: The entries of every split.
+        published: The numbers of (images, classes) that a split must have.
+        check_images: Whether the images must exist.
+        advice: The remedy for the message if images are missing or their number is wrong.
 
     Raises:
-        DatasetError: something does not fit, with list and line where one line is to blame.
+        DatasetError: A check fails. The message names the list and the line, if a single line is wrong.
     """
     for split, entries in splits.items():
         if not entries:
@@ -112,7 +112,7 @@ def _all(splits: Mapping[str, Sequence[Entry]]) -> Iterator[Entry]:
 
 
 def _check_classes(splits: Mapping[str, Sequence[Entry]]) -> None:
-    """No class of "train" is in another split, and "query" and "gallery" have the same ones."""
+    """Checks that no class of "train" is in another split, and that "query" and "gallery" have the same classes."""
     classes = {split: {entry.class_name for entry in entries} for split, entries in splits.items()}
     train = classes.get("train", set())
     for split, entries in splits.items():
@@ -126,27 +126,27 @@ def _check_classes(splits: Mapping[str, Sequence[Entry]]) -> None:
             if entry.class_name not in classes[other]:
                 raise DatasetError(
                     f"{entry.where}: class {shorten(entry.class_name)} is in {split} and not in {other}; add an image of it "
-                    "there, or take the class out"
+                    f"to {other}, or remove the class"
                 )
 
 
 def _number_super_classes(entries: Iterable[Entry]) -> dict[str, int]:
-    """The number of the super-class of every class; empty for a data set without super-classes."""
+    """The number of the super-class of each class; empty for a data set without super-classes."""
     super_of: dict[str, str] = {}
     for entry in entries:
         if entry.super_class is None:
             return {}
         if super_of.setdefault(entry.class_name, entry.super_class) != entry.super_class:
             raise DatasetError(
-                f"{entry.where}: class {shorten(entry.class_name)} is of super-class {shorten(entry.super_class)}, further up of "
-                f"{shorten(super_of[entry.class_name])}; a class has one"
+                f"{entry.where}: class {shorten(entry.class_name)} has super-class {shorten(entry.super_class)}, but "
+                f"{shorten(super_of[entry.class_name])} in an earlier line; give it one super-class"
             )
     numbers = {name: number for number, name in enumerate(sorted(set(super_of.values()), key=natural_key))}
     return {name: numbers[super_class] for name, super_class in super_of.items()}
 
 
 def _check_links(root: Path, entries: Iterable[Entry]) -> None:
-    """No image lies elsewhere than below the root, whatever links lead to it."""
+    """Checks that symbolic links do not lead out of the root."""
     top = os.path.realpath(root)
     inside: dict[str, bool] = {"": True}
     for entry in entries:
@@ -156,8 +156,8 @@ def _check_links(root: Path, entries: Iterable[Entry]) -> None:
         path = root / entry.path
         if not inside[folder] or (os.path.islink(path) and not _is_below(top, path)):  # noqa: PTH114 - Path raises on long names
             raise DatasetError(
-                f"{entry.where}: {shorten(entry.path)} leads out of {root} by a link; put the image itself there, or choose "
-                "a root that holds them all"
+                f"{entry.where}: {shorten(entry.path)} leads out of {root} by a link; replace the link by the image, or choose "
+                "a root that contains all images"
             )
 
 
@@ -176,5 +176,5 @@ def _check_images(root: Path, split: str, entries: Sequence[Entry], advice: str)
 def _is_file(path: Path) -> bool:
     try:
         return stat.S_ISREG(path.stat().st_mode)
-    except OSError:  # also of a name too long for the system, which Path.is_file lets out
+    except OSError:  # also for names that are too long, for which Path.is_file raises
         return False

@@ -1,11 +1,11 @@
 """Any images: one folder per class.
 
     root/<class>/**/*.jpg                                      the classes are divided at random into train and test
-    root/train/<class>/**/*.jpg, root/test/<class>/**/*.jpg    used as they are
+    root/train/<class>/**/*.jpg, root/test/<class>/**/*.jpg    the splits are used as they are
 
-A class is a folder directly below the root (or below `train` and `test`); images at any depth inside it belong to it,
-as torchvision's `ImageFolder` has it. Hidden files and folders (`._*` too) and folders without images are passed over,
-and so are files beside the class folders. A class folder may be a symbolic link; links inside it are not followed.
+A class is a folder directly below the root (or below `train` and `test`). Images at any depth inside it belong to it, as in
+torchvision's `ImageFolder`. Hidden files and folders (including `._*`), folders without images, and files next to the class
+folders are skipped. A class folder may be a symbolic link; links to folders inside it are not followed.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", 
 
 
 def read(root: str | Path, *, test_share: float = 0.5, seed: int = 0) -> dict[str, ImageSet]:
-    """The "train" and "test" images of a folder; no class is in both.
+    """Reads the "train" and "test" images of a folder. No class is in both.
 
     Args:
-        root: the folder of class folders, or of `train` and `test`.
-        test_share: the part of the classes that is held out as test; unused where `train` and `test` exist.
-        seed: of that division; unused where `train` and `test` exist.
+        root: The folder with the class folders, or with `train` and `test`.
+        test_share: The fraction of the classes in "test"; unused if `train` and `test` exist.
+        seed: The seed of that division; unused if `train` and `test` exist.
 
     Raises:
-        DatasetError: there are too few classes, only one of `train` and `test`, or a class is in both.
+        DatasetError: There are too few classes, only one of `train` and `test` exists, or a class is in both.
     """
     root = Path(root)
     given = [name for name in ("train", "test") if (root / name).is_dir()]
@@ -47,7 +47,7 @@ def read(root: str | Path, *, test_share: float = 0.5, seed: int = 0) -> dict[st
         return {"train": train, "test": test}
     if given:
         raise DatasetError(
-            f"{root}: has {given[0]}/ alone; add the other of train/ and test/, or put the class folders directly "
+            f"{root}: has only {given[0]}/; add the other one of train/ and test/, or put the class folders directly "
             "below root to have the classes divided"
         )
     return divide_classes(_read_classes(root, ""), test_share, seed)
@@ -57,21 +57,21 @@ def divide_classes(images: ImageSet, test_share: float, seed: int) -> dict[str, 
     """Divides the classes at random into "train" and "test".
 
     Raises:
-        ValueError: `test_share` is not between 0 and 1, or leaves fewer than two classes on a side.
-        DatasetError: no share could leave two classes on each side.
+        ValueError: `test_share` is not between 0 and 1, or a part would have fewer than two classes.
+        DatasetError: There are fewer than four classes.
     """
     if images.num_classes < 4:
         names = ", ".join(shorten(name) for name in images.class_names)
         raise DatasetError(
-            f"{images.root}: has {images.num_classes} classes with images ({names}); train and test need two or more each: "
-            "add classes, or choose the folder that holds them all"
+            f"{images.origin}: has {images.num_classes} classes with images ({names}); train and test need two or more each: "
+            "add classes, or choose the folder that contains all of them"
         )
     train, test = split_classes(images, test_share, seed=seed)
     return {"train": train, "test": test}
 
 
 def _read_classes(root: Path, below: str) -> ImageSet:
-    """The classes in the folder `below` ("" or "name/") of `root`; paths start from `root`."""
+    """The classes in the folder `below` ("" or "name/") of `root`; paths are relative to `root`."""
     folder = root / below
     try:
         names = sorted((entry.name for entry in os.scandir(folder) if _is_class(entry)), key=natural_key)
@@ -94,7 +94,7 @@ def _is_class(entry: os.DirEntry[str]) -> bool:
 
 
 def _image_paths(folder: Path) -> Iterator[str]:
-    """The images at any depth below `folder`, relative to it."""
+    """The paths of the images at any depth below `folder`, relative to it."""
 
     def fail(error: OSError) -> None:
         raise error

@@ -1,12 +1,12 @@
-"""Characters of the fonts that come with matplotlib: a data set that needs no download.
+"""Characters of the fonts in matplotlib: a data set that needs no download.
 
     root/train/<U+XXXX>/00.png .. 11.png    720 classes
     root/test/<U+XXXX>/00.png .. 11.png     480 classes
 
-A class is a character; its 12 views are 40 x 40 grey images, dark on light, in different faces (upright, bold, italic,
-sans, serif, monospaced), slightly turned, scaled, sheared, shifted, blurred and grained. The size of a character is kept,
-since it alone tells "c" from "C". Characters that look like another one in some face ("A" and the Greek alpha) are left
-out. The images are a function of the fonts and of Pillow alone: no seed, and the same bytes each time.
+A class is a character. Its 12 views are 40 x 40 grey images, dark on light, in different faces (upright, bold, italic, sans,
+serif, monospaced), slightly rotated, scaled, sheared, shifted, blurred and with noise. The size of a character is kept,
+since only the size distinguishes "c" from "C". Characters that look like another one in some face ("A" and the Greek alpha)
+are left out. The images depend only on the fonts and on Pillow. There is no seed, and every run writes the same bytes.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ TRAIN_SHARE = 0.6
 
 
 def view(sheets: Sequence[Image.Image], character: str, number: int) -> Image.Image:
-    """View `number` of a character: one of its drawings, disturbed as a function of the two alone."""
+    """View `number` of a character: one of its drawings, distorted as a function of the character and the number."""
     order = np.random.default_rng(ord(character)).permutation(len(sheets))
     sheet = sheets[order[number % len(sheets)]]
     rng = np.random.default_rng([ord(character), number])
     angle, shear = math.radians(rng.uniform(-12, 12)), rng.uniform(-0.15, 0.15)
     scale = rng.uniform(0.9, 1.1)
     cos, sin = math.cos(angle) / scale, math.sin(angle) / scale
-    # Pillow asks for the map from the place in the result to the place in the drawing.
+    # Pillow expects the map from positions in the result to positions in the drawing.
     a, b, c, d = cos, cos * shear + sin, -sin, cos - sin * shear
     middle = sheet.width / 2
     x, y = middle + OVERSAMPLING * rng.uniform(-2, 2, size=2)
@@ -52,21 +52,21 @@ def view(sheets: Sequence[Image.Image], character: str, number: int) -> Image.Im
 
 
 def split_of(characters: Iterable[str]) -> dict[str, str]:
-    """The split, "train" or "test", of each character: a fixed shuffle, the first `TRAIN_SHARE` of it is "train"."""
+    """The split of each character: in a fixed random order, the first `TRAIN_SHARE` of them are "train", the others "test"."""
     shuffled = sorted(characters, key=lambda character: hashlib.sha256(character.encode()).digest())
     num_train = round(TRAIN_SHARE * len(shuffled))
-    return {character: "train" if place < num_train else "test" for place, character in enumerate(shuffled)}
+    return {character: "train" if position < num_train else "test" for position, character in enumerate(shuffled)}
 
 
 def generate(folder: str | Path, *, candidates: Iterable[str] | None = None) -> None:
-    """Writes the data set into a new folder, whole or not at all; takes about 20 seconds on one core.
+    """Writes the data set to a new folder, which appears only when it is complete. Takes about 20 seconds on one core.
 
     Args:
-        folder: must not exist.
-        candidates: the characters to choose classes from; all by default.
+        folder: The folder, which must not exist.
+        candidates: The characters to choose the classes from; by default all characters of the fonts.
 
     Raises:
-        RetrievalError: the folder exists or cannot be written.
+        RetrievalError: The folder exists or cannot be written.
     """
     with folder_in_one_piece(folder) as root:
         faces = load_faces()
@@ -79,15 +79,15 @@ def generate(folder: str | Path, *, candidates: Iterable[str] | None = None) -> 
 
 
 def read(root: str | Path | None = None) -> dict[str, ImageSet]:
-    """The "train" and "test" images; without a root they are generated once into the cache folder.
+    """Reads the "train" and "test" images; without a root, they are generated once in the cache folder.
 
     The cache is `$RETRIEVAL_CACHE`, else `$XDG_CACHE_HOME/retrieval`, else `~/.cache/retrieval`.
 
     Args:
-        root: a folder that `generate` wrote.
+        root: A folder that `generate` wrote.
 
     Raises:
-        DatasetError: `root` does not hold the images, or the cache cannot be written.
+        DatasetError: `root` does not contain the images, or the cache cannot be written.
     """
     if root is not None:
         return folder_reader.read(root)
@@ -97,13 +97,13 @@ def read(root: str | Path | None = None) -> dict[str, ImageSet]:
     found = sum(len(images) for images in splits.values())
     if found != CLASSES * VIEWS:
         raise DatasetError(
-            f"{root}: has {found} images, expected {CLASSES * VIEWS}; delete the folder, and it is drawn again"
+            f"{root}: has {found} images, expected {CLASSES * VIEWS}; delete the folder to have it generated again"
         )
     return splits
 
 
 def cache_folder() -> Path:
-    """The folder for what can be made again at any time; it need not exist."""
+    """The folder for files that can be generated again at any time; it may not exist yet."""
     if os.environ.get("RETRIEVAL_CACHE"):
         return Path(os.environ["RETRIEVAL_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retrieval"
@@ -115,6 +115,6 @@ def _generate_once(root: Path) -> None:
     try:
         generate(root)
     except RetrievalError as error:
-        # Another process may have been faster; it wrote the same images.
+        # Another process may have written the same images in the meantime.
         if not root.is_dir():
             raise DatasetError(f"{error}; or set RETRIEVAL_CACHE to a folder that can be written") from error

@@ -1,37 +1,48 @@
-"""The images of one split: where they lie and which class each belongs to.
+"""The images of one split and the class of each.
 
-Every reader of this package returns `ImageSet`s; samplers and loaders know nothing of data sets beyond them.
+Every reader of this package returns `ImageSet`s. Samplers and loaders know nothing else about a data set.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
 
+from retrieval.data.dataset_items import item_name, read_image, read_labels, require_map_style
+from retrieval.data.images import load_image
 from retrieval.errors import DatasetError
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images and their classes, in a fixed order; an image's position is its id.
+class ImageSet(Dataset[tuple[Any, int]]):
+    """Images and their classes in a fixed order; the position of an image is its id.
+
+    An `ImageSet` is a map-style `torch.utils.data.Dataset` of (image, label): `images[index]` loads one image, applies the
+    transform to it and returns it with its label.
 
     Args:
-        root: the folder that `paths` start from.
-        paths: one per image, relative to `root`, "/" between the parts, none twice.
-        labels: (len(paths),) whole numbers 0 .. num_classes - 1, every class present; kept as a read-only int64 copy.
-        class_names: one per class, none twice; `class_names[label]` is the name of a label.
-        super_labels: (len(paths),) whole numbers, the super-class of each image's class, the same for all images of a class;
-            kept as a read-only int64 copy. None where the data set has no super-classes.
+        root: The folder that `paths` are relative to.
+        paths: One path per image, relative to `root`, with "/" as separator, each at most once.
+        labels: (len(paths),) integers from 0 to num_classes - 1, with at least one image per class. Stored as a read-only
+            int64 copy.
+        class_names: One name per class, each at most once; `class_names[label]` is the name of a label.
+        super_labels: (len(paths),) integers, the super-class of the class of each image, equal for all images of a class.
+            Stored as a read-only int64 copy. None if the data set has no super-classes.
+        transform: Applied to each RGB image by `images[index]`; None returns the PIL image itself.
 
     Raises:
-        ValueError: the parts do not fit together, there is no image, or a path does not stay below `root`.
+        ValueError: The arguments do not fit together, there is no image, or a path leads out of `root`.
     """
 
     root: Path
@@ -39,11 +50,14 @@ class ImageSet:
     labels: np.ndarray
     class_names: tuple[str, ...]
     super_labels: np.ndarray | None = None
+    transform: Callable[[Image.Image], Any] | None = field(default=None, kw_only=True)
+    # The data set of `from_dataset`. Its images have no files, so `paths` holds their positions in it.
+    _dataset: Any = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if not self.paths:
             raise ValueError("an image set without images; give at least one path")
-        labels = _whole_numbers("labels", self.labels, len(self.paths))
+        labels = _integers("labels", self.labels, len(self.paths))
         classes, first = np.unique(labels, return_index=True)
         if not np.array_equal(classes, np.arange(len(self.class_names))):
             raise ValueError(f"labels must be 0 .. {len(self.class_names) - 1}, every one present (one per class name)")
@@ -57,9 +71,9 @@ class ImageSet:
                 )
         super_labels = self.super_labels
         if super_labels is not None:
-            super_labels = _whole_numbers("super_labels", super_labels, len(self.paths))
+            super_labels = _integers("super_labels", super_labels, len(self.paths))
             if not np.array_equal(super_labels, super_labels[first][labels]):
-                raise ValueError("super_labels differ within a class; give all images of a class the same")
+                raise ValueError("super_labels differ within a class; give all images of a class the same one")
         for name, value in (
             ("root", Path(self.root)),
             ("paths", tuple(self.paths)),
@@ -73,9 +87,10 @@ class ImageSet:
     def from_pairs(
         cls, root: str | Path, pairs: Iterable[tuple[str, str]], super_labels: np.ndarray | None = None
     ) -> ImageSet:
-        """The set of (path, class name) pairs: images in the order given, classes in natural order of their names.
+        """Makes a set from (path, class name) pairs, with the images in the given order.
 
-        Natural order counts "character9" before "character10", so that labels do not depend on the order of a listing.
+        Classes are numbered in natural order of their names: "character9" comes before "character10". Labels therefore do
+        not depend on the order of a listing.
         """
         pairs = list(pairs)
         class_names = sorted({name for _, name in pairs}, key=natural_key)
@@ -83,12 +98,101 @@ class ImageSet:
         labels = np.array([label_of[name] for _, name in pairs], dtype=np.int64)
         return cls(Path(root), tuple(path for path, _ in pairs), labels, tuple(class_names), super_labels)
 
+    @classmethod
+    def from_dataset(
+        cls, dataset: Any, *, labels: Iterable[Any] | None = None, class_names: Sequence[str] | None = None
+    ) -> ImageSet:
+        """Makes a set from any map-style data set of (image, label) items, such as those of torchvision.
+
+        An image is anything that `to_image` accepts. Images are read when they are needed. The labels are `labels`, else
+        `dataset.targets` or `dataset.labels` (without a `target_transform`), else those of the items, which are read once.
+
+        Args:
+            dataset: A map-style `torch.utils.data.Dataset`, or a sequence. Without a transform that makes float tensors.
+            labels: One label per item, of any hashable type. With them, an item may also be the image alone.
+            class_names: The names of the labels 0, 1, ...; by default `str(label)`.
+
+        Returns:
+            A set with the made-up paths "000000", "000001", ... and the root ".". Classes are numbered in the order of their
+            labels if all labels are integers, otherwise in natural order of their names. It can be sent to data-loader
+            workers if `dataset` can.
+
+        Raises:
+            ValueError: `dataset` is not map-style, the number of labels differs from its length, or a label has no class name.
+            DatasetError: An item cannot be read, or is not an (image, label) pair with a hashable label.
+
+        Example:
+            >>> pixels = np.zeros((3, 8, 8, 3), dtype=np.uint8)
+            >>> images = ImageSet.from_dataset(pixels, labels=["cat", "dog", "cat"])
+            >>> images.class_names, images.labels.tolist()
+            (('cat', 'dog'), [0, 1, 0])
+        """
+        require_map_style(dataset)
+        found = read_labels(dataset, labels)
+        different = set(found)
+        integers = all(isinstance(label, int) for label in different)
+        ordered: list[Any] = sorted(different, key=None if integers else lambda label: natural_key(str(label)))
+        names = [str(label) for label in ordered]
+        if class_names is not None:
+            for label in ordered:
+                if not isinstance(label, int) or not 0 <= label < len(class_names):
+                    raise ValueError(f"label {label!r} has no class name; {len(class_names)} are given, for 0, 1, ...")
+            names = [class_names[label] for label in ordered]
+        number_of = {label: number for number, label in enumerate(ordered)}
+        numbers = np.array([number_of[label] for label in found], dtype=np.int64)
+        paths = tuple(f"{position:06}" for position in range(len(found)))
+        return cls(Path(), paths, numbers, tuple(names), _dataset=dataset)
+
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        image = self.load(index)
+        return image if self.transform is None else self.transform(image), int(self.labels[index])
+
+    def load(self, index: int) -> Image.Image:
+        """Loads one image as 8-bit RGB, without the transform.
+
+        Raises:
+            DatasetError: The image cannot be read; the message names its file or its position.
+        """
+        path = self.paths[index]
+        return load_image(self.root / path) if self.is_on_disk else read_image(self._dataset, int(path))
+
+    def picture(self, index: int) -> Path | bytes:
+        """The file of an image, or a PNG of it if it has no file; for reports.
+
+        Raises:
+            DatasetError: The image has no file and cannot be read.
+        """
+        if self.is_on_disk:
+            return self.root / self.paths[index]
+        content = io.BytesIO()
+        self.load(index).save(content, "PNG")
+        return content.getvalue()
+
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether the images are the files at `paths`. Those of `from_dataset` are not."""
+        return self._dataset is None
+
+    @property
+    def origin(self) -> str:
+        """The folder of the images, or the data set that they come from; for messages."""
+        return str(self.root) if self.is_on_disk else f"the data set {type(self._dataset).__name__}"
+
+    def where(self, index: int) -> str:
+        """The file of an image, or its position in the data set that it comes from; for messages."""
+        path = self.paths[index]
+        return str(self.root / path) if self.is_on_disk else item_name(self._dataset, int(path))
+
+    def with_transform(self, transform: Callable[[Image.Image], Any] | None) -> ImageSet:
+        """The same images with another transform."""
+        return replace(self, transform=transform)
+
     @property
     def num_classes(self) -> int:
-        """The number of classes; each has at least one image."""
+        """The number of classes. Every class has at least one image."""
         return len(self.class_names)
 
     def class_sizes(self) -> np.ndarray:
@@ -96,31 +200,31 @@ class ImageSet:
         return np.bincount(self.labels, minlength=self.num_classes)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
-        """The images at these positions, in this order; classes left without an image are dropped.
+        """Selects the images at these positions, in this order; classes without an image are dropped.
 
-        The classes that stay keep their order and are numbered anew from 0; super-classes keep their numbers.
+        The remaining classes keep their order and are renumbered from 0. Super-classes keep their numbers.
 
         Args:
-            indices: positions 0 .. len - 1, none twice, at least one.
+            indices: At least one position from 0 to len - 1, each at most once.
         """
         indices = np.asarray(indices)
         if indices.ndim != 1 or indices.dtype.kind not in "iu" or not len(indices):
-            raise ValueError(f"indices are {indices.dtype} {indices.shape}; give a list of at least one whole number")
+            raise ValueError(f"indices are {indices.dtype} {indices.shape}; give a list of at least one integer")
         if indices.min() < 0 or indices.max() >= len(self):
             raise ValueError(
-                f"indices reach from {indices.min()} to {indices.max()}; keep them in 0 .. {len(self) - 1}"
+                f"indices range from {indices.min()} to {indices.max()}; keep them in 0 .. {len(self) - 1}"
             )
         kept, labels = np.unique(self.labels[indices], return_inverse=True)
-        return ImageSet(
-            self.root,
-            tuple(self.paths[index] for index in indices),
-            labels,
-            tuple(self.class_names[label] for label in kept),
-            None if self.super_labels is None else self.super_labels[indices],
+        return replace(
+            self,
+            paths=tuple(self.paths[index] for index in indices),
+            labels=labels,
+            class_names=tuple(self.class_names[label] for label in kept),
+            super_labels=None if self.super_labels is None else self.super_labels[indices],
         )
 
     def fingerprint(self) -> str:
-        """A sha256 (64 hex digits) of paths, labels, class names and super-labels: equal for the same list under any root."""
+        """A sha256 (64 hex digits) of paths, labels, class names and super-labels; it does not depend on the root."""
         content: list[object] = [self.paths, self.labels.tolist(), self.class_names]
         if self.super_labels is not None:
             content.append(self.super_labels.tolist())
@@ -128,43 +232,44 @@ class ImageSet:
 
 
 def require_pairs(images: ImageSet, split_name: str) -> None:
-    """Checks that every class has the two images without which it cannot form a pair.
+    """Checks that every class has at least two images, which form a pair.
 
     Raises:
-        DatasetError: names the first lone class, its folder and how many more there are.
+        DatasetError: Names the first class with a single image, its folder and the number of the other ones.
     """
     lone = np.flatnonzero(images.class_sizes() < 2)
     if len(lone):
-        path = images.paths[int(np.flatnonzero(images.labels == lone[0])[0])]
+        index = int(np.flatnonzero(images.labels == lone[0])[0])
+        where = (images.root / images.paths[index]).parent if images.is_on_disk else images.where(index)
         more = f" (and {len(lone) - 1} more classes)" if len(lone) > 1 else ""
         raise DatasetError(
-            f"{(images.root / path).parent}: class {images.class_names[lone[0]]!r}{more} of the {split_name} set has a "
+            f"{where}: class {images.class_names[lone[0]]!r}{more} of the {split_name} set has a "
             "single image; training compares images of one class, so add a second image or remove the class"
         )
 
 
-def _whole_numbers(name: str, values: np.ndarray, length: int) -> np.ndarray:
+def _integers(name: str, values: np.ndarray, length: int) -> np.ndarray:
     """A read-only copy (length,) int64."""
     numbers = np.array(values)
     if numbers.shape != (length,) or numbers.dtype.kind not in "iu":
-        raise ValueError(f"{name} are {numbers.dtype} {numbers.shape}; give one whole number per path ({length},)")
+        raise ValueError(f"{name} are {numbers.dtype} {numbers.shape}; give one integer per path ({length},)")
     numbers = numbers.astype(np.int64)
     numbers.setflags(write=False)
     return numbers
 
 
 def stays_below_root(path: str) -> bool:
-    """Whether a relative path with "/" cannot leave the folder it is joined to, on any platform."""
+    """Whether a relative path with "/" cannot lead out of the folder that it is joined to, on any platform."""
     if not path or path.startswith("/") or "\\" in path or "\0" in path or re.match("[A-Za-z]:", path):
         return False
     return ".." not in path.split("/")
 
 
 def require_portable(root: Path, path: str) -> None:
-    """Checks that a path below a root, as a file system has it, can stand in a list and is the same on every system.
+    """Checks that a path below a root can be written to a list and means the same file on every system.
 
     Raises:
-        DatasetError: it is not.
+        DatasetError: The path is not UTF-8 or contains a backslash.
     """
     require_utf_8(root / path, path)
     if not stays_below_root(path):
@@ -172,10 +277,10 @@ def require_portable(root: Path, path: str) -> None:
 
 
 def require_utf_8(file: Path, part: str | None = None) -> None:
-    """Checks that the name of a file, or a part of it, is text.
+    """Checks that the name of a file, or a part of it, is UTF-8.
 
     Raises:
-        DatasetError: it is not.
+        DatasetError: The name is not UTF-8.
     """
     try:
         (str(file) if part is None else part).encode()
@@ -185,12 +290,12 @@ def require_utf_8(file: Path, part: str | None = None) -> None:
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """A sort key under which the numbers inside names count as numbers."""
+    """A sort key that compares the numbers inside names by value."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
 def first_repeated(values: Iterable[str]) -> str | None:
-    """The first value that has occurred before; None where all differ."""
+    """The first value that has occurred before; None if all values differ."""
     seen: set[str] = set()
     return next((value for value in values if value in seen or seen.add(value)), None)  # type: ignore[func-returns-value]

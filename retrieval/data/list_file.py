@@ -1,7 +1,8 @@
-"""Text lists of images, read with care: they come from anywhere, and a line may hold anything.
+"""Reading text lists of images, which are not trusted.
 
-A list that cannot be used is one `DatasetError` with its file and line. Byte order marks, Windows line ends and blank lines
-are no fault.
+A list that cannot be used is one `DatasetError` with its file and line. Byte order marks, Windows line ends and blank lines are
+accepted. Python's `csv` splits the lines at their commas. It does not read whole files here, because it would join lines
+between unmatched quotes, and an error would then name a wrong line.
 """
 
 from __future__ import annotations
@@ -15,28 +16,28 @@ from typing import NamedTuple
 from retrieval.data.image_set import stays_below_root
 from retrieval.errors import DatasetError
 
-LONGEST_LINE = 4096  # characters; no common system has longer paths
+LONGEST_LINE = 4096  # characters; no common system allows longer paths
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all but the tab
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # all except the tab
 _NAMES = {"\0": "a NUL character", "\r": "a carriage return"}
 
 
 class Line(NamedTuple):
-    """A line that is not blank: where it stands, for messages, and what it holds, without white space around."""
+    """A line that is not blank: its position for messages, and its text without surrounding white space."""
 
     where: str
     text: str
 
 
 def read_lines(path: Path, *, remedy: str) -> list[Line]:
-    """The lines of a list that are not blank, at least one.
+    """Reads the lines of a list that are not blank, at least one.
 
     Args:
-        path: the list, UTF-8 text.
-        remedy: what to do if there is no such file.
+        path: The list, UTF-8 text.
+        remedy: The remedy for the message if the file is missing or empty.
 
     Raises:
-        DatasetError: it cannot be read, is empty, or a line is no UTF-8, holds control characters or is too long.
+        DatasetError: The list cannot be read or is empty, or a line is not UTF-8, contains control characters or is too long.
     """
     try:
         content = path.read_bytes()
@@ -53,7 +54,9 @@ def read_lines(path: Path, *, remedy: str) -> list[Line]:
             name = _NAMES.get(control[0], f"the control character {control[0]!r}")
             raise DatasetError(f"{where}: {name} at character {control.start() + 1}; is this a text list?")
         if len(text) > LONGEST_LINE:
-            raise DatasetError(f"{where}: {len(text):,} characters, expected at most {LONGEST_LINE:,}; mend the line")
+            raise DatasetError(
+                f"{where}: {len(text):,} characters, expected at most {LONGEST_LINE:,}; correct the line"
+            )
         if text.strip():
             lines.append(Line(where, text.strip()))
     if not lines:
@@ -62,56 +65,58 @@ def read_lines(path: Path, *, remedy: str) -> list[Line]:
 
 
 def split_line(line: Line, columns: Sequence[str]) -> list[str]:
-    """The values of the named columns, which white space separates; only the last may have white space inside.
+    """Splits a line at white space into the values of the named columns; only the last value may contain white space.
 
     Raises:
-        DatasetError: there are fewer.
+        DatasetError: The line has fewer values.
     """
     values = line.text.split(maxsplit=len(columns) - 1)
     if len(values) < len(columns):
         expected = " ".join(f"<{column}>" for column in columns)
-        raise DatasetError(f"{line.where}: {shorten(line.text)} is not '{expected}'; mend the line")
+        raise DatasetError(f"{line.where}: {shorten(line.text)} is not '{expected}'; correct the line")
     return values
 
 
 def split_commas(line: Line, count: int | None = None) -> list[str]:
-    """The values of a line of comma-separated values, in quotes where they hold a comma; without white space around.
+    """Splits a line at its commas; values with a comma are in quotes, and white space around values is removed.
 
     Args:
-        line: from `read_lines`.
-        count: how many there must be; any number by default.
+        line: A line of `read_lines`.
+        count: The required number of values; any number by default.
 
     Raises:
-        DatasetError: the quotes do not match, or there are more or fewer values.
+        DatasetError: The quotes do not match, or the line has more or fewer values.
     """
     try:
         values = [value.strip() for value in next(csv.reader([line.text], strict=True, skipinitialspace=True))]
     except csv.Error as error:
-        raise DatasetError(f"{line.where}: {shorten(line.text)} is no line of a CSV file ({error}); mend it") from error
+        raise DatasetError(
+            f"{line.where}: {shorten(line.text)} is not a line of a CSV file ({error}); correct it"
+        ) from error
     if count is not None and len(values) != count:
         raise DatasetError(
-            f"{line.where}: {len(values)} values, expected {count} between commas; mend the line, and put values with "
-            "a comma inside into quotes"
+            f"{line.where}: {len(values)} values, expected {count} between commas; correct the line, and put values with "
+            "a comma in quotes"
         )
     return values
 
 
-def whole_number(where: str, text: str, name: str) -> int:
-    """The number that a value stands for, 0 to 999,999,999.
+def parse_integer(where: str, text: str, name: str) -> int:
+    """Converts a text to an integer from 0 to 999,999,999.
 
     Raises:
-        DatasetError: it is none; `name` says what it should be.
+        DatasetError: The text is not such an integer. The message calls the value `name`.
     """
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise DatasetError(f"{where}: {name} {shorten(text)} is not a whole number; mend the line")
+        raise DatasetError(f"{where}: {name} {shorten(text)} is not an integer; correct the line")
     return int(text)
 
 
 def image_path(where: str, text: str) -> str:
-    """The path of a listed image, relative, "/" between its parts, without "." among them.
+    """Checks and normalises the relative path of a listed image, with "/" as separator and without "." parts.
 
     Raises:
-        DatasetError: it is absolute or could leave the folder that it starts from.
+        DatasetError: The path is absolute or could lead out of the folder that it is relative to.
     """
     path = PurePosixPath(text).as_posix()
     if path == "." or not stays_below_root(text):
@@ -122,16 +127,16 @@ def image_path(where: str, text: str) -> str:
 
 
 def refuse_repeated(where: str, value: object, seen: set[object], name: str) -> None:
-    """Adds a value to those seen before.
+    """Adds a value to the set of those seen before.
 
     Raises:
-        DatasetError: it is one of them; `name` says what it is.
+        DatasetError: The value is in the set already. The message calls the value `name`.
     """
     if value in seen:
-        raise DatasetError(f"{where}: {name} {shorten(str(value))} is there twice; remove one of its lines")
+        raise DatasetError(f"{where}: {name} {shorten(str(value))} is listed twice; remove one of its lines")
     seen.add(value)
 
 
 def shorten(text: str, length: int = 80) -> str:
-    """The text in quotes, on one line, cut off where it is long."""
+    """The text in quotes, on one line, and cut off if it is long."""
     return repr(text if len(text) <= length else f"{text[: length - 1]}…")

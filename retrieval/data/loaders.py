@@ -1,4 +1,4 @@
-"""Batches of images, read by worker processes, the same for any number of them."""
+"""Batches of images from worker processes. The batches do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from retrieval.data.image_set import ImageSet
-from retrieval.data.images import load_image
 from retrieval.data.reading import Reading
-from retrieval.data.transforms import Preprocessing, prepare
 from retrieval.errors import DatasetError, RetrievalError
 
 View = Callable[[Image.Image, Sequence[int]], np.ndarray]
@@ -34,44 +32,49 @@ def training_loader(
     workers: int,
     timeout: float = 120.0,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Augmented training batches, in the order of `batches`.
+    """Returns a loader of augmented training batches, in the order of `batches`.
 
-    What a batch holds depends on the seed, its number and its indices alone: not on the workers, nor on the batches before it,
-    so a run that begins at a later batch goes on exactly.
+    A batch depends only on the seed, its number and its indices. It depends neither on the workers nor on earlier batches, so
+    a run that is resumed at a later batch continues exactly.
 
     Args:
-        images: where the indices point to.
-        batches: of every batch a number, e.g. that of its step, and the indices of its images. An image that comes again under
-            the same number is augmented the same way again.
-        augment: the view (3, size, size) of an image that belongs to a seed; see `make_augmentation`.
-        seed: not negative.
-        workers: processes that read; with 0 this process reads.
-        timeout: seconds to wait for a batch of the workers; 0 waits for ever.
+        images: The images that the indices refer to.
+        batches: For every batch, a number (e.g. its step) and the indices of its images. An image that is repeated under the
+            same number gets the same augmentation.
+        augment: Returns the view (3, size, size) of an image for a seed; see `make_augmentation`.
+        seed: The seed, not negative.
+        workers: The number of worker processes. With 0, images are read in this process.
+        timeout: Seconds to wait for a batch of the workers; 0 waits without limit.
 
     Returns:
-        A loader of (images (batch, 3, size, size) float32, labels (batch,) int64). It leaves torch's random state alone.
+        A loader of (images (batch, 3, size, size) float32, labels (batch,) int64). It does not change torch's random state.
 
     Raises:
-        DatasetError: while it is read: an image cannot be read. Raised in this process, whoever read the image.
-        RetrievalError: while it is read: a worker was killed or hangs.
+        DatasetError: During iteration, if an image cannot be read, also if a worker reads it.
+        RetrievalError: During iteration, if a worker was killed or hangs.
     """
     return _Loader(_TrainingBatches(images, Reading(images, workers), augment, seed), batches, workers, timeout)
 
 
 def evaluation_loader(
-    images: ImageSet, preprocessing: Preprocessing, *, batch_size: int, workers: int, timeout: float = 120.0
+    images: ImageSet,
+    preprocessing: Callable[[Image.Image], Any],
+    *,
+    batch_size: int,
+    workers: int,
+    timeout: float = 120.0,
 ) -> DataLoader[Tensor]:
-    """All images in order, prepared without chance, the last batch as short as it comes.
+    """Returns a loader of all images in order, with deterministic preprocessing. The last batch can be smaller.
 
     Args:
-        images: what to read.
-        preprocessing: how to prepare it.
-        batch_size: images of a batch.
-        workers: see `training_loader`, as for the errors.
-        timeout: see `training_loader`.
+        images: The images to read.
+        preprocessing: A `Preprocessing`, or another function from an RGB image to an array or a tensor.
+        batch_size: The number of images in a batch.
+        workers: See `training_loader`, also for the errors.
+        timeout: See `training_loader`.
 
     Returns:
-        A loader of images (batch, 3, size, size) float32.
+        A loader of the stacked results: images (batch, 3, size, size) float32 with a `Preprocessing`.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give at least 1")
@@ -82,14 +85,14 @@ def evaluation_loader(
 
 @dataclass(frozen=True)
 class _Batches(Dataset[Any]):
-    """What both kinds of batches read from."""
+    """The images of both kinds of batches."""
 
     images: ImageSet
     reading: Reading
 
     def load(self, index: int) -> Image.Image:
         self.reading.note(int(index))
-        return load_image(self.images.root / self.images.paths[index])
+        return self.images.load(int(index))
 
 
 @dataclass(frozen=True)
@@ -109,21 +112,21 @@ class _TrainingBatches(_Batches):
 
 @dataclass(frozen=True)
 class _EvaluationBatches(_Batches):
-    preprocessing: Preprocessing
+    preprocessing: Callable[[Image.Image], Any]
 
     def __getitem__(self, indices: np.ndarray) -> Tensor | DatasetError:
         try:
             with self.reading.batch():
-                return torch.from_numpy(np.stack([prepare(self.load(i), self.preprocessing) for i in indices]))
+                return torch.stack([torch.as_tensor(self.preprocessing(self.load(i))) for i in indices])
         except DatasetError as error:
             return error
 
 
 class _Loader(DataLoader[Any]):
-    """A `DataLoader` over whole batches whose errors are one line.
+    """A `DataLoader` of whole batches whose errors are one line.
 
-    An exception that leaves a worker comes back with the worker's traceback for a message. The data sets therefore return a
-    `DatasetError` in place of the batch, and it is raised here.
+    `DataLoader` adds the traceback of a worker to the message of its exceptions. The data sets therefore return a `DatasetError`
+    in place of the batch, and it is raised here.
     """
 
     dataset: _Batches
@@ -132,12 +135,12 @@ class _Loader(DataLoader[Any]):
         super().__init__(
             dataset,
             sampler=batches,
-            batch_size=None,  # a data set here makes a whole batch at once
+            batch_size=None,  # an item of the data set is a whole batch
             num_workers=workers,
             collate_fn=_as_it_is,
             timeout=timeout if workers else 0,
             worker_init_fn=_prepare_worker,
-            generator=torch.Generator(),  # or each pass would draw a number from the global one
+            generator=torch.Generator(),  # otherwise each pass would advance the global generator
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -149,7 +152,7 @@ class _Loader(DataLoader[Any]):
                     raise batch
                 yield batch
         finally:
-            # Now, not when the frames that an error holds are collected; and a worker that a signal has ended meanwhile is no news.
+            # Ends the workers now, not when the frames of an exception are collected. A worker may have been ended by a signal.
             with contextlib.suppress(RuntimeError):
                 getattr(batches, "_shutdown_workers", lambda: None)()
 
@@ -165,12 +168,12 @@ class _Loader(DataLoader[Any]):
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Keeps Ctrl-C until the block has ended, and for good from the processes that are forked in it.
+    """Delays Ctrl-C until the block has ended. Processes that are forked in the block ignore it.
 
-    While a process forks, Python swallows a KeyboardInterrupt, and a worker that gets one dies and is waited for.
+    While a process forks, Python drops a KeyboardInterrupt. A worker that receives one dies, and the loader waits for it.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread receives signals, and only it may say who handles them
+        yield  # only the main thread receives signals and can set their handlers
         return
     held: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, frame: held.append(number))
@@ -179,7 +182,7 @@ def _interrupts_held() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, handler)
     if held:
-        signal.raise_signal(signal.SIGINT)  # to whoever handles it
+        signal.raise_signal(signal.SIGINT)  # for the previous handler
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -187,9 +190,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _prepare_worker(worker: int) -> None:
-    """Keeps OpenCV from starting a thread a core in every worker, as torch already does, and its last words off the screen."""
+    """Turns off the threads of OpenCV in a worker, as torch does for its own, and the tracebacks of a worker's threads."""
     import cv2
 
-    # Errors of data come back as values; what is left is a thread of torch's that finds, at the end of a run, its peer gone.
+    # Data errors are returned as values. The hook only hides those of a torch thread whose peer has ended before it.
     sys.excepthook = lambda *_: None
-    cv2.setNumThreads(0)  # 1 would first end the threads of the process forked from, and wait for them for ever
+    cv2.setNumThreads(0)  # 1 would wait without end for threads of the parent process, which do not exist here

@@ -1,147 +1,111 @@
-"""Lists in MATLAB's files (level 5), read with the care of `retrieval.data.list_file`: what is wrong is one `DatasetError`.
+"""Lists in MATLAB files, read by SciPy; every problem of a file is one `DatasetError`.
 
-Just what such lists need: an array of structures, or of cells, that hold texts and whole numbers. SciPy reads more, but some
-damaged files make it end the whole process.
+Some damaged files make SciPy end the whole process, which no `except` can prevent. The caller can therefore give the md5 sum of
+the expected file, and the file is compared with it before SciPy parses it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
-from itertools import islice
+import hashlib
+import io
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
 
 from retrieval.data.list_file import Line
 from retrieval.errors import DatasetError
 
-_HEADER = 128  # bytes, the last four "\0\1IM" where numbers are little-endian
-_LARGEST = 2**28  # bytes of a variable; those of Cars196 have a hundredth of it
-_MATRIX, _COMPRESSED = 14, 15  # kinds of elements
-_CELLS, _STRUCTS, _TEXT = 1, 2, 4  # classes of matrices; from 6 on they are numbers
-_NUMBERS = {1: "b", 2: "B", 3: "h", 4: "H", 5: "i", 6: "I", 7: "f", 9: "d", 12: "q", 13: "Q"}
-_ENCODINGS = {1: "ascii", 2: "latin-1", 4: "utf-16-le", 16: "utf-8", 17: "utf-16-le"}
 
+def read_structs(
+    path: Path, variable: str, fields: Sequence[str], *, md5: str | None = None
+) -> list[tuple[str, tuple[str | int, ...]]]:
+    """Reads some fields of a structure array.
 
-def read_structs(path: Path, variable: str, fields: Sequence[str]) -> list[tuple[str, tuple[str | int, ...]]]:
-    """The structures of an array: where each stands, for messages, and its values of these fields.
+    Args:
+        path: The file.
+        variable: The name of the array.
+        fields: The names of the fields.
+        md5: The md5 sum that the file must have; None accepts any file, and a damaged one can crash the process.
 
-    Raises:
-        DatasetError: the file cannot be read, has no such array, or a value is neither a text nor a whole number.
-    """
-    with _damage_named(path):
-        count, parts = _find(path, variable, _STRUCTS)
-        (_, length), (_, packed) = _exactly(2, parts)
-        (width,) = struct.unpack("<i", length)
-        names = [
-            packed[start : start + width].tobytes().rstrip(b"\0").decode() for start in range(0, len(packed), width)
-        ]
-        if not set(fields) <= set(names):
-            raise DatasetError(f"{path}: {variable!r} has no fields {', '.join(fields)}; get another copy of the file")
-        places = [names.index(field) for field in fields]
-        entries = []
-        for number in range(1, count + 1):
-            values = _exactly(len(names), parts)
-            where = f"{path}, entry {number} of {variable}"
-            entries.append((where, tuple(_value(where, *values[place]) for place in places)))
-        return entries
-
-
-def read_texts(path: Path, variable: str) -> list[Line]:
-    """The texts of a cell array, each with where it stands.
+    Returns:
+        For every structure, its position for messages and the values of the fields in their order.
 
     Raises:
-        DatasetError: the file cannot be read, has no such array, or an entry is no text.
+        DatasetError: The file cannot be read, has another md5 sum or no such array, or a value is neither text nor an integer.
     """
-    with _damage_named(path):
-        count, parts = _find(path, variable, _CELLS)
-        lines = []
-        for number, element in enumerate(_exactly(count, parts), start=1):
-            where = f"{path}, entry {number} of {variable}"
-            text = _value(where, *element)
-            if not isinstance(text, str):
-                raise DatasetError(f"{where}: is no text; get another copy of the file")
-            lines.append(Line(where, text))
-        return lines
+    array = _load(path, variable, md5)
+    if array is None or array.dtype.names is None or not array.size:
+        raise DatasetError(f"{path}: has no structure array {variable!r}; get another copy of the file")
+    if not set(fields) <= set(array.dtype.names):
+        raise DatasetError(f"{path}: {variable!r} does not have the fields {', '.join(fields)}; get another copy of it")
+    entries = []
+    for number, struct in enumerate(array.flat, start=1):
+        where = f"{path}, entry {number} of {variable}"
+        entries.append((where, tuple(_value(where, struct[field]) for field in fields)))
+    return entries
 
 
-@contextlib.contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def read_texts(path: Path, variable: str, *, md5: str | None = None) -> list[Line]:
+    """Reads a cell array of texts.
+
+    Args:
+        path: The file.
+        variable: The name of the array.
+        md5: See `read_structs`.
+
+    Returns:
+        The texts with their positions for messages.
+
+    Raises:
+        DatasetError: The file cannot be read, has another md5 sum or no such array, or an entry is not text.
+    """
+    array = _load(path, variable, md5)
+    if array is None or array.dtype != object or not array.size:
+        raise DatasetError(f"{path}: has no cell array {variable!r}; get another copy of the file")
+    lines = []
+    for number, cell in enumerate(array.flat, start=1):
+        where = f"{path}, entry {number} of {variable}"
+        text = _value(where, cell)
+        if not isinstance(text, str):
+            raise DatasetError(f"{where}: is not text; get another copy of the file")
+        lines.append(Line(where, text))
+    return lines
+
+
+def _load(path: Path, variable: str, md5: str | None) -> np.ndarray | None:
+    """The array of that name; None if the file does not have it."""
+    import scipy.io  # here, since only this format needs it
+
     try:
-        yield
+        content = path.read_bytes()
     except OSError as error:
         raise DatasetError(
-            f"{path}: cannot be read ({error.strerror}); put the file of the official devkit there"
+            f"{path}: cannot be read ({error.strerror}); copy the file of the official devkit to this path"
         ) from error
-    except (ValueError, struct.error, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        raise DatasetError(f"{path}: is no MATLAB file of level 5, or damaged ({reason}); get another copy") from error
+    if md5 is not None and (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise DatasetError(
+            f"{path}: its md5 sum is {found}, that of the published file is {md5}; get another copy, or set check_md5 to "
+            "false if you have edited the file"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array = scipy.io.loadmat(io.BytesIO(content), variable_names=[variable]).get(variable)
+    except Exception as error:  # SciPy documents none of the types that it raises on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DatasetError(
+            f"{path}: is not a MATLAB file of level 5, or is damaged ({reason}); get another copy"
+        ) from error
+    return array if isinstance(array, np.ndarray) else None
 
 
-def _find(path: Path, variable: str, wanted: int) -> tuple[int, Iterator[tuple[int, memoryview]]]:
-    """The number of entries of an array of the wanted class, and its elements."""
-    content = memoryview(path.read_bytes())
-    if content[_HEADER - 4 : _HEADER] != b"\0\1IM":
-        raise ValueError("its header is another")
-    for kind, data in _elements(content[_HEADER:]):
-        if kind == _COMPRESSED:
-            inflater = zlib.decompressobj()
-            inflated = inflater.decompress(data, _LARGEST)
-            if not inflater.eof:
-                raise ValueError("a variable is cut off or too large")
-            ((kind, data),) = _exactly(1, _elements(memoryview(inflated)))
-        matrix, count, name, parts = _open(kind, data)
-        if (matrix, name) == (wanted, variable) and count > 0:
-            return count, parts
-    raise DatasetError(
-        f"{path}: has no {'cells' if wanted == _CELLS else 'structures'} {variable!r}; get another copy of the file"
-    )
-
-
-def _elements(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The elements of a block one after the other: kind and content."""
-    place = 0
-    while place < len(data):
-        kind, size = struct.unpack_from("<II", data, place)
-        start, padding = place + 8, 0 if kind == _COMPRESSED else -size % 8
-        if kind >> 16:  # a small one: its size beside its kind, its content of 4 bytes in the place of its size
-            kind, size, start, padding = kind & 0xFFFF, kind >> 16, place + 4, 4 - (kind >> 16)
-        if padding < 0 or start + size > len(data):
-            raise ValueError("an element is cut off")
-        yield kind, data[start : start + size]
-        place = start + size + padding
-
-
-def _open(kind: int, data: memoryview) -> tuple[int, int, str, Iterator[tuple[int, memoryview]]]:
-    """Class, number of entries, name and further elements of a matrix."""
-    if kind != _MATRIX:
-        raise ValueError("a variable is no matrix")
-    parts = _elements(data)
-    (_, flags), (_, sizes), (_, name) = _exactly(3, parts)
-    (matrix,) = struct.unpack_from("<B", flags)
-    count = math.prod(struct.unpack(f"<{len(sizes) // 4}i", sizes))
-    return matrix, count, name.tobytes().decode(), parts
-
-
-def _exactly(count: int, parts: Iterator[tuple[int, memoryview]]) -> list[tuple[int, memoryview]]:
-    found = list(islice(parts, max(count, 0)))
-    if len(found) != count:
-        raise ValueError("a variable is cut off")
-    return found
-
-
-def _value(where: str, kind: int, data: memoryview) -> str | int:
-    """A text, or a single whole number."""
-    matrix, count, _, parts = _open(kind, data)
-    values = list(islice(parts, 2))  # a second one is the imaginary part
-    if len(values) == 1:
-        ((kind, content),) = values
-        if matrix == _TEXT and kind in _ENCODINGS:
-            return content.tobytes().decode(_ENCODINGS[kind])
-        if matrix > _TEXT and count == 1 and kind in _NUMBERS:
-            (number,) = struct.unpack(f"<{_NUMBERS[kind]}", content)
-            if float(number).is_integer():
-                return int(number)
-    raise DatasetError(f"{where}: holds something else than a text or a whole number; get another copy of the file")
+def _value(where: str, value: object) -> str | int:
+    """The text or the single integer that SciPy returned as an array."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "U" and value.size <= 1:
+            return str(value.item()) if value.size else ""
+        if value.dtype.kind in "biuf" and value.size == 1 and float(value.item()).is_integer():
+            return int(value.item())
+    raise DatasetError(f"{where}: is neither text nor an integer; get another copy of the file")

@@ -3,7 +3,7 @@
     root/images_background/<alphabet>/<character>/*.png    train: 964 classes, 19,280 images
     root/images_evaluation/<alphabet>/<character>/*.png    test: 659 classes, 13,180 images
 
-The two archives are the authors' own division by alphabet. The super-class of a character is its alphabet.
+The two archives are the authors' division by alphabet. The super-class of a character is its alphabet.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from retrieval.errors import DatasetError
 
 
 def read(root: str | Path) -> dict[str, ImageSet]:
-    """The "train" and "test" images in the official folders; a class is named "<alphabet>/<character>".
+    """Reads the "train" and "test" images of the official folders. The name of a class is "<alphabet>/<character>".
 
     Args:
-        root: the folder in which `images_background.zip` and `images_evaluation.zip` were unpacked.
+        root: The folder in which `images_background.zip` and `images_evaluation.zip` were unpacked.
 
     Raises:
-        DatasetError: one of the folders is missing or has no images.
+        DatasetError: One of the folders is missing or has no images.
     """
     root = Path(root)
     return {"train": _read_part(root, "images_background"), "test": _read_part(root, "images_evaluation")}

@@ -18,12 +18,12 @@ Watch = Callable[[Iterable[Entry]], Iterable[Entry]]
 
 @dataclass(frozen=True)
 class Unpacked:
-    """What was unpacked.
+    """A summary of what was unpacked.
 
     Args:
-        files: their number.
-        bytes: their size together.
-        md5: of every archive by its name, whether its md5 sum was compared with a published one.
+        files: The number of files.
+        bytes: Their total size.
+        md5: By the name of the archive, whether its md5 sum was compared with a published one.
     """
 
     files: int
@@ -34,22 +34,22 @@ class Unpacked:
 def prepare(
     name: str, archives: Sequence[str | Path], root: str | Path, *, watch: Watch = lambda entries: entries
 ) -> Unpacked:
-    """Unpacks the archives of a data set side by side into a new folder, all of them or nothing.
+    """Unpacks the archives of a data set into one new folder. If an archive fails, no folder is left behind.
 
-    Files ending in .csv, .mat and .txt are copied. Nothing leaves the folder: an entry that is no plain file or folder below it
-    (an absolute path, "..", a link, a device) is refused, and the archive with it. Owners, rights and times are not taken over.
+    Files ending in .csv, .mat and .txt are copied. An archive is refused if one of its entries is not a plain file or folder
+    below the target folder (an absolute path, "..", a link, a device). Owners, permissions and times are not restored.
 
     Args:
-        name: the data set; its published md5 sums are checked, for archives under the published names.
+        name: The data set. Archives with published names must have the published md5 sums.
         archives: .tar, .tgz (.tar.gz) or .zip files, and lists.
-        root: the folder; must not exist, or be empty.
-        watch: is given the entries of each archive as they come and passes them on: for a progress bar.
+        root: The target folder, which must not exist or be empty.
+        watch: Wraps the iterator over the entries of each archive, for a progress bar.
 
     Raises:
-        ValueError: there is no such data set.
-        DatasetError: an archive is not the published one, damaged, of another kind, larger than any of images, or holds an entry
-            that is refused.
-        RetrievalError: the folder exists or cannot be written, e.g. because the disk is full.
+        ValueError: There is no such data set.
+        DatasetError: An archive is not the published one, is damaged, of another format, unpacks to more than images do, or
+            has an entry that is refused.
+        RetrievalError: The folder exists or cannot be written, e.g. because the disk is full.
     """
     published, root = find_source(name).md5, Path(root).expanduser()
     if not find_source(name).archives:
@@ -70,35 +70,35 @@ def prepare(
                         files += 1
                 except (FileExistsError, NotADirectoryError) as error:
                     raise DatasetError(
-                        f"{path}: its entry {shorten(entry)} is there twice, or in the way of another; nothing was unpacked"
+                        f"{path}: its entry {shorten(entry)} occurs twice or conflicts with another entry; nothing was unpacked"
                     ) from error
     return Unpacked(files, size, compared)
 
 
 def _require_empty(root: Path) -> None:
     if not root.is_dir() or any(root.iterdir()):
-        raise DatasetError(f"{root}: exists already; choose a folder that does not, or remove it")
+        raise DatasetError(f"{root}: exists already; choose a new folder, or remove this one")
 
 
 def _check_md5(path: Path, published: Mapping[str, str]) -> bool:
-    """Whether there is a published sum; the file has it then."""
+    """Whether an md5 sum is published for the archive; refuses the archive if its own differs."""
     try:
         with path.open("rb") as file:
             if path.name not in published:
                 return False
             found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); give an archive that is there") from error
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); give an existing archive") from error
     if found != published[path.name]:
         raise DatasetError(
-            f"{path}: its md5 sum is {found}, published is {published[path.name]}; download it again, or rename it if it is "
-            "meant to differ"
+            f"{path}: its md5 sum is {found}, the published one is {published[path.name]}; download it again, or rename it "
+            "if it is meant to differ"
         )
     return True
 
 
 def _write_file(path: Path, target: Path, content: Readable) -> int:
-    """Writes what an archive holds into a new file; returns the number of bytes."""
+    """Writes the content of an entry to a new file; returns the number of bytes."""
     size = 0
     with target.open("xb") as file:
         while True:

@@ -1,4 +1,4 @@
-"""Which image every data worker is busy with, so that one that hangs or dies can be told what it died of."""
+"""The image that each data worker is reading, for the message if the worker hangs or dies."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NOTHING = -1
 
 
 class Reading:
-    """A note in memory that all processes of a loader share.
+    """The images in progress, in memory that all processes of a loader share.
 
     Args:
-        images: what they read.
-        workers: how many there are.
+        images: The images that the workers read.
+        workers: The number of workers.
     """
 
     def __init__(self, images: ImageSet, workers: int) -> None:
@@ -30,33 +30,33 @@ class Reading:
         self._indices = RawArray(ctypes.c_longlong, [NOTHING] * max(workers, 1))
 
     def note(self, index: int) -> None:
-        """Writes down, in a worker, that it begins with an image."""
+        """Records, in a worker, the image that it starts to read."""
         if (worker := get_worker_info()) is not None:
             self._processes[worker.id] = os.getpid()
             self._indices[worker.id] = index
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """The time of a batch, at whose end nothing is in work any more."""
+        """A block in which a batch is read. After it, the worker reads no image."""
         try:
             yield
         finally:
             self.note(NOTHING)
 
     def explain(self, error: RuntimeError, timeout: float) -> str | None:
-        """One line, with the images in work, for torch's error of a worker that hangs or was killed; None for any other error."""
+        """One line with the images in progress, if torch's error is about a worker that hangs or was killed; otherwise None."""
         reason = " ".join(str(error).split())
         if reason.startswith("DataLoader timed out"):
-            where = self._in_work([])
+            where = self._in_progress([])
             return f"no batch came from the data workers within {timeout:g} s{where}; look at the disk, or raise data.timeout"
         if reason.startswith("DataLoader worker (pid"):
-            where = self._in_work(re.findall(r"\d+", reason))
+            where = self._in_progress(re.findall(r"\d+", reason))
             return f"a data worker was lost ({reason}){where}; if memory ran out, lower data.workers or batch.size"
         return None
 
-    def _in_work(self, lost: list[str]) -> str:
-        """The images that the lost processes, or all if none of them is known, are busy with."""
+    def _in_progress(self, lost: list[str]) -> str:
+        """The images that the lost workers were reading, or those of all workers if no lost one is known."""
         busy = {str(process): i for process, i in zip(self._processes, self._indices, strict=True) if i != NOTHING}
         indices = [busy[process] for process in lost if process in busy] or list(busy.values())
-        paths = [str(self._images.root / self._images.paths[i]) for i in indices]
-        return f"; in work: {', '.join(paths)}" if paths else ""
+        paths = [self._images.where(i) for i in indices]
+        return f"; images in progress: {', '.join(paths)}" if paths else ""

@@ -1,4 +1,4 @@
-"""From an RGB image to the network's input, the same way every time."""
+"""The deterministic preprocessing from an RGB image to the input of a network."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from retrieval.errors import did_you_mean
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-_LONGEST = 16  # times its width that an image is looked at
+_LONGEST = 16  # the largest ratio of the sides of an image that is resized whole
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the network's input where nothing is left to chance.
+    """The deterministic preprocessing: resize, centre crop, normalisation.
+
+    A `Preprocessing` is a function from an RGB image to a tensor (3, size, size), and so a transform for `ImageSet`.
 
     Args:
-        resize: pixels of the shorter side after resizing.
-        size: side of the square cut out of the middle, at most `resize`.
-        mean: of red, green and blue on a scale from 0 to 1; subtracted.
-        std: of red, green and blue on the same scale; divided by.
+        resize: The shorter side after resizing, in pixels.
+        size: The side of the square centre crop, at most `resize`.
+        mean: The mean of red, green and blue on a scale from 0 to 1, which is subtracted.
+        std: The standard deviation on the same scale, by which the result is divided.
         interpolation: "bilinear" or "bicubic", with antialiasing.
 
     Raises:
-        ValueError: a value cannot be used; the message begins with its name.
+        ValueError: A value cannot be used. The message begins with its name.
     """
 
     resize: int
@@ -41,7 +45,7 @@ class Preprocessing:
         for name in ("resize", "size"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; give a whole number of pixels, at least 1")
+                raise ValueError(f"{name} is {value!r}; give an integer number of pixels, at least 1")
         if self.size > self.resize:
             raise ValueError(f"size is {self.size}, more than resize {self.resize}; the crop must lie inside the image")
         for name in ("mean", "std"):
@@ -51,16 +55,20 @@ class Preprocessing:
         if not isinstance(self.interpolation, str) or self.interpolation not in _FILTERS:
             raise ValueError(f"interpolation is {self.interpolation!r}; choose {' or '.join(_FILTERS)}")
 
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Applies the preprocessing to an RGB image; see `prepare`. Returns (3, size, size) float32."""
+        return torch.from_numpy(prepare(image, self))
+
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON can hold them; `from_dict` reads them back."""
+        """The values in types of JSON; `from_dict` is the inverse."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: object) -> Preprocessing:
-        """Reads what `to_dict` returned.
+        """Makes the preprocessing from the result of `to_dict`.
 
         Raises:
-            ValueError: a key is missing, unknown or of an unusable value; the message names it.
+            ValueError: A key is missing or unknown, or its value cannot be used. The message names it.
         """
         if not isinstance(values, dict):
             raise ValueError(f"preprocessing is a {type(values).__name__}; give an object of {_keys(cls)}")
@@ -73,14 +81,14 @@ class Preprocessing:
 
 
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Resizes the shorter side, cuts out the middle and normalises.
+    """Resizes the shorter side, crops the centre and normalises.
 
-    The result equals, bit for bit, that of torchvision's `Resize`, `CenterCrop`, `ToTensor` and `Normalize` on a PIL image. Only of
-    an image more than 16 times as long as wide is the middle cut out first, since the memory to resize it whole has no bound.
+    The result is bit-for-bit that of torchvision's `Resize`, `CenterCrop`, `ToTensor` and `Normalize` on a PIL image. The only
+    exception are images more than 16 times as long as wide. Their centre is cropped before resizing to bound the memory.
 
     Args:
-        image: an RGB image.
-        preprocessing: sizes and statistics.
+        image: An RGB image.
+        preprocessing: Sizes and statistics.
 
     Returns:
         (3, size, size) float32.
@@ -89,22 +97,22 @@ def prepare(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """The middle of the resized image: (size, size, 3) uint8."""
-    return np.array(_middle(resize(image, preprocessing), preprocessing.size, preprocessing.size))
+    """The centre of the resized image: (size, size, 3) uint8."""
+    return np.array(_centre(resize(image, preprocessing), preprocessing.size, preprocessing.size))
 
 
 def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """The image with its shorter side resized; of one that is too long, its middle."""
+    """The image with its shorter side resized; a very long image is cropped to its centre first."""
     if image.mode != "RGB":
-        raise ValueError(f"the image is of mode {image.mode}; read it by load_image, or convert it to RGB")
+        raise ValueError(f"the image is of mode {image.mode}; read it with load_image, or convert it to RGB")
     short = min(image.size)
     if max(image.size) > _LONGEST * short:
-        image = _middle(image, min(image.width, _LONGEST * short), min(image.height, _LONGEST * short))
+        image = _centre(image, min(image.width, _LONGEST * short), min(image.height, _LONGEST * short))
     width, height = (int(preprocessing.resize * length / short) for length in image.size)
     return image.resize((width, height), _FILTERS[preprocessing.interpolation])
 
 
-def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
 
@@ -122,7 +130,7 @@ def _three_numbers(name: str, values: Any) -> tuple[float, float, float]:
     numbers = values if isinstance(values, (list, tuple)) else ()
     fits = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers)
     if len(numbers) != 3 or not fits or not all(math.isfinite(value) for value in numbers):
-        raise ValueError(f"{name} is {values!r}; give three finite numbers, of red, green and blue")
+        raise ValueError(f"{name} is {values!r}; give three finite numbers, for red, green and blue")
     red, green, blue = map(float, numbers)
     return red, green, blue
 

@@ -1,4 +1,4 @@
-"""The fonts that come with matplotlib: which characters they draw, and which of those can be told apart."""
+"""The fonts in matplotlib: the characters that they can draw, and which of them look different."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 SIZE = 40  # pixels, of an image
-OVERSAMPLING = 3  # a drawing is this much larger, so that turning and shearing it cost no sharpness
+OVERSAMPLING = 3  # drawings are larger by this factor, so that rotation and shear do not blur them
 
-_EM = 26  # pixels, the size of the type
-_LONGEST_SIDE = (6, 31)  # pixels of ink; smaller is a speck, larger is cut off when turned
-_MIN_FACES = 8  # that draw a character, so that the views of a class differ
-_ALIKE_IN_ONE_FACE = 0.97  # cosine similarity; by eye, nothing tells two characters apart above it
-_ALIKE_ON_AVERAGE = 0.88  # by eye, only the form of an accent does
+_EM = 26  # pixels, the font size
+_LONGEST_SIDE = (6, 31)  # pixels of ink; smaller ones are not legible, larger ones are cut off by rotation
+_MIN_FACES = 8  # that can draw a character, so that the views of a class differ
+_ALIKE_IN_ONE_FACE = 0.97  # cosine similarity; above it, two characters look identical
+_ALIKE_ON_AVERAGE = 0.88  # above it, two characters differ only in the form of an accent
 
 _FULL_FACES = (
     *(f"DejaVuSans{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
@@ -27,20 +27,26 @@ _FULL_FACES = (
     *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
 )
-_TEX_FACES = ("cmb10", "cmr10", "cmss10", "cmti10", "cmtt10")  # in an encoding of their own beyond letters and digits
+_TEX_FACES = (
+    "cmb10",
+    "cmr10",
+    "cmss10",
+    "cmti10",
+    "cmtt10",
+)  # their encoding is non-standard except for letters and digits
 
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A font and the characters it lists; none of them is drawn as the box that stands for a missing one."""
+    """A font and the characters that it contains."""
 
     font: ImageFont.FreeTypeFont
     characters: frozenset[str]
 
 
 def load_faces(names: Sequence[str] = (*_FULL_FACES, *_TEX_FACES)) -> list[Face]:
-    """The faces of these names from matplotlib's font folder."""
-    # Not at the top: reading images that exist needs no matplotlib, which takes a third of a second to import.
+    """Loads the faces with these names from matplotlib's font folder."""
+    # Imported here, since it takes a third of a second and only generating the images needs it.
     import matplotlib
     from matplotlib.ft2font import FT2Font
 
@@ -50,7 +56,7 @@ def load_faces(names: Sequence[str] = (*_FULL_FACES, *_TEX_FACES)) -> list[Face]
         characters = {chr(code) for code in FT2Font(path).get_charmap()}
         if name in _TEX_FACES:
             characters &= {*string.ascii_letters, *string.digits}
-        # The basic layout engine is in every build of Pillow, so the pixels do not depend on the machine's libraries.
+        # The basic layout engine is in every build of Pillow, so the pixels do not depend on other libraries.
         font = ImageFont.truetype(path, _EM * OVERSAMPLING, layout_engine=ImageFont.Layout.BASIC)
         faces.append(Face(font, frozenset(filter(_is_printed, characters))))
     return faces
@@ -63,7 +69,7 @@ def _is_printed(character: str) -> bool:
 
 
 def draw(face: Face, character: str) -> Image.Image | None:
-    """The ink (255) of a character in the middle of a large square; None if the face cannot draw it legibly."""
+    """A character as white ink (255) in the centre of a large square; None if the face cannot draw it legibly."""
     if character not in face.characters:
         return None
     sheet = _draw_centred(face.font, character)
@@ -80,21 +86,21 @@ def _draw_centred(font: ImageFont.FreeTypeFont, character: str) -> Image.Image:
     sheet = Image.new("L", (side, side))
     position = ((side - right - left) // 2, (side - bottom - top) // 2)
     ImageDraw.Draw(sheet).text(position, character, fill=255, font=font)
-    # The box above counts the white space beside a character, this one its ink.
+    # The box above includes the white space next to a character; this one contains only its ink.
     left, top, right, bottom = sheet.getbbox() or (0, 0, side, side)
     x, y = (left + right - side) // 2, (top + bottom - side) // 2
     return sheet.crop((x, y, x + side, y + side))
 
 
 def choose_characters(faces: Sequence[Face], *, count: int, candidates: Iterable[str] | None = None) -> list[str]:
-    """The first `count` candidates that enough faces draw and that look like none chosen before them.
+    """Chooses the first `count` candidates that enough faces can draw and that do not look like an earlier one.
 
-    Candidates that more faces draw come first, then those of smaller code point, so that "A" wins over the Greek alpha.
+    Candidates are ordered by the number of faces that can draw them, then by code point: "A" comes before the Greek alpha.
 
     Args:
-        faces: what the characters are drawn in.
-        count: fewer are returned where fewer qualify.
-        candidates: by default all characters of the faces.
+        faces: The faces.
+        count: The number of characters; fewer are returned if fewer qualify.
+        candidates: The candidates; by default all characters of the faces.
     """
     listed = Counter(character for face in faces for character in face.characters)
     ordered = sorted(listed if candidates is None else set(candidates))
@@ -108,10 +114,10 @@ def choose_characters(faces: Sequence[Face], *, count: int, candidates: Iterable
 
 
 def _compare(faces: Sequence[Face], characters: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which characters look alike, (n, n) bool, and how many faces draw each, (n,).
+    """Returns which characters look alike, (n, n) bool, and the number of faces that can draw each, (n,).
 
-    Two characters are compared in each face that draws both, by the cosine similarity of their slightly blurred ink.
-    They look alike if that is high in a single face, or on average.
+    Two characters are compared in each face that can draw both, by the cosine similarity of their slightly blurred ink.
+    They look alike if it is high in a single face, or on average.
     """
     highest, total, shared = np.zeros((3, len(characters), len(characters)), dtype=np.float32)
     for face in faces:

@@ -1,4 +1,4 @@
-"""Whether a data set is whole: its lists, the published counts, and every image opened."""
+"""Checking a data set: its lists, the published counts, and every image."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from retrieval.errors import DatasetError, RetrievalError
 
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
 
-CHUNK = 16  # images that a process opens before it reports
+CHUNK = 16  # images per task of a process
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a verification found.
+    """The result of a verification.
 
     Args:
-        splits: of every split that could be read, the numbers of (classes, images).
-        as_published: whether these were compared with the published ones, and so are right where `faults` says nothing of them.
-        faults: one line each.
+        splits: The numbers of (classes, images) of every split that could be read.
+        as_published: Whether these were compared with the published numbers. Differences are among the `faults`.
+        faults: One line per fault.
     """
 
     splits: Mapping[str, tuple[int, int]]
@@ -47,21 +47,21 @@ def verify(
     processes: int | None = None,
     watch: Watch = lambda results, total: results,
 ) -> Report:
-    """Reads a data set, compares its counts with those published, and opens all of its images; collects all faults.
+    """Reads a data set, compares its counts with the published ones, opens all images, and collects all faults.
 
-    A list that cannot be read is a fault that hides those of its images.
+    If a list cannot be read, its images are not checked.
 
     Args:
-        name: a data set.
-        root: its folder; see `read_dataset`.
-        options: of its reader. With any, another part of the data may be meant, and no counts are compared here.
-        processes: that open images; as many as there are cores by default.
-        watch: is given the results, one per image and as they come, and their number, and passes them on: for a progress bar.
+        name: The name of a data set.
+        root: Its folder; see `read_dataset`.
+        options: The options of its reader. If any is given, the counts are not compared, since the options can select a part.
+        processes: The number of processes that open images; by default one per core.
+        watch: Wraps the iterator over the results, one per image, for a progress bar. Its second argument is their number.
 
     Raises:
-        ValueError: there is no such data set or option, or `processes` is no positive number.
-        DatasetError: an option names a closed-set split, which is no split for retrieval.
-        RetrievalError: a process that opens images was lost.
+        ValueError: There is no such data set or option, or `processes` is not positive.
+        DatasetError: An option names a closed-set split, which cannot be used for retrieval.
+        RetrievalError: A process that opens images was lost.
     """
     source, options = find_source(name), dict(options or {})
     processes = count_cores() if processes is None else processes
@@ -70,7 +70,7 @@ def verify(
     for value in options.values():
         if isinstance(value, str):
             refuse_closed_set(Path(value))
-    # Readers stop at the first fault. What is checked here, one by one, they need not look at.
+    # Readers stop at the first fault. The checks that are made here one by one are turned off.
     leave_out = {"check_images", "check_counts"} & inspect.signature(DATASETS[name]).parameters.keys()
     try:
         splits = read_dataset(name, root, **(dict.fromkeys(leave_out, False) | options))
@@ -85,10 +85,10 @@ def verify(
 
 
 def open_images(paths: Sequence[Path], processes: int) -> Iterator[str | None]:
-    """For each image, in order, why it cannot be used, or None.
+    """Yields for each image, in order, the reason why it cannot be used, or None.
 
     Raises:
-        RetrievalError: a process was lost.
+        RetrievalError: A process was lost.
     """
     if processes == 1:
         yield from map(_fault, paths)
@@ -103,7 +103,7 @@ def open_images(paths: Sequence[Path], processes: int) -> Iterator[str | None]:
 
 
 def count_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -128,7 +128,7 @@ def _fault(path: Path) -> str | None:
 
 
 def _one_line(message: object) -> str:
-    """The message as a line that can be printed and written, whatever characters a file name has."""
+    """The message as one line that can be printed and written, even if a file name is not UTF-8."""
     return " ".join(str(message).splitlines()).encode(errors="backslashreplace").decode()
 
 

@@ -1,13 +1,15 @@
-"""Exact ranking of a gallery, and its measures. Takes arrays; knows nothing of models or files."""
+"""Exact ranking of a gallery, and its metrics. Takes arrays, and depends on neither models nor files."""
 
 from retrieval.evaluation.evaluator import evaluate
+from retrieval.evaluation.inputs import number_labels, unit_vectors
 from retrieval.evaluation.ranking import METRICS, Ranking, merge_rankings, rank_queries
-from retrieval.evaluation.search import Neighbours, search
+from retrieval.evaluation.search import Gallery, Neighbours, search
 from retrieval.evaluation.summary import ClassFigures, class_figures, figures, intervals
 
 __all__ = [
     "METRICS",
     "ClassFigures",
+    "Gallery",
     "Neighbours",
     "Ranking",
     "class_figures",
@@ -15,6 +17,8 @@ __all__ = [
     "figures",
     "intervals",
     "merge_rankings",
+    "number_labels",
     "rank_queries",
     "search",
+    "unit_vectors",
 ]

@@ -1,4 +1,4 @@
-"""Some queries at a time: their relevant items, and how many irrelevant ones are above each of these."""
+"""A block of queries: counts the irrelevant items above each relevant item of each query."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor
 from retrieval.evaluation.exact import EXACT_PAIRS, NEAR_TIE, Items, score_everything, score_pairs, sort_keys
 from retrieval.evaluation.tile import count_above
 
-BAND = 64  # queries whose relevant scores are computed at one time, together with those of their neighbours
-NEAR_ROWS = 2**12  # rows of a tile that are looked through at one time for what nearly ties with a slot
-MAX_PENDING = 2**15  # nearly tied pairs that wait for their exact scores
-NO_RANK = np.int64(np.iinfo(np.int64).max)  # in the ranks of a query with fewer relevant items than another
+BAND = 64  # queries whose scores with their relevant items are computed by one product
+NEAR_ROWS = 2**12  # rows of a tile that are searched at one time for near ties with a slot
+MAX_PENDING = 2**15  # nearly tied pairs that are kept until they are scored exactly
+NO_RANK = np.int64(np.iinfo(np.int64).max)  # fills the ranks of a query that has fewer relevant items than another
 
 
 class Ranks(NamedTuple):
-    """What is found of some queries.
+    """The ranks of the relevant items of some queries.
 
     Args:
-        rows: which queries.
-        ranks: (num_queries, most relevant items) int64, ascending, from 1; `NO_RANK` where a query has no more.
+        rows: the queries.
+        ranks: (num_queries, max_relevant) int64, ascending, from 1; `NO_RANK` where a query has no more relevant items.
         tied: (num_queries,) whether an irrelevant item has exactly the score of the nearest relevant one.
     """
 
@@ -35,17 +35,18 @@ class Ranks(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Queries and a gallery, both in ascending order of their classes, and what is to be found.
+    """Queries and a gallery, both sorted by class, and the depth to which relevant items are ranked.
 
     Args:
         queries: the queries.
-        gallery: the items to be ranked.
+        gallery: the items that are ranked.
         classes: (num_queries,) int64.
-        gallery_classes: (num_items,) int64, by the same numbering.
-        own: (num_queries,) the position in the gallery of the query itself, which is kept out; None: there is none.
-        id_ranks: (num_items,) int64, the place of an item's id among all ids.
-        symmetric: the queries are the gallery, in the same order.
-        depth: up to which rank relevant items are wanted; 1 for that of the nearest alone, which is found at any depth.
+        gallery_classes: (num_items,) int64, with the same numbering.
+        own: (num_queries,) position of the query itself in the gallery, which is not ranked; None if the gallery does not
+            contain the queries.
+        id_ranks: (num_items,) int64, the position of an item's id among the sorted ids.
+        symmetric: whether the queries are the gallery, in the same order.
+        depth: the largest rank that is needed. With 1 only the nearest relevant item is ranked, whatever its rank.
     """
 
     queries: Items
@@ -59,14 +60,14 @@ class Task:
 
 
 def classes_by_id(task: Task) -> np.ndarray:
-    """The classes of the gallery's items, in the order of their ids."""
+    """Returns the classes of the gallery's items in the order of their ids."""
     classes = np.empty_like(task.gallery_classes)
     classes[task.id_ranks] = task.gallery_classes
     return classes
 
 
-def places_of_relevant(relevant: np.ndarray, width: int) -> np.ndarray:
-    """The ranks (num_queries, width) of the first relevant neighbours among some (num_queries, num_neighbours)."""
+def ranks_of_relevant(relevant: np.ndarray, width: int) -> np.ndarray:
+    """Converts a mask of relevant neighbours (num_queries, num_neighbours) to the ranks (num_queries, width) of the first ones."""
     ranks = np.full((len(relevant), width), NO_RANK)
     rows, columns = np.nonzero(relevant)
     counts = relevant.sum(axis=1)
@@ -77,16 +78,17 @@ def places_of_relevant(relevant: np.ndarray, width: int) -> np.ndarray:
 
 
 class Block:
-    """Some queries, their relevant items, and how many irrelevant ones are above these.
+    """Some queries, their relevant items, and the number of irrelevant items above each of these.
 
-    The relevant items of a query lie side by side in the gallery: they are the positions `slots` (num_queries, most relevant
-    items) where `relevant` is true. Numbers of a slot are (slots, num_queries), so that one limit of all queries is contiguous.
+    The gallery is sorted by class, so the relevant items of a query are contiguous. `slots` (num_queries, max_relevant) are their
+    positions, valid where `relevant` is true. Limits and counts have the shape (max_relevant, num_queries), so that the limits of
+    one slot are contiguous.
     """
 
     def __init__(self, task: Task, rows: slice, first: np.ndarray, last: np.ndarray, width: int) -> None:
         self.task, self.rows, self.width = task, rows, width
-        self.near = np.zeros(len(first), dtype=np.int64)  # how many nearly tied pairs there are
-        self.crowded = np.zeros(len(first), dtype=bool)  # with too many of these, to be ranked by sorting
+        self.near = np.zeros(len(first), dtype=np.int64)  # number of nearly tied pairs
+        self.crowded = np.zeros(len(first), dtype=bool)  # has too many of them and is ranked by sorting
         self.pending: list[tuple[np.ndarray, ...]] = []
         self.num_pending = 0
         self.lock = Lock()
@@ -101,7 +103,7 @@ class Block:
         limits = torch.from_numpy(np.where(self.relevant, scores, np.float32(np.inf)).T.copy())
         self.low, self.high = limits - NEAR_TIE, limits + NEAR_TIE
         self.above = np.zeros(limits.shape, dtype=np.int32)
-        # Of the irrelevant items with exactly the score of a slot, those before it by their id, and those after it.
+        # Numbers of irrelevant items with exactly the score of a slot, and with a smaller or a larger id.
         self.before, self.after = np.zeros_like(self.above), np.zeros_like(self.above)
 
     def _slot_scores(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
@@ -111,12 +113,12 @@ class Block:
             left, right = first[top], max(last[band.stop - 1], first[top] + 1)
             queries = self.task.queries[slice(self.rows.start + band.start, self.rows.start + band.stop)]
             products = torch.from_numpy(queries) @ torch.from_numpy(self.task.gallery[left:right]).T
-            places = np.clip(self.slots[band] - left, 0, right - left - 1)
-            scores[band] = np.take_along_axis(products.numpy(), places, axis=1)
+            columns = np.clip(self.slots[band] - left, 0, right - left - 1)
+            scores[band] = np.take_along_axis(products.numpy(), columns, axis=1)
         return scores
 
     def _keep_nearest(self, scores: np.ndarray) -> np.ndarray:
-        """Reduces the slots to that of the nearest relevant item in canonical order; returns its scores."""
+        """Keeps only the slot of the nearest relevant item in canonical order, and returns its scores."""
         scores[~self.relevant] = -np.inf
         near = self.relevant & (scores >= scores.max(axis=1, keepdims=True) - NEAR_TIE)
         rows, slots = np.nonzero(near & (near.sum(axis=1, keepdims=True) > 1))
@@ -129,13 +131,13 @@ class Block:
         return np.take_along_axis(scores, best, axis=1)
 
     def add(self, tile: Tensor, scratch: Tensor, left: int) -> None:
-        """Counts a tile of the scores; several threads may do so at a time, each a tile of its own.
+        """Counts the scores of one tile. Several threads may call it at the same time, with different tiles.
 
         Args:
-            tile: (num_queries, num_columns) scores, those of items of a query's own class lowered out of sight; dense, or
-                the transpose of such.
+            tile: (num_queries, num_columns) scores, -inf for items of a query's own class; contiguous, or the transpose of a
+                contiguous tensor.
             scratch: (num_queries * num_columns,) a buffer.
-            left: the gallery's position of the first column.
+            left: position of the first column in the gallery.
         """
         if not len(self.high):
             return
@@ -148,7 +150,7 @@ class Block:
             self._note_near_ties(tile, slots[part], rows[part], left)
 
     def _note_near_ties(self, tile: Tensor, slots: np.ndarray, rows: np.ndarray, left: int) -> None:
-        """Finds what nearly ties with some slots of some rows."""
+        """Collects the items that nearly tie with some slots of some rows."""
         low, high = (limits.numpy()[slots, rows, None] for limits in (self.low, self.high))
         scores = tile.numpy()[rows]
         near = (scores > low) & (scores <= high)
@@ -163,7 +165,7 @@ class Block:
                 self.resolve()
 
     def resolve(self) -> None:
-        """Decides of the nearly tied pairs which is above the other."""
+        """Scores the collected pairs exactly and counts them."""
         if not self.num_pending:
             return
         rows, slots, items = (np.concatenate(parts) for parts in zip(*self.pending, strict=True))
@@ -176,15 +178,15 @@ class Block:
         limits = score_pairs(queries, pairs // width + self.rows.start, gallery, relevant)[which]
         ties = scores == limits
         first = id_ranks[items] < id_ranks[relevant][which]
-        for counts, found in (
+        for counts, counted in (
             (self.above, (scores > limits) | (ties & first)),
             (self.before, ties & first),
             (self.after, ties & ~first),
         ):
-            np.add.at(counts, (slots, rows), found)
+            np.add.at(counts, (slots, rows), counted)
 
     def finish(self) -> Ranks:
-        """The ranks of the block's queries, when all tiles are counted and near ties resolved."""
+        """Returns the ranks of the block's queries, after all tiles are counted and near ties are resolved."""
         ranks = np.full((len(self.slots), self.width), NO_RANK)
         tied = np.zeros(len(ranks), dtype=bool)
         if self.slots.size:
@@ -205,14 +207,14 @@ class Block:
 
 
 def _rank_by_sorting(task: Task, rows: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first ranks (num_rows, width) of the relevant items of some queries, and whether the first ties, from exact scores."""
+    """Ranks all items by exact scores. Returns the first ranks (num_rows, width) of relevant items, and whether the first ties."""
     keys = sort_keys(score_everything(task.queries[rows], task.gallery), task.id_ranks)
     if task.own is not None:
-        keys[np.arange(len(rows)), task.own[rows]] = NO_RANK  # last of all
+        keys[np.arange(len(rows)), task.own[rows]] = NO_RANK  # comes last
     keys.sort(axis=1)
     num_others = keys.shape[1] - (task.own is not None)
     relevant = classes_by_id(task)[keys[:, :num_others] & 0x7FFFFFFF] == task.classes[rows, None]
     scores = keys[:, :num_others] >> 32
     nearest = np.take_along_axis(scores, relevant.argmax(axis=1)[:, None], axis=1)
     tied = ((scores == nearest) & ~relevant).any(axis=1) & relevant.any(axis=1)
-    return places_of_relevant(relevant, width), tied
+    return ranks_of_relevant(relevant, width), tied

@@ -1,9 +1,9 @@
-"""The ranks of the relevant items of every query, by counting what scores higher; the scores are neither kept nor put in order.
+"""The ranks of the relevant items of every query, by counting higher scores, without storing or sorting all scores.
 
-The rank of a query's j-th best relevant item is j plus the number of irrelevant items above it. One product of all scores, made
-in tiles that fit a core's cache and compared with the scores of the relevant items at once, gives these numbers; half of it
-where the items are their own gallery. Float32 products decide wherever they are further apart than their rounding; of nearer
-pairs `exact` decides, so that the ranks are those of the canonical order: score descending, then id ascending.
+The rank of a query's j-th best relevant item is j plus the number of irrelevant items above it. The scores are computed in tiles
+that fit a core's cache, and each tile is compared with the scores of the relevant items at once. If the items are their own
+gallery, half of the tiles suffice. Float32 products decide if they differ by more than their rounding error. Otherwise `exact`
+decides. The ranks are therefore those of the canonical order: score descending, then id ascending.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from retrieval.evaluation.block import Block, Ranks, Task, classes_by_id, places_of_relevant
+from retrieval.evaluation.block import Block, Ranks, Task, classes_by_id, ranks_of_relevant
 from retrieval.evaluation.search import nearest_in_blocks
 from retrieval.evaluation.tile import TILE
 
 PANEL = 16 * TILE  # rows that are read at one time
-# A search for a query's neighbours takes the time of counting above so many items, and above one more for so many neighbours.
+# Searching a query's neighbours takes as long as counting for SEARCH_ITEMS relevant items, and for one more per SEARCH_NEIGHBOURS.
 SEARCH_ITEMS, SEARCH_NEIGHBOURS = 64, 8
-MAX_SLOTS = 2**23  # relevant items whose counts are held at a time, at some 30 bytes each
+MAX_SLOTS = 2**23  # relevant items whose counts are in memory at a time, at about 30 bytes each
 
 
 def rank_relevant(task: Task) -> Iterator[Ranks]:
-    """The ranks of all queries, some at a time and in their order."""
+    """Yields the ranks of consecutive blocks of queries."""
     first, last = (np.searchsorted(task.gallery_classes, task.classes, side) for side in ("left", "right"))
     rows = [slice(start, min(start + TILE, len(task.queries))) for start in range(0, len(task.queries), TILE)]
     widths = [int((last[part] - first[part]).max()) - (task.own is not None) for part in rows]
     most = SEARCH_ITEMS + task.depth // SEARCH_NEIGHBOURS
     counted = [1 if task.depth == 1 or width > most else width for width in widths]
     groups = TILE * np.cumsum(counted) // MAX_SLOTS
-    searched = []
+    nearest = []
     for group in np.unique(groups):
         chosen = np.flatnonzero(groups == group)
         with _threads() as pool:
-            asked = [(task, rows[i], first[rows[i]], last[rows[i]], counted[i]) for i in chosen]
-            blocks = list(pool.map(Block, *zip(*asked, strict=True)))
+            arguments = [(task, rows[i], first[rows[i]], last[rows[i]], counted[i]) for i in chosen]
+            blocks = list(pool.map(Block, *zip(*arguments, strict=True)))
             _count(task, blocks, pool, mirror=task.symmetric and len(blocks) == len(rows))
             list(pool.map(Block.resolve, blocks))
         for i, block in zip(chosen, blocks, strict=True):
             if task.depth == 1 or counted[i] == widths[i]:
                 yield block.finish()
             else:
-                searched.append(block.finish())  # only the nearest relevant item is counted
-    if searched:
-        yield from _search(task, searched, widths[-1])
+                nearest.append(block.finish())  # only the nearest relevant item is counted
+    if nearest:
+        yield from _search(task, nearest, widths[-1])
 
 
 def _search(task: Task, nearest: list[Ranks], width: int) -> Iterator[Ranks]:
-    """The ranks up to `depth` of the last queries, those with many relevant items; the nearest is ranked already."""
+    """Yields the ranks up to `depth` of the last queries, which have many relevant items. The nearest one is ranked already."""
     rows = slice(nearest[0].rows.start, nearest[-1].rows.stop)
     first = np.concatenate([found.ranks[:, 0] for found in nearest])
     tied = np.concatenate([found.tied for found in nearest])
@@ -66,21 +66,21 @@ def _search(task: Task, nearest: list[Ranks], width: int) -> Iterator[Ranks]:
         block = slice(start, start + len(found.ids))
         relevant = (classes[found.ids] == task.classes[block, None]) & (found.ids >= 0)
         here = slice(start - rows.start, block.stop - rows.start)
-        ranks = places_of_relevant(relevant, width)
+        ranks = ranks_of_relevant(relevant, width)
         ranks[:, 0] = first[here]
         yield Ranks(block, ranks, tied[here])
         start = block.stop
 
 
 class _Work(NamedTuple):
-    """A tile of the scores that is to be made and counted.
+    """A tile of the scores that a thread computes and counts.
 
     Args:
         block: the block of the queries.
-        mirrored: the block of the items, which are queries too and are counted along with them; None: they are not.
+        mirrored: the block of the items, if the transposed tile is counted for them as queries; else None.
         queries: (num_rows, dim).
         items: (num_columns, dim).
-        column: the gallery's position of the first item.
+        column: position of the first item in the gallery.
     """
 
     block: Block
@@ -92,30 +92,30 @@ class _Work(NamedTuple):
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as torch uses, each of which has torch to itself.
+    """Makes a pool with as many threads as torch uses. In each of them torch runs on one thread.
 
-    The steps on a tile or a block are so short that threads that share them wait for one another most of the time.
+    The steps on a tile or a block are too short to be shared: torch's threads would mostly wait for one another.
     """
     number = torch.get_num_threads()
     ready = Barrier(number + 1, timeout=60)
 
     def begin() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # only now does the number hold for this thread whatever is set elsewhere
+        torch.get_num_threads()  # fixes the number for this thread, whatever other threads set
         ready.wait()
 
     with ThreadPoolExecutor(number, initializer=begin) as pool:
         try:
             for _ in range(number):
-                pool.submit(torch.get_num_threads)  # a pool starts a thread with a task
+                pool.submit(torch.get_num_threads)  # a pool starts a thread for a task
             ready.wait()
         finally:
-            torch.set_num_threads(number)  # what the threads have set holds for all threads that begin later, too
+            torch.set_num_threads(number)  # a number that a thread sets also applies to threads that start later
         yield pool
 
 
 def _count(task: Task, blocks: list[Block], pool: ThreadPoolExecutor, *, mirror: bool) -> None:
-    """Shows all tiles of the scores to the blocks; with `mirror` those above the diagonal, to both blocks that they concern."""
+    """Counts all tiles for the blocks. With `mirror`, only tiles from the diagonal upwards, each for its rows and its columns."""
     work, turn = _tiles(task, blocks, mirror=mirror), Lock()
     running: list[Future[None]] = []
     try:
@@ -123,7 +123,7 @@ def _count(task: Task, blocks: list[Block], pool: ThreadPoolExecutor, *, mirror:
         wait(running, return_when=FIRST_EXCEPTION)
     finally:
         with turn:
-            work.close()  # after an error or an interrupt the other threads stop too
+            work.close()  # so that the other threads stop after an error or an interrupt
     for thread in running:
         thread.result()
 
@@ -145,7 +145,7 @@ def _tiles(task: Task, blocks: list[Block], *, mirror: bool) -> Generator[_Work,
 
 
 def _count_tiles(task: Task, work: Iterator[_Work], turn: Lock) -> None:
-    """What each thread does: it takes the next tile when it is its turn, makes it and counts it."""
+    """Runs in each thread: takes the next tile, computes it and counts it, until no tile is left."""
     product, scratch = torch.empty(2, TILE * TILE)
     while True:
         with turn:

@@ -1,8 +1,8 @@
-"""Measures of a ranking, one value a query: plain NumPy on the ranks of what is relevant.
+"""Retrieval metrics, one value for each query, computed from the ranks of its relevant items by plain NumPy.
 
-`ranks` is an int64 (num_queries, num_slots) matrix: in each row the ranks of the query's relevant items, from 1 and ascending, in
-the whole gallery without the query itself; slots beyond those hold numbers larger than any rank. `num_relevant` is R, how many
-relevant items there are. The figure that papers report is the mean over the queries.
+`ranks` is an int64 array (num_queries, num_slots). Each row holds the ranks of the query's relevant items in the gallery without
+the query itself, ascending from 1. Slots that are not used hold a number larger than any rank. `num_relevant` is R, the number of
+relevant items. Papers report the mean over the queries.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def recall_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
-    """Whether one of the first k neighbours is relevant (the hit rate): (num_queries,) of 0.0 and 1.0.
+    """Returns whether at least one of the first k neighbours is relevant (the hit rate): (num_queries,) of 0.0 and 1.0.
 
     Raises:
         ValueError: `k` is below 1.
@@ -20,7 +20,7 @@ def recall_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
 
 
 def precision_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
-    """The share of relevant items among the first k neighbours: (num_queries,) float64; below 1 where k exceeds R.
+    """Returns the fraction of the first k neighbours that are relevant: (num_queries,) float64; below 1 if k exceeds R.
 
     Raises:
         ValueError: `k` is below 1.
@@ -29,23 +29,23 @@ def precision_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
 
 
 def reciprocal_rank(ranks: np.ndarray) -> np.ndarray:
-    """One over the rank of the nearest relevant item: (num_queries,) float64; MRR when averaged."""
+    """Returns 1 divided by the rank of the nearest relevant item: (num_queries,) float64. Its mean is MRR."""
     return 1 / ranks[:, 0]
 
 
 def r_precision(ranks: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
-    """The share of relevant items among the first R neighbours: (num_queries,) float64.
+    """Returns the fraction of the first R neighbours that are relevant: (num_queries,) float64.
 
     Raises:
-        ValueError: a query has R = 0, for which it is not defined, or fewer slots than R.
+        ValueError: a query has R = 0, for which the metric is not defined, or fewer slots than R.
     """
     return _among_first_r(ranks, num_relevant).sum(axis=1) / num_relevant
 
 
 def map_at_r(ranks: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
-    """The mean over i = 1 .. R of the precision of the first i neighbours where the i-th is relevant, else 0.
+    """Returns the mean over i = 1 .. R of the precision of the first i neighbours if the i-th is relevant, else of 0.
 
-    Mean average precision at R when averaged over queries (Musgrave et al., ECCV 2020).
+    Its mean over the queries is mean average precision at R (Musgrave et al., ECCV 2020).
 
     Returns:
         (num_queries,) float64.
@@ -54,7 +54,7 @@ def map_at_r(ranks: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
         ValueError: as for `r_precision`.
     """
     precision = np.arange(1, ranks.shape[1] + 1) / ranks
-    # Not sum(), which adds in an order that depends on the number of slots: a value is the same with more empty ones, to the bit.
+    # Not sum(): its order of addition depends on the number of slots, and unused slots must not change the last bit.
     total = np.cumsum(precision * _among_first_r(ranks, num_relevant), axis=1)[:, -1]
     return total / num_relevant
 
@@ -68,7 +68,7 @@ def _up_to(ranks: np.ndarray, k: int) -> np.ndarray:
 def _among_first_r(ranks: np.ndarray, num_relevant: np.ndarray) -> np.ndarray:
     if len(num_relevant) and not 1 <= num_relevant.min() <= num_relevant.max() <= ranks.shape[1]:
         raise ValueError(
-            f"num_relevant reaches from {num_relevant.min()} to {num_relevant.max()}, expected 1 to {ranks.shape[1]}: "
-            "leave out queries without a relevant item, and give a slot for each of them"
+            f"num_relevant ranges from {num_relevant.min()} to {num_relevant.max()}, expected 1 to {ranks.shape[1]}: "
+            "leave out queries without relevant items, and give one slot for each relevant item"
         )
     return ranks <= num_relevant[:, None]

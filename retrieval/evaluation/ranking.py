@@ -1,14 +1,14 @@
-"""The ranks of what is relevant to every query, and what measures make of them."""
+"""Ranks the relevant items of every query, and computes the metrics of each query from these ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from retrieval.evaluation import metrics as measures
-from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
+from retrieval.evaluation.arrays import check_ids, check_k, check_unit_vectors, check_whole_numbers
 from retrieval.evaluation.exact import Items
 
 METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
@@ -16,16 +16,16 @@ METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """What is found of every query, an item that has another of its label to find. Arrays are (num_queries,).
+    """The ranks and metrics of every query that has a relevant item. Arrays are (num_queries,).
 
     Args:
-        queries: int64, the positions of the queries among the items given, ascending.
+        queries: int64, the positions of the queries in `embeddings`, ascending.
         labels: int64.
-        num_relevant: int64, how many items there are to find.
-        first_rank: int64, the rank of the nearest of them, from 1.
-        tied: whether an irrelevant item has exactly the score of that one, so that their ids decide its rank.
-        values: float64 by the name of a figure, e.g. "recall@1" or "map@r"; see `retrieval.evaluation.metrics`.
-        left_out: number of items that have nothing to find.
+        num_relevant: int64, the number of relevant items.
+        first_rank: int64, the rank of the nearest relevant item, from 1.
+        tied: whether an irrelevant item has exactly the score of the nearest relevant one, so that the ids decide its rank.
+        values: maps the name of a figure, e.g. "recall@1" or "map@r", to its float64 values; see `retrieval.evaluation.metrics`.
+        left_out: number of items without a relevant item.
     """
 
     queries: np.ndarray
@@ -48,37 +48,39 @@ def rank_queries(
     metrics: Sequence[str] = METRICS,
     shard: tuple[int, int] = (0, 1),
 ) -> Ranking:
-    """Ranks all other items, or a gallery, for each item; see `retrieval.evaluation.evaluate`, which averages what this returns.
+    """Ranks all other items, or a gallery, for each item, and returns the metrics of each query.
 
-    With "recall" and "mrr" alone only the nearest relevant item of a query is ranked, which is faster.
+    `retrieval.evaluate` averages them, and takes more types of arguments. With only "recall" and "mrr" it is faster, since then
+    only the nearest relevant item of a query is ranked.
 
     Args:
-        embeddings: (num_items, dim) float32 unit vectors; those of a file (np.memmap) are read in parts.
-        labels: (num_items,) whole numbers; items of one label are relevant to one another.
-        ks: cut-offs of recall@k and precision@k, each below the number of items, or at most the size of the gallery.
-        ids: (num_items,) whole numbers from 0, none twice, of the gallery if there is one; the positions if left out.
-        gallery: (num_gallery_items, dim) float32 unit vectors, or such a file.
-        gallery_labels: (num_gallery_items,) whole numbers, by the same numbering as `labels`.
+        embeddings: (num_items, dim) float32 unit vectors; a np.memmap is read in parts.
+        labels: (num_items,) whole numbers; items with the same label are relevant to one another.
+        ks: cut-offs of recall@k and precision@k, each less than the number of items, or at most the size of the gallery.
+        ids: different whole numbers from 0, one for each item, or for each gallery item if `gallery` is given; the positions by
+            default.
+        gallery: (num_gallery_items, dim) float32 unit vectors, or a np.memmap of them.
+        gallery_labels: (num_gallery_items,) whole numbers, with the same numbering as `labels`.
         metrics: some of "recall", "precision" (both at every k), "map@r", "r_precision", "mrr".
-        shard: (i, n) for the i-th of n parts of the queries, e.g. a process's own; `merge_rankings` puts them together.
+        shard: (i, n) ranks only the i-th of n parts of the queries, e.g. in one of n processes; see `merge_rankings`.
 
     Raises:
-        ValueError: anything above does not hold, or no item has another of its label to find.
+        ValueError: an argument is not as described, or no item has a relevant item.
     """
     embeddings = check_unit_vectors("embeddings", embeddings)
     labels = check_whole_numbers("labels", labels, len(embeddings))
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels belong together; give both or neither")
-    own = gallery is None or gallery_labels is None  # the items are their own gallery
+    own = gallery is None or gallery_labels is None  # whether the items are their own gallery
     if gallery is None or gallery_labels is None:
         gallery, gallery_labels = embeddings, labels
     else:
         gallery = check_unit_vectors("gallery", gallery)
         gallery_labels = check_whole_numbers("gallery_labels", gallery_labels, len(gallery))
-    _check_request(ks, metrics, shard, len(gallery) - own)
+    ks = _check_request(ks, metrics, shard, len(gallery) - own)
     if embeddings.shape[1] != gallery.shape[1]:
         raise ValueError(
-            f"queries have {embeddings.shape[1]} dimensions and the gallery {gallery.shape[1]}; embed both alike"
+            f"queries have {embeddings.shape[1]} dimensions and the gallery {gallery.shape[1]}; use one model for both"
         )
     ids = np.arange(len(gallery)) if ids is None else check_ids("ids", ids, len(gallery))
 
@@ -86,17 +88,17 @@ def rank_queries(
     num_relevant -= own
     if not (num_relevant > 0).any():
         raise ValueError(
-            "no label occurs twice, so no item has a relevant one to be found; evaluate classes of two or more"
+            "no label occurs twice, so no item has a relevant item; evaluate classes of two or more items"
             if own
-            else "no label of the items occurs in the gallery, so none has a relevant one to be found; number both alike"
+            else "no label of the items occurs in the gallery, so no item has a relevant item; use the same labels for both"
         )
     mine = np.array_split(np.arange(len(labels)), shard[1])[shard[0]]
     symmetric = own and shard[1] == 1
-    asked = mine if symmetric else mine[num_relevant[mine] > 0]
-    order = asked[np.argsort(classes[asked], kind="stable")]
+    ranked = mine if symmetric else mine[num_relevant[mine] > 0]
+    order = ranked[np.argsort(classes[ranked], kind="stable")]
     gallery_order = order if symmetric else np.argsort(gallery_classes, kind="stable")
 
-    from retrieval.evaluation.block import Task  # late: torch takes a second to import
+    from retrieval.evaluation.block import Task  # not at the top: importing torch takes a second
     from retrieval.evaluation.counting import rank_relevant
 
     gallery_items = Items(gallery, gallery_order)
@@ -113,12 +115,12 @@ def rank_queries(
     first_rank = np.zeros(len(labels), dtype=np.int64)
     tied = np.zeros(len(labels), dtype=bool)
     values: dict[str, np.ndarray] = {}
-    for found in rank_relevant(task):
-        block = order[found.rows]
+    for part in rank_relevant(task):
+        block = order[part.rows]
         some = num_relevant[block] > 0
-        block, ranks = block[some], found.ranks[some]
+        block, ranks = block[some], part.ranks[some]
         if len(block):
-            first_rank[block], tied[block] = ranks[:, 0], found.tied[some]
+            first_rank[block], tied[block] = ranks[:, 0], part.tied[some]
             for name, column in _measure(ranks, num_relevant[block], ks, metrics).items():
                 values.setdefault(name, np.zeros(len(labels)))[block] = column
     queries = mine[num_relevant[mine] > 0]
@@ -134,7 +136,7 @@ def rank_queries(
 
 
 def merge_rankings(parts: Sequence[Ranking]) -> Ranking:
-    """The ranking of all queries from those of all shards, in their order."""
+    """Merges the rankings of all shards, given in order, into the ranking of all queries."""
     names = next(part.values for part in parts if len(part.queries))  # a part without queries has no values
     return Ranking(
         np.concatenate([part.queries for part in parts]),
@@ -148,21 +150,21 @@ def merge_rankings(parts: Sequence[Ranking]) -> Ranking:
 
 
 def _classes(labels: np.ndarray, gallery_labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """New numbers for the labels of both sides, by ascending size of the class, and the size of each label's class.
+    """Numbers the classes of queries and gallery by ascending size, and returns the numbers and the size of each query's class.
 
-    In this order classes side by side are of about one size, which is what counting takes time by.
+    Counting takes time in proportion to the largest class of a block. In this order the classes of a block have similar sizes.
     """
     names, inverse, sizes = np.unique(gallery_labels, return_inverse=True, return_counts=True)
     number = np.argsort(np.argsort(sizes, kind="stable"))
     if not len(names):
         return np.full(len(labels), -1), inverse, np.zeros(len(labels), dtype=np.int64)
-    places = np.minimum(np.searchsorted(names, labels), len(names) - 1)
-    known = names[places] == labels
-    return np.where(known, number[places], -1), number[inverse], np.where(known, sizes[places], 0)
+    positions = np.minimum(np.searchsorted(names, labels), len(names) - 1)
+    known = names[positions] == labels
+    return np.where(known, number[positions], -1), number[inverse], np.where(known, sizes[positions], 0)
 
 
 def _depth(ks: Sequence[int], metrics: Sequence[str], most_relevant: int) -> int:
-    """Up to which rank relevant items beyond the nearest matter."""
+    """Returns the largest rank at which relevant items other than the nearest affect the metrics."""
     depth = most_relevant if {"map@r", "r_precision"} & set(metrics) else 1
     return max(depth, *ks) if "precision" in metrics else depth
 
@@ -184,14 +186,24 @@ def _measure(
     return values
 
 
-def _check_request(ks: Sequence[int], metrics: Sequence[str], shard: tuple[int, int], num_others: int) -> None:
-    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
-        raise ValueError(f"ks are {list(ks)}, expected different numbers from 1, e.g. 1, 2, 4, 8")
-    if max(ks) > num_others:
+def _check_request(ks: Sequence[int], metrics: Sequence[str], shard: tuple[int, int], num_others: int) -> list[int]:
+    """Returns the ks as ints."""
+    try:
+        cut_offs = [check_k(k) for k in ks]
+    except (TypeError, ValueError):
+        cut_offs = []
+    if not cut_offs or len(set(cut_offs)) < len(cut_offs):
+        raise ValueError(f"ks are {_shown(ks)}, expected different whole numbers from 1, e.g. 1, 2, 4, 8")
+    if max(cut_offs) > num_others:
         raise ValueError(
-            f"k is {max(ks)}, but a query has {num_others} others to find; the largest usable k is {num_others}"
+            f"k is {max(cut_offs)}, but a query has {num_others} others in the gallery; the largest usable k is {num_others}"
         )
-    if not metrics or not set(metrics) <= set(METRICS):
-        raise ValueError(f"metrics are {list(metrics)}, expected some of {', '.join(METRICS)}")
+    if isinstance(metrics, str) or not metrics or not all(metric in METRICS for metric in metrics):
+        raise ValueError(f"metrics are {_shown(metrics)}, expected some of {', '.join(METRICS)}")
     if not 0 <= shard[0] < shard[1]:
         raise ValueError(f"shard is {shard}, expected (i, n) with i from 0 to n - 1")
+    return cut_offs
+
+
+def _shown(values: object) -> str:
+    return str(list(values)) if isinstance(values, Iterable) and not isinstance(values, str) else repr(values)

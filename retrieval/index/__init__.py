@@ -1,6 +1,6 @@
-"""Index bundles: vectors, labels, paths and the model that made them, in one folder."""
+"""The index: a bundle of vectors, classes, paths and a model, which is searched, measured and edited."""
 
-from retrieval.index.bundle import Bundle, read_bundle
-from retrieval.index.writing import write_bundle
+from retrieval.index.hits import Hit
+from retrieval.index.index import Index
 
-__all__ = ["Bundle", "read_bundle", "write_bundle"]
+__all__ = ["Hit", "Index"]

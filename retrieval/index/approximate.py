@@ -1,7 +1,7 @@
-"""approximate.faiss of an index bundle: a faiss index that finds candidates without looking at every vector.
+"""approximate.faiss of an index bundle: a faiss index that finds candidates without scoring every vector.
 
-Only its choice of candidates counts: they are scored by the exact vectors, so that a neighbour can be missed and never be wrong.
-How often one is missed is measured when the index is built.
+The candidates are scored again by the exact vectors, so a neighbour can be missed, but its score is never wrong. The share of
+neighbours that are found is measured when the index is built.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ _FACTORY = re.compile(
     r"(?:PCA(?P<pca>\d+),)?"
     r"(?:HNSW(?P<links>\d+)(?:,Flat|,SQ8)?|(?:IVF(?P<lists>\d+),)?(?:Flat|SQ8|SQfp16|PQ(?P<parts>\d+)(?:x(?P<bits>\d+))?))"
 )
-# How faiss files of these begin; no other is handed to its reader.
+# The first bytes of allowed faiss files; others are not given to faiss.
 _MARKS = (b"IxFI", b"IwFl", b"IwPQ", b"IwSq", b"IHNf", b"IHNs", b"IxPq", b"IxSQ", b"IxPT")
-# What the lists on disk are called inside a file: faiss would open whatever path stands there. Unit vectors hold no such bytes.
+# The mark of lists on disk inside a file: faiss would open the path that follows. Unit vectors hold no such bytes.
 _ON_DISK = b"ilod"
-_POINTS_A_CENTROID = 39  # below this faiss warns
+_POINTS_A_CENTROID = 39  # faiss warns below this
 _SAMPLE = 1000
-_CANDIDATES = 10  # candidates scored exactly, over the number of neighbours asked for
+_CANDIDATES = 10  # candidates scored exactly for each neighbour asked for
 _FEWEST_CANDIDATES = 100
-_EXPLORED = 128  # entries of the graph that a search through HNSW keeps open
+_EXPLORED = 128  # size of HNSW's list of candidates in a search
 
 
 class Approximate:
     """A faiss index over the vectors of a bundle.
 
     Args:
-        index: the faiss index.
-        vectors: (count, dim) the exact vectors.
+        index: The faiss index.
+        vectors: (count, dim) The exact vectors.
     """
 
     def __init__(self, index: Any, vectors: np.ndarray) -> None:
@@ -47,7 +47,7 @@ class Approximate:
         self._vectors = vectors
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Positions (num_queries, k), -1 where none was found, and exact scores, score descending, then position ascending."""
+        """Positions (num_queries, k), -1 where none was found, and exact scores; by descending score, then ascending position."""
         width = min(len(self._vectors), max(_FEWEST_CANDIDATES, _CANDIDATES * k))
         _, candidates = self._index.search(np.ascontiguousarray(queries), width)
         if candidates.max() >= len(self._vectors):
@@ -67,21 +67,21 @@ class Approximate:
         """The content of the file.
 
         Raises:
-            RetrievalError: it happens to hold bytes that reading refuses.
+            RetrievalError: It happens to hold bytes that `read` refuses.
         """
         import faiss
 
         content = faiss.serialize_index(self._index).tobytes()
         if _ON_DISK in content:
-            raise RetrievalError("this index holds, by chance, bytes that reading refuses; choose another --type")
+            raise RetrievalError("this index happens to hold bytes that cannot be read safely; choose another --type")
         return content
 
 
 def factory_string(kind: str, count: int, dimension: int) -> str:
-    """What "ivf", "hnsw" and "pq" stand for in a gallery of that size; other words are returned as they are, checked.
+    """The faiss factory string of "ivf", "hnsw" or "pq" for a gallery of that size; other strings are checked and returned.
 
     Raises:
-        ValueError: the type is not allowed, or the gallery is too small or too narrow for it.
+        ValueError: The type is not allowed, or the gallery is too small or too narrow for it.
     """
     lists = max(1, min(int(4 * math.sqrt(count)), count // _POINTS_A_CENTROID))
     parts = next(parts for parts in range(max(1, dimension // 8), 0, -1) if dimension % parts == 0)
@@ -142,10 +142,10 @@ def build(factory: str, vectors: np.ndarray) -> Approximate:
 
 
 def measure(approximate: Approximate, vectors: np.ndarray) -> dict[str, Any]:
-    """The share of the exact nearest neighbours that are found, over a sample of the vectors as queries: 1 is all.
+    """The share of the exact nearest neighbours that are found, over a random sample of the vectors as queries.
 
     Returns:
-        "queries", and "recall@1", "recall@10" against the exact answer; a query counts as its own neighbour.
+        "queries", and "recall@1" and "recall@10" against the exact answer; a query counts as its own neighbour.
     """
     sample = np.random.default_rng(0).permutation(len(vectors))[:_SAMPLE]
     ks = [k for k in (1, 10) if k <= len(vectors)]
@@ -158,15 +158,20 @@ def measure(approximate: Approximate, vectors: np.ndarray) -> dict[str, Any]:
     return {"queries": len(sample), **shares}
 
 
-def read(path: Path, factory: str, vectors: np.ndarray) -> Approximate:
-    """Reads the index of a bundle.
+def read(path: Path, content: bytes, factory: str, vectors: np.ndarray) -> Approximate:
+    """Reads the approximate index of a bundle.
+
+    Args:
+        path: The file, for messages.
+        content: Its content.
+        factory: The type of the index, as a faiss factory string.
+        vectors: (count, dim) the vectors that it must be of.
 
     Raises:
-        IndexFormatError: it is none of the allowed types, keeps its lists in other files, or is of other vectors.
+        IndexFormatError: Its type is not allowed, it keeps its lists in other files, or it is of other vectors.
     """
     import faiss
 
-    content = path.read_bytes()
     if content[:4] not in _MARKS:
         raise IndexFormatError(f"{path}: index type is {content[:4]!r}, expected one of {ALLOWED}; {REMEDY}")
     if _ON_DISK in content:

@@ -1,168 +1,172 @@
-"""An index bundle: a folder that holds a gallery, and the model that embeds queries for it.
+"""An index bundle: a folder that holds a gallery and the model that embeds queries for it.
 
-    manifest.json       what the rest is; checked first
+    manifest.json       size and sha256 of every file; checked first
     vectors.npy         the unit vectors (count, dimension), float32
     items.csv           id, label, class and path of every vector, in the same order
-    model.json          how to build the model and prepare an image        (these two may both
-    model.safetensors   the model's weights                                 be absent)
-    approximate.faiss   a faster way to candidates, for large galleries    (may be absent)
-    thumbnails.zip      small pictures of the images                       (may be absent)
+    model.json          how to build the model and prepare an image           (all three may
+    model.safetensors   the weights of the model, if it is a timm network      be missing)
+    model.onnx          the model, if it is another network
+    approximate.faiss   an approximate index, for large galleries             (may be missing)
+    thumbnails.zip      small pictures of the images                          (may be missing)
 
-It holds everything that a search needs except the images, so it can be moved and copied.
+A bundle holds everything that a search needs except the images, so it can be moved and copied.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retrieval.errors import IndexFormatError
+from retrieval.files.manifest import Files, manifest_text
 from retrieval.index import approximate, thumbnails
 from retrieval.index.items import read_items
 from retrieval.index.manifest import (
     APPROXIMATE,
+    INDEX_FOLDER,
     ITEMS,
     MANIFEST,
-    MODEL,
+    METRIC,
     REMEDY,
     THUMBNAILS,
     VECTORS,
-    WEIGHTS,
-    check_file,
-    read_manifest,
 )
-from retrieval.index.vectors import METRIC, read_vectors
+from retrieval.index.vectors import read_vectors
+from retrieval.model.description import DESCRIPTION, StoredModel
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle as read and checked by `read_bundle`; the items keep the order of the file.
+    """The checked content of a bundle, in memory. The items keep the order of the file.
 
     Args:
-        folder: where it lies.
         vectors: (count, dimension) float32 unit vectors.
         ids: (count,) int64, from 0, none twice.
         labels: (count,) int64.
-        class_names: of every item.
-        paths: of every item, relative to the images' root, "/" between the parts.
-        model: what `write_bundle` was given, or None.
-        manifest: see `retrieval.index.manifest`.
-        manifest_text: the bytes of its file.
+        class_names: The class of every item.
+        paths: The path of every item, relative to the root of the images, with "/" between the parts.
+        manifest: The facts of `retrieval.index.manifest.INDEX_FOLDER`.
+        model: The model; None for vectors without a model.
+        files: The content of approximate.faiss and thumbnails.zip, where the bundle has them.
+        folder: The folder of the bundle; None for one that is only in memory.
+        text: The content of manifest.json.
     """
 
-    folder: Path
     vectors: np.ndarray
     ids: np.ndarray
     labels: np.ndarray
     class_names: tuple[str, ...]
     paths: tuple[str, ...]
-    model: dict[str, Any] | None
-    manifest: dict[str, Any]
-    manifest_text: bytes
+    manifest: Mapping[str, Any]
+    model: StoredModel | None = None
+    files: Mapping[str, bytes | memoryview] = field(default_factory=dict)
+    folder: Path | None = None
+    text: bytes | None = None
 
-    def describe(self, position: int) -> dict[str, Any]:
-        """The "label", "class" and "path" of the item at a position (not: of an id)."""
-        return {
-            "label": int(self.labels[position]),
-            "class": self.class_names[position],
-            "path": self.paths[position],
-        }
-
-    def weights(self) -> bytes:
-        """The content of model.safetensors, checked against the manifest once more.
-
-        Raises:
-            IndexFormatError: the bundle has no model, or the file has changed.
-        """
-        if self.model is None:
-            raise IndexFormatError(f"{self.folder}: holds vectors without a model; {REMEDY}")
-        return self._read(WEIGHTS)
-
-    def approximate(self) -> approximate.Approximate | None:
-        """The faster way to candidates; None in an index of type "exact".
-
-        Raises:
-            IndexFormatError: its file has changed, or is none that is allowed.
-        """
-        if APPROXIMATE not in self.manifest["files"]:
-            return None
-        check_file(self.folder / APPROXIMATE, self.manifest["files"][APPROXIMATE])
-        return approximate.read(self.folder / APPROXIMATE, self.manifest["type"], self.vectors)
-
-    def thumbnails(self) -> list[bytes] | None:
-        """A small JPEG of every item, in their order; None where the bundle has none.
-
-        Raises:
-            IndexFormatError: the file has changed, or is no such archive.
-        """
-        if THUMBNAILS not in self.manifest["files"]:
-            return None
-        return thumbnails.unpack(self.folder / THUMBNAILS, self._read(THUMBNAILS), len(self.ids))
+    def __str__(self) -> str:
+        return str(self.folder) if self.folder is not None else "the index in memory"
 
     @property
-    def model_hash(self) -> str | None:
-        """What two bundles have in common whose vectors can be compared: a sha256 over model and weights, None without a model."""
-        files = self.manifest["files"]
-        if MODEL not in files:
-            return None
-        return hashlib.sha256(f"{files[MODEL]['sha256']} {files[WEIGHTS]['sha256']}".encode()).hexdigest()
+    def root(self) -> Path:
+        """The folder that the paths start from."""
+        return Path(self.manifest["images_root"])
 
-    def _read(self, name: str) -> bytes:
-        check_file(self.folder / name, self.manifest["files"][name])
-        return (self.folder / name).read_bytes()
+    @cached_property
+    def approximate(self) -> approximate.Approximate | None:
+        """The approximate index; None in an index of type "exact".
+
+        Raises:
+            IndexFormatError: Its file is not of an allowed type.
+        """
+        if APPROXIMATE not in self.files:
+            return None
+        content = bytes(self.files[APPROXIMATE])
+        return approximate.read(self._path(APPROXIMATE), content, self.manifest["type"], self.vectors)
+
+    @cached_property
+    def thumbnails(self) -> list[bytes] | None:
+        """A small JPEG of every item; None where the bundle has none.
+
+        Raises:
+            IndexFormatError: The file is not an archive of such pictures.
+        """
+        if THUMBNAILS not in self.files:
+            return None
+        return thumbnails.unpack(self._path(THUMBNAILS), bytes(self.files[THUMBNAILS]), len(self.ids))
+
+    @cached_property
+    def model_hash(self) -> str | None:
+        """A sha256 over the model: equal for bundles whose vectors can be compared. None without a model."""
+        return None if self.model is None else self.model.fingerprint()
+
+    def picture(self, position: int) -> Path | bytes:
+        """The thumbnail of an item, or the file of its image where the bundle has no thumbnails."""
+        return self.root / self.paths[position] if self.thumbnails is None else self.thumbnails[position]
+
+    def is_current(self) -> bool:
+        """Whether the folder still holds the generation that was read."""
+        return self.folder is None or manifest_text(self.folder) == self.text
+
+    def _path(self, name: str) -> Path:
+        return Path(name) if self.folder is None else self.folder / name
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Reads a bundle, after checking every file against the manifest, and the files against one another.
+    """Reads a bundle after checking every file against the manifest, and the files against one another.
 
     Raises:
-        IndexFormatError: the folder does not hold a whole, unaltered bundle; one line that names the file.
+        IndexFormatError: The folder does not hold a complete and unaltered bundle; the message names the file.
     """
     folder = Path(folder)
-    before = _manifest_text(folder)
-    try:
-        return _read(folder)
-    except IndexFormatError:
-        # Where another program has put a new bundle in its place meanwhile, half of what was read is of the old one.
-        if _manifest_text(folder) == before:
-            raise
-        return _read(folder)
+    contents = INDEX_FOLDER.read(folder)
+    manifest, files = contents.manifest, contents.files
+    _check_manifest(folder / MANIFEST, manifest)
+    shape = (manifest["count"], manifest["dimension"])
+    ids, labels, names, paths = read_items(folder / ITEMS, files[ITEMS], shape[0], manifest["num_classes"])
+    return Bundle(
+        vectors=read_vectors(folder / VECTORS, files[VECTORS], shape),
+        ids=ids,
+        labels=labels,
+        class_names=names,
+        paths=paths,
+        manifest=manifest,
+        model=_read_model(folder / DESCRIPTION, files),
+        files={name: files[name] for name in (APPROXIMATE, THUMBNAILS) if name in files},
+        folder=folder,
+        text=contents.text,
+    )
 
 
-def _read(folder: Path) -> Bundle:
-    text = _manifest_text(folder)
-    manifest = read_manifest(folder)
+def number_classes(class_names: Sequence[str]) -> dict[str, Any]:
+    """Labels by class name, numbered in the order in which the names first occur."""
+    number = {name: label for label, name in enumerate(dict.fromkeys(class_names))}
+    return {"labels": np.array([number[name] for name in class_names]), "class_names": list(number)}
+
+
+def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    names = manifest["files"]
+    missing = [name for name in (VECTORS, ITEMS) if name not in names]
+    weights = [name for name in names if name in ("model.safetensors", "model.onnx")]
+    if missing or len(weights) != (DESCRIPTION in names):
+        listed = ", ".join(names) or "no files"
+        raise IndexFormatError(
+            f"{path}: lists {listed}, expected {VECTORS} and {ITEMS}, and {DESCRIPTION} with its weights or neither; {REMEDY}"
+        )
     for key, expected in (("metric", METRIC), ("normalised", True)):
         if manifest[key] != expected:
-            raise IndexFormatError(f"{folder / MANIFEST}: {key} is {manifest[key]!r}, expected {expected!r}; {REMEDY}")
-    if (manifest["type"] == approximate.EXACT) == (APPROXIMATE in manifest["files"]):
-        there = "is there" if APPROXIMATE in manifest["files"] else "is missing"
-        raise IndexFormatError(
-            f"{folder / MANIFEST}: type is {manifest['type']!r}, but {APPROXIMATE} {there}; {REMEDY}"
-        )
-    vectors = read_vectors(folder / VECTORS, (manifest["count"], manifest["dimension"]))
-    ids, labels, names, paths = read_items(folder / ITEMS, manifest["count"], manifest["num_classes"])
-    model = _read_model(folder / MODEL) if MODEL in manifest["files"] else None
-    return Bundle(folder, vectors, ids, labels, names, paths, model, manifest, text)
+            raise IndexFormatError(f"{path}: {key} is {manifest[key]!r}, expected {expected!r}; {REMEDY}")
+    if (manifest["type"] == approximate.EXACT) == (APPROXIMATE in names):
+        state = "exists" if APPROXIMATE in names else "is missing"
+        raise IndexFormatError(f"{path}: type is {manifest['type']!r}, but {APPROXIMATE} {state}; {REMEDY}")
 
 
-def _manifest_text(folder: Path) -> bytes:
+def _read_model(path: Path, files: Files) -> StoredModel | None:
     try:
-        return (folder / MANIFEST).read_bytes()
-    except OSError:
-        return b""  # `read_manifest` says what is wrong
-
-
-def _read_model(path: Path) -> dict[str, Any]:
-    try:
-        model = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise IndexFormatError(f"{path}: is not valid JSON ({error}); {REMEDY}") from error
-    if not isinstance(model, dict):
-        raise IndexFormatError(f"{path}: holds a {type(model).__name__}, expected a JSON object; {REMEDY}")
-    return model
+        return StoredModel.from_files(files)
+    except ValueError as error:
+        raise IndexFormatError(f"{path}: {error}; {REMEDY}") from error

@@ -1,4 +1,4 @@
-"""Changing index bundles: a changed one is written beside the old one, and takes its place at once."""
+"""Changed bundles: with items added or removed, or with the items of several."""
 
 from __future__ import annotations
 
@@ -10,58 +10,59 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import IndexFormatError, RetrievalError
-from retrieval.index.bundle import Bundle
-from retrieval.index.manifest import MANIFEST
-from retrieval.index.writing import require_replaceable, write_bundle
+from retrieval.index.bundle import Bundle, number_classes
+from retrieval.index.writing import make_bundle, require_replaceable, write_bundle
 
 
 def contents(bundle: Bundle) -> dict[str, Any]:
-    """What `write_bundle` must be given to write the same bundle again.
+    """The arguments of `make_bundle` that make the same bundle again.
 
     Raises:
-        RetrievalError: somebody else has changed the bundle since it was read.
+        RetrievalError: The folder of the bundle has been changed since it was read.
     """
     _require_unchanged(bundle)
     manifest = bundle.manifest
     return {
         "vectors": bundle.vectors,
         "ids": bundle.ids,
-        **_numbered(bundle.class_names),
+        **number_classes(bundle.class_names),
         "paths": bundle.paths,
         "model": bundle.model,
-        "weights": bundle.weights() if bundle.model is not None else None,
         "images_root": manifest["images_root"],
         "split": manifest["split"],
         "source": manifest["source"],
         "kind": manifest["type"],
-        "pictures": bundle.thumbnails(),
+        "pictures": bundle.thumbnails,
     }
 
 
-def rewrite(bundle: Bundle, **changes: Any) -> None:
-    """Replaces a bundle by itself with changes, which are arguments of `write_bundle`.
+def rewrite(bundle: Bundle, **changes: Any) -> Bundle:
+    """A bundle with changed arguments of `make_bundle`. A bundle with a folder is replaced there at once.
 
     Raises:
-        RetrievalError: see `contents`; the bundle stays as it is now.
+        RetrievalError: See `contents`; the folder is then left as it is.
     """
+    new = make_bundle(**contents(bundle) | changes, where=str(bundle))
+    if bundle.folder is None:
+        return new
 
     def check(folder: Path) -> None:
         require_replaceable(folder)
-        _require_unchanged(bundle)  # again, or what another program has written in the meantime would be lost
+        _require_unchanged(bundle)  # again, or the changes of another program in the meantime would be lost
 
-    write_bundle(bundle.folder, **contents(bundle) | changes, overwrite=True, check=check)
+    return write_bundle(new, bundle.folder, overwrite=True, check=check)
 
 
 def require_new(bundle: Bundle, paths: Sequence[str]) -> None:
     """Checks that a bundle holds none of these paths.
 
     Raises:
-        IndexFormatError: names the first that it holds.
+        IndexFormatError: It holds one; the message names the first.
     """
     known = set(bundle.paths)
     for path in paths:
         if path in known:
-            raise IndexFormatError(f"{bundle.folder}: holds {path!r} already; remove it first")
+            raise IndexFormatError(f"{bundle}: holds {path!r} already; remove it first")
 
 
 def add(
@@ -72,106 +73,101 @@ def add(
     pictures: Sequence[bytes] | None = None,
     *,
     images_root: str | None = None,
-) -> None:
-    """Adds items to a bundle, under the ids that follow its largest.
+) -> Bundle:
+    """Adds items to a bundle. Their ids follow its largest id.
 
     Args:
-        bundle: as read.
-        vectors: (count, dim) unit vectors.
-        class_names: of every new item.
-        paths: of every new item, none of them in the bundle.
-        pictures: a small JPEG of every new item, if the bundle has them.
-        images_root: where all images lie, if elsewhere than the manifest says.
+        bundle: The bundle.
+        vectors: (count, dim) Unit vectors.
+        class_names: The class of every new item.
+        paths: The path of every new item; none of them may be in the bundle.
+        pictures: A small JPEG of every new item, if the bundle has them.
+        images_root: The folder of all images, if it is not that of the manifest.
 
     Raises:
-        IndexFormatError: a path is in the bundle already.
+        IndexFormatError: A path is in the bundle already.
     """
     require_new(bundle, paths)
-    old = bundle.thumbnails()
+    old = bundle.thumbnails
     first = int(bundle.ids.max()) + 1
-    rewrite(
+    return rewrite(
         bundle,
         vectors=np.concatenate([bundle.vectors, vectors]),
         ids=np.concatenate([bundle.ids, np.arange(first, first + len(paths))]),
-        **_numbered((*bundle.class_names, *class_names)),
+        **number_classes((*bundle.class_names, *class_names)),
         paths=(*bundle.paths, *paths),
         pictures=None if old is None or pictures is None else [*old, *pictures],
         images_root=images_root or bundle.manifest["images_root"],
     )
 
 
-def remove(bundle: Bundle, positions: np.ndarray) -> None:
-    """Takes the items at these positions out of a bundle; the others keep their ids.
+def remove(bundle: Bundle, positions: np.ndarray) -> Bundle:
+    """Removes the items at these positions from a bundle. The others keep their ids.
 
     Raises:
-        IndexFormatError: none would be left.
+        IndexFormatError: No item would be left.
     """
     kept = np.setdiff1d(np.arange(len(bundle.ids)), positions)
     if not len(kept):
-        raise IndexFormatError(f"{bundle.folder}: nothing would be left; delete the folder instead")
-    rewrite(bundle, **_select(contents(bundle), kept))
+        raise IndexFormatError(f"{bundle}: nothing would be left; delete the folder instead")
+    return rewrite(bundle, **_select(contents(bundle), kept))
 
 
-def merge(bundles: Sequence[Bundle], folder: str | Path, *, overwrite: bool = False) -> None:
-    """Writes a bundle of the items of several. The first keeps its ids, those of the others are numbered on.
+def merge(bundles: Sequence[Bundle], where: str | Path = "index") -> Bundle:
+    """A bundle, in memory, of the items of several.
 
-    Classes of one name are one class. Where the images lie in different folders, paths start from what these have in common.
+    The first bundle keeps its ids; those of the others follow. Classes of the same name become one class. Where the images lie in
+    different folders, the paths start from the folder that these have in common.
 
     Raises:
-        IndexFormatError: the bundles are of different models or dimensions, or hold a path twice.
+        IndexFormatError: The bundles are of different models or dimensions, or two hold the same path.
     """
     first, *others = bundles
     for other in others:
         require_comparable(first, other)
-    roots = [bundle.manifest["images_root"] for bundle in bundles]
-    root, prefixes = _common_root(roots)
+    root, prefixes = _common_root([bundle.manifest["images_root"] for bundle in bundles])
     paths = [f"{prefix}{path}" for prefix, bundle in zip(prefixes, bundles, strict=True) for path in bundle.paths]
-    names = [name for bundle in bundles for name in bundle.class_names]
-    seen: dict[str, Path] = {}
-    for path, of in zip(paths, (bundle.folder for bundle in bundles for _ in bundle.paths), strict=True):
+    seen: dict[str, Bundle] = {}
+    for path, owner in zip(paths, (bundle for bundle in bundles for _ in bundle.paths), strict=True):
         if path in seen:
-            raise IndexFormatError(f"{of}: holds {path!r}, as {seen[path]} does; remove it from one of them")
-        seen[path] = of
+            raise IndexFormatError(f"{owner}: holds {path!r}, as {seen[path]} does; remove it from one of them")
+        seen[path] = owner
     parts = [contents(bundle) for bundle in bundles]
     start = int(first.ids.max()) + 1
     pictures = [part["pictures"] for part in parts]
-    write_bundle(
-        folder,
-        **parts[0]
-        | {
-            "vectors": np.concatenate([bundle.vectors for bundle in bundles]),
-            "ids": np.concatenate([first.ids, np.arange(start, start + len(paths) - len(first.ids))]),
-            **_numbered(names),
-            "paths": paths,
-            "images_root": root,
-            "source": {"merged": [bundle.manifest["source"] for bundle in bundles]},
-            "pictures": None if any(part is None for part in pictures) else [p for part in pictures for p in part],
-        },
-        overwrite=overwrite,
-    )
+    merged = {
+        "vectors": np.concatenate([bundle.vectors for bundle in bundles]),
+        "ids": np.concatenate([first.ids, np.arange(start, start + len(paths) - len(first.ids))]),
+        **number_classes([name for bundle in bundles for name in bundle.class_names]),
+        "paths": paths,
+        "images_root": root,
+        "source": {"merged": [bundle.manifest["source"] for bundle in bundles]},
+        "pictures": None if any(part is None for part in pictures) else [p for part in pictures for p in part],
+    }
+    return make_bundle(**parts[0] | merged, where=where)
 
 
 def require_comparable(one: Bundle, other: Bundle) -> None:
-    """Checks that vectors of two bundles can be compared.
+    """Checks that the vectors of two bundles can be compared.
 
     Raises:
-        IndexFormatError: they are of different models or dimensions; names both.
+        IndexFormatError: They are of different models or dimensions; the message names both.
     """
     pairs: Mapping[str, tuple[Any, Any]] = {
         "dimension": (one.manifest["dimension"], other.manifest["dimension"]),
         "model": (one.model_hash, other.model_hash),
     }
-    for what, (first, second) in pairs.items():
+    for key, (first, second) in pairs.items():
         if first != second:
             raise IndexFormatError(
-                f"{other.folder}: {what} is {second or 'not known'}, that of {one.folder} is {first or 'not known'}; "
+                f"{other}: {key} is {second or 'not known'}, that of {one} is {first or 'not known'}; "
                 "only vectors of one model can be compared"
             )
 
 
 def _require_unchanged(bundle: Bundle) -> None:
-    if (bundle.folder / MANIFEST).read_bytes() != bundle.manifest_text:
-        raise RetrievalError(f"{bundle.folder}: has been changed by another program in the meantime; try again")
+    if not bundle.is_current():
+        raise RetrievalError(f"{bundle}: has been changed by another program in the meantime; try again")
 
 
 def _common_root(roots: Sequence[str]) -> tuple[str, list[str]]:
@@ -186,18 +182,13 @@ def _common_root(roots: Sequence[str]) -> tuple[str, list[str]]:
     return root, ["" if path == "." else f"{path}/" for path in below]
 
 
-def _numbered(class_names: Sequence[str]) -> dict[str, Any]:
-    """Labels by class name: numbered in the order in which the names first come."""
-    number = {name: label for label, name in enumerate(dict.fromkeys(class_names))}
-    return {"labels": np.array([number[name] for name in class_names]), "class_names": list(number)}
-
-
-def _select(words: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
-    names = [words["class_names"][words["labels"][place]] for place in kept]
+def _select(arguments: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:
+    names = [arguments["class_names"][arguments["labels"][position]] for position in kept]
+    pictures = arguments["pictures"]
     return {
-        "vectors": words["vectors"][kept],
-        "ids": words["ids"][kept],
-        **_numbered(names),
-        "paths": [words["paths"][place] for place in kept],
-        "pictures": None if words["pictures"] is None else [words["pictures"][place] for place in kept],
+        "vectors": arguments["vectors"][kept],
+        "ids": arguments["ids"][kept],
+        **number_classes(names),
+        "paths": [arguments["paths"][position] for position in kept],
+        "pictures": None if pictures is None else [pictures[position] for position in kept],
     }

@@ -18,7 +18,7 @@ COLUMNS = ["id", "label", "class", "path"]
 
 
 def items_csv(ids: np.ndarray, labels: np.ndarray, class_names: Sequence[str], paths: Sequence[str]) -> bytes:
-    """The content of the file; all four are one per item, see `check_names`."""
+    """The content of the file, from one id, label, class name and path for each item; see `check_names`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -27,27 +27,28 @@ def items_csv(ids: np.ndarray, labels: np.ndarray, class_names: Sequence[str], p
 
 
 def read_items(
-    path: Path, count: int, num_classes: int
+    path: Path, content: bytes, count: int, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], tuple[str, ...]]:
     """Reads ids, labels, class names and paths.
 
     Args:
-        path: the file.
-        count: how many items it must have.
-        num_classes: how many different labels they must have.
+        path: The file, for messages.
+        content: Its content.
+        count: The number of items that it must have.
+        num_classes: The number of different labels that they must have.
 
     Raises:
-        IndexFormatError: it has not, an id occurs twice, a path leaves the images' root, or the file is no such table.
+        IndexFormatError: A number differs, an id occurs twice, a path leaves the root of the images, or the table is malformed.
     """
     try:
-        header, *rows = csv.reader(io.StringIO(path.read_bytes().decode(), newline=""), strict=True)
+        header, *rows = csv.reader(io.StringIO(content.decode(), newline=""), strict=True)
         if header != COLUMNS or any(len(row) != len(COLUMNS) for row in rows):
             raise ValueError(f"expected rows of the columns {','.join(COLUMNS)}")
         if not rows or len(rows) != count:
             raise ValueError(f"{len(rows)} items, expected {count}")
-        id_words, label_words, names, paths = zip(*rows, strict=True)
-        ids = check_ids("id", np.array([int(word) for word in id_words]), count)
-        labels = check_whole_numbers("label", np.array([int(word) for word in label_words]), count)
+        id_texts, label_texts, names, paths = zip(*rows, strict=True)
+        ids = check_ids("id", np.array([int(text) for text in id_texts]), count)
+        labels = check_whole_numbers("label", np.array([int(text) for text in label_texts]), count)
         if len(np.unique(labels)) != num_classes:
             raise ValueError(f"{len(np.unique(labels))} different labels, expected {num_classes}")
     except (ValueError, csv.Error) as error:
@@ -57,10 +58,15 @@ def read_items(
 
 
 def check_names(where: Path, class_names: Sequence[str], paths: Sequence[str]) -> None:
-    """Checks that names can be written and read again, and that paths stay below the folder they are joined to.
+    """Checks that names can be written and read again, and that paths stay below the root of the images.
+
+    Args:
+        where: The file or folder, for messages.
+        class_names: The class names.
+        paths: The paths.
 
     Raises:
-        IndexFormatError: names the first at fault, and `where`.
+        IndexFormatError: One does not; the message names the first.
     """
     for name in (*class_names, *paths):
         if re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
@@ -68,6 +74,6 @@ def check_names(where: Path, class_names: Sequence[str], paths: Sequence[str]) -
                 f"{where}: {name!r} holds a control character or bytes that are not UTF-8; rename it and {REMEDY}"
             )
     for path in paths:
-        # Windows' rules see every absolute path and every "..", of whichever system.
+        # The rules of Windows recognise the absolute paths and the ".." of every system.
         if not path or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
-            raise IndexFormatError(f"{where}: path {path!r} does not stay below the images' root; {REMEDY}")
+            raise IndexFormatError(f"{where}: path {path!r} does not stay below the root of the images; {REMEDY}")

@@ -1,4 +1,4 @@
-"""thumbnails.zip of an index bundle: a small JPEG of every item, named by its place: 0.jpg, 1.jpg, ..."""
+"""thumbnails.zip of an index bundle: a small JPEG of every item, named by its position: 0.jpg, 1.jpg, ..."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from retrieval.errors import IndexFormatError
 from retrieval.index.manifest import REMEDY
 
 SIDE = 96
-_LARGEST = 64 * 1024  # bytes of one; SIDE pixels a side need a tenth
+_LARGEST = 64 * 1024  # bytes of a picture; one of SIDE pixels needs a tenth
 
 
 def thumbnail(image: Image.Image) -> bytes:
@@ -27,10 +27,10 @@ def pack(pictures: Sequence[bytes]) -> memoryview:
     """The content of the file."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        for place, picture in enumerate(pictures):
+        for position, picture in enumerate(pictures):
             archive.writestr(
-                zipfile.ZipInfo(_name(place)), picture
-            )  # without the time of day: the same bytes every time
+                zipfile.ZipInfo(_name(position)), picture
+            )  # without the time of day: the same bytes each time
     return content.getbuffer()
 
 
@@ -38,12 +38,12 @@ def unpack(path: Path, content: bytes, count: int) -> list[bytes]:
     """The pictures in the content of the file at `path`.
 
     Raises:
-        IndexFormatError: it is no archive of that many small JPEGs.
+        IndexFormatError: The file is not an archive of that many small pictures.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             infos = archive.infolist()
-            if [info.filename for info in infos] != [_name(place) for place in range(count)]:
+            if [info.filename for info in infos] != [_name(position) for position in range(count)]:
                 raise ValueError(f"holds {len(infos)} files, expected {count}, from {_name(0)} to {_name(count - 1)}")
             if any(info.compress_type != zipfile.ZIP_STORED or info.file_size > _LARGEST for info in infos):
                 raise ValueError("a picture is packed or too large")
@@ -52,5 +52,5 @@ def unpack(path: Path, content: bytes, count: int) -> list[bytes]:
         raise IndexFormatError(f"{path}: {str(error) or type(error).__name__}; {REMEDY}") from error
 
 
-def _name(place: int) -> str:
-    return f"{place}.jpg"
+def _name(position: int) -> str:
+    return f"{position}.jpg"

@@ -1,10 +1,10 @@
-"""Writing an index bundle, whole or not at all."""
+"""Makes index bundles in memory, and writes them completely or not at all."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,76 +15,58 @@ import numpy as np
 from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
 from retrieval.files import folder_in_one_piece, require_only
 from retrieval.index import approximate, thumbnails
+from retrieval.index.bundle import Bundle
 from retrieval.index.items import check_names, items_csv
 from retrieval.index.manifest import (
     APPROXIMATE,
-    FILES,
+    INDEX_FOLDER,
     ITEMS,
     MANIFEST,
-    MODEL,
+    METRIC,
     THUMBNAILS,
     VECTORS,
     VECTORS_OF_VERSION_1,
-    WEIGHTS,
-    write_manifest,
 )
-from retrieval.index.vectors import METRIC, vectors_npy
+from retrieval.index.vectors import vectors_npy
+from retrieval.model.description import StoredModel
 
 
-def require_replaceable(folder: Path) -> None:
-    """Checks that a folder holds nothing but a bundle, be it of an earlier version or damaged.
-
-    Raises:
-        RetrievalError: something else would be lost.
-    """
-    is_bundle = any((folder / name).exists() for name in (MANIFEST, ITEMS))  # vectors alone may be anybody's
-    require_only(folder, (*FILES, MANIFEST, VECTORS_OF_VERSION_1) if is_bundle else (), "an index")
-
-
-def write_bundle(
-    folder: str | Path,
+def make_bundle(
     *,
     vectors: np.ndarray,
     ids: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
     paths: Sequence[str],
-    model: Mapping[str, Any] | None,
-    weights: bytes | None,
+    model: StoredModel | None,
     images_root: str,
     split: str,
     source: Mapping[str, Any],
     kind: str = approximate.EXACT,
     pictures: Sequence[bytes] | None = None,
-    overwrite: bool = False,
-    check: Callable[[Path], None] = require_replaceable,
-) -> None:
-    """Writes a bundle, whole or not at all.
+    where: str | Path = "index",
+) -> Bundle:
+    """Makes a bundle in memory.
 
     Args:
-        folder: of the new bundle.
         vectors: (count, dim) float32 unit vectors, at least one.
-        ids: (count,) whole numbers from 0, none twice.
-        labels: (count,) whole numbers from 0.
+        ids: (count,) Whole numbers from 0, none twice.
+        labels: (count,) Whole numbers from 0.
         class_names: `class_names[label]` is the name of a label.
-        paths: of every item, relative to the images' root, "/" between the parts.
-        model: any JSON object that says how to build the model; None together with `weights`.
-        weights: the content of model.safetensors.
-        images_root: where the images lay, for information.
-        split: which split of the data set this is.
-        source: any JSON object: where the vectors come from.
-        kind: "exact", or how to find candidates faster: see `retrieval.index.approximate.factory_string`. How often that finds
-            what exact search finds is measured, and stands in the manifest.
-        pictures: a small JPEG of every item.
-        overwrite: replace a bundle that is there; a folder with other files in it is left alone.
-        check: of the folder that is replaced, before the work and right before the new bundle takes its place.
+        paths: The path of every item, relative to the root of the images, with "/" between the parts.
+        model: The model that made the vectors, if it is known.
+        images_root: The folder of the images, for information.
+        split: The split of the data set, for information.
+        source: Where the vectors come from: any JSON object.
+        kind: "exact", or an approximate type; see `retrieval.index.approximate.factory_string`. The share of the exact neighbours
+            that it finds is measured and recorded.
+        pictures: A small JPEG of every item.
+        where: The folder of the bundle, for messages.
 
     Raises:
-        ValueError: the arguments do not fit together.
-        IndexFormatError: a name is not fit for items.csv.
-        RetrievalError: `folder` exists and `overwrite` is off, it holds other files than a bundle's, or it cannot be written.
+        ValueError: The arguments do not fit together.
+        IndexFormatError: A name cannot be stored.
     """
-    folder = Path(folder)
     vectors = check_unit_vectors("vectors", vectors)
     ids = check_ids("ids", ids, len(vectors))
     labels = check_whole_numbers("labels", labels, len(vectors))
@@ -93,27 +75,18 @@ def write_bundle(
             f"{len(vectors)} vectors, {len(paths)} paths, {len(class_names)} class names; expected at least one vector, "
             "a path for each, and a class name for every label from 0"
         )
-    if (model is None) != (weights is None):
-        raise ValueError("model and weights belong together: give both or neither")
     if pictures is not None and len(pictures) != len(vectors):
         raise ValueError(f"{len(pictures)} pictures of {len(vectors)} items; give one of each")
     factory = kind if kind == approximate.EXACT else approximate.factory_string(kind, *vectors.shape)
-    names = [class_names[label] for label in labels]
-    check_names(folder, names, paths)
-    if overwrite and folder.is_dir():
-        check(folder)
-    contents: dict[str, bytes | memoryview] = {
-        VECTORS: vectors_npy(vectors),
-        ITEMS: items_csv(ids, labels, names, paths),
-    }
-    if model is not None and weights is not None:
-        contents |= {MODEL: json.dumps(model, indent=2, allow_nan=False).encode(), WEIGHTS: weights}
-    if pictures is not None:
-        contents[THUMBNAILS] = thumbnails.pack(pictures)
+    names = tuple(class_names[label] for label in labels)
+    check_names(Path(where), names, paths)
+    files: dict[str, bytes | memoryview] = {}
     measured: dict[str, Any] = {}
+    if pictures is not None:
+        files[THUMBNAILS] = thumbnails.pack(pictures)
     if factory != approximate.EXACT:
         index = approximate.build(factory, vectors)
-        contents[APPROXIMATE], measured = index.content(), approximate.measure(index, vectors)
+        files[APPROXIMATE], measured = index.content(), approximate.measure(index, vectors)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
@@ -128,10 +101,55 @@ def write_bundle(
         "type": factory,
         "approximate": measured,
     }
+    return Bundle(vectors, ids, labels, names, tuple(paths), facts, model, files)
+
+
+def write_bundle(
+    bundle: Bundle,
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    check: Callable[[Path], None] | None = None,
+) -> Bundle:
+    """Writes a bundle, completely or not at all.
+
+    Args:
+        bundle: The bundle.
+        folder: The folder of the bundle.
+        overwrite: Replace a bundle in that folder. A folder with other files in it is left alone.
+        check: Checks the folder that is replaced, before the work and right before the new bundle takes its place; by default
+            `require_replaceable`.
+
+    Returns:
+        The bundle, with its folder.
+
+    Raises:
+        RetrievalError: The folder exists and `overwrite` is off, it holds other files, or it cannot be written.
+    """
+    folder = Path(folder)
+    check = check or require_replaceable
+    if overwrite and folder.is_dir():
+        check(folder)
+    contents: dict[str, bytes | memoryview] = {
+        VECTORS: vectors_npy(bundle.vectors),
+        ITEMS: items_csv(bundle.ids, bundle.labels, bundle.class_names, bundle.paths),
+        **({} if bundle.model is None else bundle.model.to_files()),
+        **bundle.files,
+    }
+    facts = {key: bundle.manifest[key] for key in INDEX_FOLDER.facts}
     with folder_in_one_piece(folder, overwrite=overwrite, check=check) as new:
-        for name, content in contents.items():
-            (new / name).write_bytes(content)
-        write_manifest(new, facts)
+        text = INDEX_FOLDER.write(new, facts, contents)
+    return replace(bundle, folder=folder, text=text)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Checks that a folder holds nothing but a bundle, which may be of an earlier version or damaged.
+
+    Raises:
+        RetrievalError: Something else would be lost.
+    """
+    is_bundle = any((folder / name).exists() for name in (MANIFEST, ITEMS))  # vectors alone may be anybody's
+    require_only(folder, (*INDEX_FOLDER.files, MANIFEST, VECTORS_OF_VERSION_1) if is_bundle else (), "an index")
 
 
 def _versions() -> dict[str, str]:

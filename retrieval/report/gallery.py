@@ -30,20 +30,26 @@ _FRAMES = {True: (RIGHT, "solid", "✓ "), False: (WRONG, (0, (2.5, 1.2)), "✗ 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """An image that was found, how close it is, and whether it is of the query's class (None: not known).
+    """A neighbour of a query.
 
-    Of images here and below: the file, or what it holds.
+    Args:
+        path: The image file, or its content.
+        label: The name of its class.
+        score: Its score; higher is closer.
+        correct: Whether it is of the query's class; None if that is not known.
+        name: The path to show on a page.
     """
 
     path: Path | bytes
     label: str
     score: float
     correct: bool | None
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """A query image and what was found for it, best first."""
+    """A query image, as a file or its content, and its neighbours, best first."""
 
     query: Path | bytes
     query_label: str

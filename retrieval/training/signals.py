@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C between two steps, where nothing is lost."""
+"""Stops training on SIGTERM or Ctrl-C between two steps, so that no work is lost."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Batch = TypeVar("Batch")
 
 
 class Stopped(SystemExit):
-    """A signal has ended the run; the process exits with 128 + its number: 130 after Ctrl-C, 143 after SIGTERM.
+    """A signal has stopped the run. The exit code is 128 + the signal number: 130 after Ctrl-C, 143 after SIGTERM.
 
     Args:
-        number: of the signal.
+        number: The signal number.
     """
 
     def __init__(self, number: int) -> None:
@@ -29,9 +29,11 @@ class Stopped(SystemExit):
 
 
 class StopSignals:
-    """While it is entered, SIGTERM and Ctrl-C (SIGINT) let the step under way end before they stop the run.
+    """A context in which SIGTERM and Ctrl-C (SIGINT) stop the run only after the current step.
 
-    The loop takes its batches through `each`, which raises `Stopped` in place of the next one. A second Ctrl-C leaves at once.
+    The training loop iterates over `each(batches)`, which raises `Stopped` instead of returning the next batch. A second Ctrl-C
+    stops the process at once. The previous signal handlers are restored on exit. In a thread other than the main thread, the
+    context does nothing, because Python handles signals in the main thread only.
     """
 
     def __init__(self) -> None:
@@ -41,7 +43,7 @@ class StopSignals:
         self._process = os.getpid()
 
     def __enter__(self) -> Self:
-        # Only the main thread receives signals, and only it may say who handles them.
+        # Only the main thread receives signals, and only it may set signal handlers.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._set(number, self._handle)
@@ -49,23 +51,24 @@ class StopSignals:
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: it was none of Python's
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
         self._before.clear()
 
     def each(self, batches: Iterable[Batch], *, together: bool = False) -> Iterator[Batch]:
-        """Passes batches on.
+        """Iterates over batches until a signal arrives.
 
         Args:
-            batches: of training or of an evaluation.
-            together: all processes come here equally often, and stop after the same batch if a signal has reached one of them.
+            batches: The batches of a training epoch or of an evaluation.
+            together: Whether all processes of a distributed run stop after the same batch if one of them receives a signal. Every
+                process must then iterate over the same number of batches.
 
         Raises:
-            Stopped: a signal came while a batch was used, or comes while the next one is waited for.
+            Stopped: A signal arrived while a batch was processed, or arrives while the next batch is loaded.
         """
         iterator = iter(batches)
         while True:
             try:
-                # Others may be waiting for this process; then it stops in step with them only.
+                # Other processes may be waiting for this one, so it must stop after the same batch as they do.
                 self._waiting = not together or distributed.world_size() == 1
                 self.check(together=together)
                 batch = next(iterator)
@@ -76,22 +79,33 @@ class StopSignals:
             yield batch
 
     def check(self, *, together: bool = False) -> None:
-        """Raises `Stopped` if a signal came; see `each`."""
+        """Raises `Stopped` if a signal has arrived.
+
+        Args:
+            together: See `each`.
+
+        Raises:
+            Stopped: A signal has arrived.
+        """
         number = distributed.largest(self.requested) if together else self.requested
         if number:
             raise Stopped(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # forked from it: Ctrl-C is for the one that will end the others by SIGTERM
+        if os.getpid() != self._process:
+            # A forked data worker ignores Ctrl-C. The main process ends it with SIGTERM.
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return
         self.requested = number
         self._set(signal.SIGINT, signal.SIG_DFL)
-        self._set(signal.SIGTERM, signal.SIG_IGN)  # whoever sends it again wants what is already under way
-        # Data workers may have got the signal too. torch reports their end from the handler of SIGCHLD: in the midst of a step.
-        self._set(signal.SIGCHLD, lambda *_: None)  # not SIG_DFL: Python complains of one that is on its way already
-        log.warning("%s: stopping after this step; Ctrl-C leaves at once", signal.Signals(number).name)
+        self._set(signal.SIGTERM, signal.SIG_IGN)  # the run is already stopping
+        # The data workers may have received the signal too. When they exit, torch's SIGCHLD handler would raise an error in the
+        # middle of the step. SIG_DFL does not work, because Python would report a SIGCHLD that is already pending. Windows has no
+        # SIGCHLD, and torch has no such handler there.
+        if hasattr(signal, "SIGCHLD"):
+            self._set(signal.SIGCHLD, lambda *_: None)
+        log.warning("%s: stopping after this step; press Ctrl-C to stop at once", signal.Signals(number).name)
         if self._waiting:
             raise Stopped(number)
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from small_run import arguments, call
 
 from retrieval import cli
-from retrieval.models import Embedder
+from retrieval.networks import Embedder
 from retrieval.training import load_checkpoint
 
 

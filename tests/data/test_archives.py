@@ -106,7 +106,7 @@ def test_an_entry_that_could_leave_the_folder_is_refused_with_the_archive(tmp_pa
 )
 def test_what_is_no_plain_file_or_folder_of_a_tar_is_refused(tmp_path: Path, kind: bytes) -> None:
     archive = make_tar(tmp_path / "a.tar", [("a.jpg", b"1"), (special("link", kind, "/etc/passwd"), b"")])
-    with pytest.raises(DatasetError, match="'link' is a link, a device or of no known kind"):
+    with pytest.raises(DatasetError, match="'link' is a link, a device or of an unknown kind"):
         prepare("folder", [archive], tmp_path / "data")
     check_that_nothing_is_left(tmp_path, archive)
 
@@ -116,7 +116,7 @@ def test_what_is_no_plain_file_or_folder_of_a_zip_is_refused(tmp_path: Path, kin
     link = zipfile.ZipInfo("link")
     link.external_attr = (kind | 0o777) << 16
     archive = make_zip(tmp_path / "a.zip", [(link, b"/etc/passwd")])
-    with pytest.raises(DatasetError, match="'link' is a link, a device or of no known kind"):
+    with pytest.raises(DatasetError, match="'link' is a link, a device or of an unknown kind"):
         prepare("folder", [archive], tmp_path / "data")
     check_that_nothing_is_left(tmp_path, archive)
 
@@ -137,7 +137,7 @@ def test_a_name_too_long_for_the_disk_is_refused_in_a_short_line(tmp_path: Path,
 def test_an_entry_in_the_way_of_another_is_refused(tmp_path: Path, kind: str, names: list[str]) -> None:
     members = [(name, b"1") for name in names]
     archive = (make_zip if kind == "a.zip" else make_tar)(tmp_path / kind, members)
-    with pytest.raises(DatasetError, match="is there twice, or in the way of another"):
+    with pytest.raises(DatasetError, match="occurs twice or conflicts with another entry"):
         prepare("folder", [archive], tmp_path / "data")
     check_that_nothing_is_left(tmp_path, archive)
 
@@ -183,7 +183,7 @@ def test_a_damaged_header_in_the_middle_of_a_tar_is_not_taken_for_the_end(tmp_pa
     altered = bytearray(archive.read_bytes())
     altered[1024 + 150] ^= 1  # in the check sum of the second header
     archive.write_bytes(altered)
-    with pytest.raises(DatasetError, match="it breaks off"):
+    with pytest.raises(DatasetError, match="it is cut off"):
         prepare("folder", [archive], tmp_path / "data")
 
 
@@ -220,14 +220,14 @@ def test_an_encrypted_archive_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"<html>404</html>", b"Rar!\x1a\x07\x01\x00"])
 def test_a_file_that_is_no_archive_is_named(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.rar").write_bytes(data)
-    with pytest.raises(DatasetError, match=r"a\.rar: is no .tar, .tgz or .zip archive"):
+    with pytest.raises(DatasetError, match=r"a\.rar: is not a .tar, .tgz or .zip archive"):
         prepare("folder", [tmp_path / "a.rar"], tmp_path / "data")
     check_that_nothing_is_left(tmp_path, tmp_path / "a.rar")
 
 
 def test_published_md5_sums_are_checked_under_the_published_name(tmp_path: Path, monkeypatch) -> None:
     archive = make(tmp_path / "CUB_200_2011.tgz", FILES)
-    with pytest.raises(DatasetError, match="published is 97eceeb196236b17998738112f37df78; download it again"):
+    with pytest.raises(DatasetError, match="the published one is 97eceeb196236b17998738112f37df78; download it again"):
         prepare("cub200", [archive], tmp_path / "data")
     check_that_nothing_is_left(tmp_path, archive)
     md5 = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
@@ -276,7 +276,7 @@ def test_what_comes_into_an_empty_folder_meanwhile_is_kept(tmp_path: Path) -> No
 def test_what_cannot_be_prepared_is_said(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"missing.zip: cannot be read \(No such file"):
         prepare("folder", [tmp_path / "missing.zip"], tmp_path / "data")
-    with pytest.raises(DatasetError, match="glyphs: drawn by this program"):
+    with pytest.raises(DatasetError, match="glyphs: generated in the cache folder"):
         prepare("glyphs", [tmp_path / "missing.zip"], tmp_path / "data")
     with pytest.raises(ValueError, match="did you mean folder"):
         prepare("foldr", [], tmp_path / "data")

@@ -121,7 +121,7 @@ def test_the_area_of_a_photo_is_an_option():
     [
         ("photo", {"aera": [0.5, 1]}, "photo has no option 'aera'; known are area, flip; did you mean area?"),
         ("none", {"flip": 1}, "none has no option 'flip'; known are none"),
-        ("photo", {"area": [0, 1]}, r"area is \[0, 1\]; give the smallest and the largest part"),
+        ("photo", {"area": [0, 1]}, r"area is \[0, 1\]; give the smallest and the largest fraction"),
         ("photo", {"area": 0.5}, "area is 0.5"),
         ("crop", {"flip": 2}, "flip is 2; give a probability"),
     ],

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 from scipy.io import savemat
 
 from retrieval.data import ImageSet, cars196, load_image
 from retrieval.errors import DatasetError
 
 NAMES = ["AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Ram C/V Cargo Van Minivan 2012", "Volvo 240 Sedan 1993"]
-RANGES = {"train_classes": (1, 2), "test_classes": (3, 4)}
+# The options for the small copies that are written here, whose lists are not the published ones.
+SMALL: dict[str, Any] = {"train_classes": (1, 2), "test_classes": (3, 4), "check_md5": False}
 # Half, number in the half, class id: every class has images in both halves, and numbers repeat between the halves.
 PHOTOGRAPHS = [("train", 1, 2), ("train", 2, 1), ("train", 3, 3), ("train", 4, 4), ("train", 5, 4)]
 PHOTOGRAPHS += [("test", 1, 1), ("test", 2, 4), ("test", 3, 3), ("test", 4, 2)]
@@ -90,7 +94,7 @@ def by_class(images: ImageSet) -> dict[str, int]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_both_halves_are_merged_and_divided_by_class(layout: str, tmp_path: Path) -> None:
     LAYOUTS[layout](tmp_path)
-    splits = cars196.read(tmp_path, **RANGES)
+    splits = cars196.read(tmp_path, **SMALL)
     assert list(splits) == ["train", "test"]
     assert by_class(splits["train"]) == {NAMES[0]: 2, NAMES[1]: 2}
     assert by_class(splits["test"]) == {NAMES[2]: 2, NAMES[3]: 3}
@@ -101,11 +105,11 @@ def test_both_halves_are_merged_and_divided_by_class(layout: str, tmp_path: Path
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_half_can_be_read_alone(layout: str, tmp_path: Path) -> None:
     LAYOUTS[layout](tmp_path)
-    train = cars196.read(tmp_path, **RANGES, halves=["train"])
+    train = cars196.read(tmp_path, **SMALL, halves=["train"])
     assert by_class(train["train"]) == {NAMES[0]: 1, NAMES[1]: 1}
     assert by_class(train["test"]) == {NAMES[2]: 1, NAMES[3]: 2}
-    test = cars196.read(tmp_path, **RANGES, halves=["test"])
-    both = cars196.read(tmp_path, **RANGES, halves=["test", "train"])
+    test = cars196.read(tmp_path, **SMALL, halves=["test"])
+    both = cars196.read(tmp_path, **SMALL, halves=["test", "train"])
     for split in both:
         assert set(both[split].paths) == {*train[split].paths, *test[split].paths}
 
@@ -116,32 +120,36 @@ def test_a_copy_without_the_test_folder_and_its_labels_is_read_by_its_train_half
         path.unlink()
     (tmp_path / "cars_test").rmdir()
     with pytest.raises(DatasetError, match=r"cars_test/00001.jpg: .* do not exist; .* by halves \(e.g. \[train\]\)"):
-        cars196.read(tmp_path, **RANGES)
+        cars196.read(tmp_path, **SMALL)
     (tmp_path / "devkit" / "cars_test_annos_withlabels.mat").unlink()
     with pytest.raises(DatasetError, match=r"cars_test_annos_withlabels.mat: cannot be read \(No such file"):
-        cars196.read(tmp_path, **RANGES)
-    assert len(cars196.read(tmp_path, **RANGES, halves=["train"])["test"]) == 3
+        cars196.read(tmp_path, **SMALL)
+    assert len(cars196.read(tmp_path, **SMALL, halves=["train"])["test"]) == 3
 
 
 def test_paths_tell_the_halves_apart(tmp_path: Path) -> None:
     first_edition(tmp_path / "first")
-    assert cars196.read(tmp_path / "first", **RANGES)["train"].paths == (
+    assert cars196.read(tmp_path / "first", **SMALL)["train"].paths == (
         *("cars_train/00001.jpg", "cars_train/00002.jpg", "cars_test/00001.jpg", "cars_test/00004.jpg"),
     )
     class_folders(tmp_path / "folders")
-    paths = cars196.read(tmp_path / "folders", **RANGES)["test"].paths
+    paths = cars196.read(tmp_path / "folders", **SMALL)["test"].paths
     assert "car_data/car_data/test/Ram C-V Cargo Van Minivan 2012/00003.jpg" in paths
 
 
 def test_what_is_no_layout_is_refused_with_those_expected(tmp_path: Path) -> None:
     touch(tmp_path, "devkit/cars_meta.mat", "images/1.jpg")
-    with pytest.raises(DatasetError, match=r"is no layout of Cars196; expected car_ims/ with cars_annos.mat, or cars_"):
+    with pytest.raises(
+        DatasetError, match=r"has none of the layouts of Cars196; expected car_ims/ with cars_annos.mat, or cars_"
+    ):
         cars196.read(tmp_path)
 
 
 def test_the_closed_set_folders_alone_are_refused_with_an_explanation(tmp_path: Path) -> None:
     class_folders(tmp_path)
-    with pytest.raises(DatasetError, match=r"train/ and test/ alone will not do: retrieval is tested on classes never"):
+    with pytest.raises(
+        DatasetError, match=r"train/ and test/ alone are not enough: retrieval is tested on classes never"
+    ):
         cars196.read(tmp_path / "car_data" / "car_data")
 
 
@@ -156,7 +164,7 @@ def test_ranges_are_checked_as_those_of_cub200(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="overlap"):
         cars196.read(tmp_path, train_classes=(1, 3), test_classes=(3, 4))
     with pytest.raises(DatasetError, match="train_classes ends at 98, the classes of the lists at 4"):
-        cars196.read(tmp_path)
+        cars196.read(tmp_path, check_md5=False)
 
 
 @pytest.mark.parametrize(
@@ -164,15 +172,15 @@ def test_ranges_are_checked_as_those_of_cub200(tmp_path: Path) -> None:
     [
         ({"class": np.uint8(5)}, r"entry 2 of annotations: class 5 is not one of 1-4"),
         ({"class": np.uint8(0)}, r"entry 2 of annotations: class 0 is not one of 1-4"),
-        ({"class": 1.5}, r"entry 2 of annotations: holds something else than a text or a whole number"),
-        ({"class": np.nan}, r"entry 2 of annotations: holds something else"),
-        ({"class": "1"}, r"entry 2 of annotations: is no file name with the number of a class"),
-        ({"class": np.array([1, 2])}, r"entry 2 of annotations: holds something else"),
+        ({"class": 1.5}, r"entry 2 of annotations: is neither text nor an integer"),
+        ({"class": np.nan}, r"entry 2 of annotations: is neither text nor an integer"),
+        ({"class": "1"}, r"entry 2 of annotations: is not a file name with a class id"),
+        ({"class": np.array([1, 2])}, r"entry 2 of annotations: is neither text nor an integer"),
         ({"fname": "../../00002.jpg"}, r"entry 2 of annotations: '../../00002.jpg' does not stay below"),
         ({"fname": "/etc/passwd"}, r"entry 2 of annotations: '/etc/passwd' does not stay below"),
-        ({"fname": "00001.jpg"}, r"entry 2 of annotations: image 'cars_train/00001.jpg' is there twice"),
+        ({"fname": "00001.jpg"}, r"entry 2 of annotations: image 'cars_train/00001.jpg' is listed twice"),
         ({"fname": ""}, r"entry 2 of annotations: '' does not stay below"),
-        ({"fname": 3}, r"entry 2 of annotations: is no file name with the number of a class"),
+        ({"fname": 3}, r"entry 2 of annotations: is not a file name with a class id"),
     ],
 )
 def test_a_malformed_annotation_is_named_with_its_number(
@@ -183,7 +191,7 @@ def test_a_malformed_annotation_is_named_with_its_number(
     rows[1] |= change
     savemat(tmp_path / "devkit" / "cars_train_annos.mat", {"annotations": structs(rows)})
     with pytest.raises(DatasetError, match=rf"cars_train_annos.mat, {message}") as caught:
-        cars196.read(tmp_path, **RANGES)
+        cars196.read(tmp_path, **SMALL)
     assert "\n" not in str(caught.value)
 
 
@@ -191,18 +199,20 @@ def test_the_devkit_of_which_the_test_half_has_no_classes_is_not_taken_for_the_l
     first_edition(tmp_path)
     rows: list[dict[str, object]] = [{**BOX, "fname": "00001.jpg"}]
     savemat(tmp_path / "devkit" / "cars_test_annos_withlabels.mat", {"annotations": structs(rows)})
-    with pytest.raises(DatasetError, match=r"cars_test_annos_withlabels.mat: 'annotations' has no fields fname, class"):
-        cars196.read(tmp_path, **RANGES)
+    with pytest.raises(
+        DatasetError, match=r"cars_test_annos_withlabels.mat: 'annotations' does not have the fields fname, class"
+    ):
+        cars196.read(tmp_path, **SMALL)
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("names.csv", "a\nb\na\nc\n", "names.csv, line 3: class 'a' is there twice"),
+        ("names.csv", "a\nb\na\nc\n", "names.csv, line 3: class 'a' is listed twice"),
         ("names.csv", "a\nb,b\nc\nd\n", "names.csv, line 2: 2 values, expected 1"),
         ("names.csv", "..\nb\nc\nd\n", r"anno_train.csv, line 2: 'train/../00002.jpg' does not stay below"),
         ("anno_test.csv", "00001.jpg,1,2,3,4,5\n", "anno_test.csv, line 1: class 5 is not one of 1-4"),
-        ("anno_test.csv", "00001.jpg,1,2,3,4,car\n", "anno_test.csv, line 1: class id 'car' is not a whole number"),
+        ("anno_test.csv", "00001.jpg,1,2,3,4,car\n", "anno_test.csv, line 1: class id 'car' is not an integer"),
         ("anno_test.csv", "00001.jpg,1\n", "anno_test.csv, line 1: 2 values, expected 6"),
     ],
 )
@@ -212,7 +222,43 @@ def test_a_malformed_list_of_the_class_folders_is_named_with_its_line(
     class_folders(tmp_path)
     (tmp_path / file).write_text(content)
     with pytest.raises(DatasetError, match=message):
-        cars196.read(tmp_path, **RANGES)
+        cars196.read(tmp_path, **SMALL)
+
+
+@pytest.mark.parametrize("layout", [second_edition, first_edition])
+def test_other_lists_than_the_published_ones_are_refused_before_scipy_parses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: Callable[[Path], None]
+) -> None:
+    layout(tmp_path)
+    monkeypatch.setattr("scipy.io.loadmat", lambda *_, **__: pytest.fail("a file is parsed before it is checked"))
+    with pytest.raises(
+        DatasetError, match=r"cars_\w+.mat: its md5 sum is \w{32}, .* is \w{32}; .* set check_md5 to false"
+    ):
+        cars196.read(tmp_path, train_classes=(1, 2), test_classes=(3, 4))
+
+
+@pytest.mark.parametrize("damaged", ["cars_annos.mat", "cars_train_annos.mat", "cars_meta.mat"])
+def test_a_damaged_official_list_is_refused_before_scipy_parses_it(
+    shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    cars = shared_data / "cars196"
+    if not cars.is_dir():
+        pytest.skip(f"no {cars}")
+    (tmp_path / "devkit").mkdir()
+    (tmp_path / ("car_ims" if damaged == "cars_annos.mat" else "cars_train")).mkdir()
+    for source in (*cars.glob("*.mat"), *cars.glob("devkit/*.mat")):
+        content = bytearray(source.read_bytes())
+        if source.name == damaged:
+            content[len(content) // 2] ^= 1
+        (tmp_path / source.relative_to(cars)).write_bytes(content)
+    parsed = []
+    loadmat = scipy.io.loadmat
+    monkeypatch.setattr(
+        "scipy.io.loadmat", lambda file, **options: parsed.append(file.getvalue()) or loadmat(file, **options)
+    )
+    with pytest.raises(DatasetError, match=f"{damaged}: its md5 sum is "):
+        cars196.read(tmp_path, check_images=False)
+    assert {hashlib.md5(content).hexdigest() for content in parsed} <= set(cars196.MD5.values())
 
 
 @pytest.mark.parametrize(
@@ -242,10 +288,17 @@ def test_the_published_counts_are_asserted_for_the_default_classes(tmp_path: Pat
     class_names = np.array([[f"car {i}" for i in range(1, 197)]], dtype=object)
     savemat(tmp_path / "cars_annos.mat", {"annotations": structs(rows), "class_names": class_names})
     with pytest.raises(DatasetError, match=r"train set has 98 images of 98 classes .* has 8054 of 98"):
-        cars196.read(tmp_path, check_images=False)
+        cars196.read(tmp_path, check_images=False, check_md5=False)
     with pytest.raises(DatasetError, match=r"train set has 98 images of 98 classes .* has 4052 of 98"):
-        cars196.read(tmp_path, halves=["train"], check_images=False)
-    assert len(cars196.read(tmp_path, train_classes=(1, 97), test_classes=(100, 196), check_images=False)["test"]) == 97
+        cars196.read(tmp_path, halves=["train"], check_images=False, check_md5=False)
+    assert (
+        len(
+            cars196.read(tmp_path, train_classes=(1, 97), test_classes=(100, 196), check_images=False, check_md5=False)[
+                "test"
+            ]
+        )
+        == 97
+    )
 
 
 def test_the_train_half_is_a_data_set_of_its_own(cars196_root: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_share_outside_0_and_1_is_refused(share: float) -> None:
 
 @pytest.mark.parametrize(("class_names", "share"), [("abc", 0.5), ("abcdefghij", 0.1), ("abcdefghij", 0.9)])
 def test_a_split_with_fewer_than_two_classes_on_a_side_is_refused(class_names: str, share: float) -> None:
-    with pytest.raises(ValueError, match="two classes on each side"):
+    with pytest.raises(ValueError, match="two classes in each part"):
         split_classes(image_set(class_names), share, seed=0)
 
 

@@ -54,7 +54,7 @@ def test_a_class_in_train_and_in_test_is_refused(tmp_path: Path) -> None:
 
 
 def test_train_without_test_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="has train/ alone"):
+    with pytest.raises(DatasetError, match="has only train/"):
         folder.read(touch(tmp_path, *classes("train/a", "train/b", "val/c", "val/d")))
 
 
@@ -100,7 +100,7 @@ def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_few_classes_are_refused_and_listed(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"has 1 classes with images \('images'\).*choose the folder that holds"):
+    with pytest.raises(DatasetError, match=r"has 1 classes with images \('images'\).*choose the folder that contains"):
         folder.read(touch(tmp_path, "images/a/1.png", "images/b/1.png"))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from torch.utils.data import Dataset
 
 from retrieval.data.image_set import ImageSet, natural_key, require_pairs, stays_below_root
 from retrieval.errors import DatasetError
@@ -51,9 +53,9 @@ def test_labels_are_a_copy_that_cannot_be_written() -> None:
     ("paths", "labels", "class_names", "message"),
     [
         ((), [], (), "without images"),
-        (("a", "b"), [0], ("x",), "one whole number per path"),
-        (("a", "b"), [0.0, 1.0], ("x", "y"), "one whole number per path"),
-        (("a", "b"), [[0], [1]], ("x", "y"), "one whole number per path"),
+        (("a", "b"), [0], ("x",), "one integer per path"),
+        (("a", "b"), [0.0, 1.0], ("x", "y"), "one integer per path"),
+        (("a", "b"), [[0], [1]], ("x", "y"), "one integer per path"),
         (("a", "b"), [0, 2], ("x", "y", "z"), "every one present"),
         (("a", "b"), [-1, 0], ("x", "y"), "every one present"),
         (("a", "b"), [1, 2], ("x", "y"), "every one present"),
@@ -100,8 +102,8 @@ def test_super_labels_are_kept_with_their_images_by_a_selection() -> None:
     ("super_labels", "message"),
     [
         ([0, 0, 1, 1], "differ within a class"),
-        ([0, 1, 0], "one whole number per path"),
-        ([0.0, 1.0, 0.0, 1.0], "one whole number per path"),
+        ([0, 1, 0], "one integer per path"),
+        ([0.0, 1.0, 0.0, 1.0], "one integer per path"),
     ],
 )
 def test_super_labels_that_do_not_fit_are_refused(super_labels: list[float], message: str) -> None:
@@ -147,6 +149,35 @@ def test_the_fingerprint_depends_on_the_list_and_not_on_the_root() -> None:
         ImageSet(images.root, images.paths, images.labels, images.class_names, np.array([0, 0, 1])),
     ]
     assert len({images.fingerprint(), *(other.fingerprint() for other in others)}) == 7
+
+
+def test_a_set_is_a_map_style_data_set_of_image_and_label(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("L", (4 + number, 2), number).save(tmp_path / f"{number}.png")
+    images = ImageSet(tmp_path, ("0.png", "1.png", "2.png"), np.array([1, 0, 1]), ("a", "b"))
+    assert isinstance(images, Dataset)
+    assert [(image.mode, image.size, label) for image, label in images] == [
+        ("RGB", (4, 2), 1),
+        ("RGB", (5, 2), 0),
+        ("RGB", (6, 2), 1),
+    ]
+    assert type(images[0][1]) is int
+    wide = images.with_transform(lambda image: image.width)
+    assert list(wide) == [(4, 1), (5, 0), (6, 1)]
+    assert list(wide.select([2, 1])) == [(6, 1), (5, 0)]
+    assert wide.load(2).size == (6, 2)
+    assert images.transform is None
+    assert wide.with_transform(None)[0][0].size == (4, 2)
+    assert wide.fingerprint() == images.fingerprint()
+
+
+def test_an_image_that_cannot_be_loaded_is_named_by_its_file() -> None:
+    images = image_set("aab")
+    assert images.where(2) == "data/b/2.png"
+    assert images.origin == "data"
+    for read in (images.load, images.__getitem__):
+        with pytest.raises(DatasetError, match=r"^data/b/2.png: cannot be read as an image \(No such file"):
+            read(2)
 
 
 def test_a_lone_image_is_named_with_its_folder_and_a_remedy() -> None:

@@ -5,9 +5,10 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from retrieval.data import load_image
+from retrieval.data import load_image, to_image
 from retrieval.errors import DatasetError
 
 
@@ -99,8 +100,8 @@ def test_what_is_no_image_is_named_with_the_reason_in_one_line(tmp_path):
     assert "No such file" in refusal(tmp_path / "missing.png")
     assert "directory" in refusal(tmp_path)
     assert "it is empty" in refusal(tmp_path / "empty.png")
-    assert "no image of a known format" in refusal(tmp_path / "foreign.jpg")
-    assert "no image of a known format" in refusal(tmp_path / "postscript.jpg")
+    assert "not an image of a known format" in refusal(tmp_path / "foreign.jpg")
+    assert "not an image of a known format" in refusal(tmp_path / "postscript.jpg")
     assert "truncated" in refusal(tmp_path / "truncated.jpg")
 
 
@@ -132,3 +133,71 @@ def test_damage_anywhere_is_a_dataset_error_or_an_image(tmp_path):
             refused += 1
             assert "\n" not in str(error)  # noqa: PT017 - both outcomes are right
     assert 0 < refused < 600
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_a_pil_image_is_converted_as_its_file_is(tmp_path, mode):
+    image = noise().convert("L").convert("I;16") if mode == "I;16" else noise().convert(mode)
+    path = saved(tmp_path, image, "image.tif")
+    with Image.open(path) as opened:
+        np.testing.assert_array_equal(np.asarray(to_image(opened)), np.asarray(load_image(path)))
+    for same in (path, str(path)):
+        np.testing.assert_array_equal(np.asarray(to_image(same)), np.asarray(load_image(path)))
+
+
+def test_the_exif_rotation_of_a_pil_image_is_applied_once(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(saved(tmp_path, noise(), "image.png", exif=exif)) as opened:
+        upright = to_image(opened)
+    np.testing.assert_array_equal(np.asarray(upright), np.rot90(np.asarray(noise()), -1))
+    np.testing.assert_array_equal(np.asarray(to_image(upright)), np.asarray(upright))
+
+
+def test_arrays_and_tensors_of_pixels_are_images():
+    pixels = np.array(noise())
+    grey = pixels[..., 0]
+    for item in (pixels, torch.from_numpy(pixels).permute(2, 0, 1), pixels[:, ::-1][:, ::-1]):
+        image = to_image(item)
+        assert (image.mode, image.size) == ("RGB", (37, 24))
+        np.testing.assert_array_equal(np.asarray(image), pixels)
+    for item in (grey, torch.from_numpy(grey.copy())[None]):
+        np.testing.assert_array_equal(np.asarray(to_image(item)), np.stack([grey] * 3, axis=2))
+    image = to_image(pixels)
+    pixels[:] = 0
+    assert np.asarray(image).any()  # a copy
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        (np.zeros((4, 5, 3)), r"an array of float64 \(4, 5, 3\); give uint8 values from 0 to 255"),
+        (torch.zeros(3, 4, 5), r"a tensor of float32 \(3, 4, 5\); give uint8 values from 0 to 255"),
+        (np.zeros((3, 4, 5), np.uint8), r"an array of uint8 \(3, 4, 5\); give a path, .* \(height, width, 3\)"),
+        (np.zeros((4, 5, 4), np.uint8), r"an array of uint8 \(4, 5, 4\); give"),
+        (np.zeros(5, np.uint8), r"an array of uint8 \(5,\); give"),
+        (
+            torch.zeros(4, 5, 3, dtype=torch.uint8),
+            r"a tensor of uint8 \(4, 5, 3\); give .* tensor \(3, height, width\)",
+        ),
+        (torch.zeros(1, 3, 4, 5, dtype=torch.uint8), r"a tensor of uint8 \(1, 3, 4, 5\); give"),
+        (np.zeros((0, 5), np.uint8), "without a pixel"),
+        (b"bytes", "of type bytes; give a path"),
+        (None, "of type NoneType; give a path"),
+        (Image.new("F", (2, 2)), r"the PIL image cannot be converted to RGB \(it holds floating-point numbers"),
+    ],
+)
+def test_what_is_no_image_of_a_usual_form_is_refused_with_the_remedy(item, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        to_image(item)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pil_image_whose_file_is_truncated_is_refused(tmp_path):
+    whole = saved(tmp_path, noise(), "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with (
+        Image.open(tmp_path / "cut.jpg") as opened,
+        pytest.raises(ValueError, match=r"the PIL image cannot be converted to RGB .*truncated"),
+    ):
+        to_image(opened)

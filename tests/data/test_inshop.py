@@ -84,15 +84,15 @@ def test_the_published_counts_are_asserted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("many\n", r"line 1: the number of images 'many' is not a whole number"),
+        ("many\n", r"line 1: the number of images 'many' is not an integer"),
         ("13\n", r"line 1: '13' is not 'image_name item_id evaluation_status'"),
         ("13\n" + LINES, r"line 2: 'img/WOMEN.*' is not 'image_name item_id evaluation_status'"),
-        ("14\n" + HEADINGS + LINES, r"line 1: 14 images are announced, 13 are listed"),
+        ("14\n" + HEADINGS + LINES, r"line 1: states 14 images, 13 are listed"),
         ("1\n" + HEADINGS + "img/a.jpg id_1\n", r"line 3: 'img/a.jpg id_1' is not '<image_name> <item_id>"),
         ("1\n" + HEADINGS + "img/a.jpg id_1 test\n", r"line 3: 'test' is none of train, query, gallery"),
         ("1\n" + HEADINGS + "/img/a.jpg id_1 train\n", r"line 3: '/img/a.jpg' does not stay below"),
         ("1\n" + HEADINGS + "img/a.jpg id_1 train\n", r"have no image of the query set"),
-        (LIST.replace("13\n", "14\n") + LINES.splitlines()[0], r"line 16: image .*00_train.jpg' is there twice"),
+        (LIST.replace("13\n", "14\n") + LINES.splitlines()[0], r"line 16: image .*00_train.jpg' is listed twice"),
         (
             LIST.replace("id_00000002 train", "id_00000007 train"),
             r"line 9: class 'id_00000007' is in train and in query",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.data.image_set import stays_below_root
-from retrieval.data.list_file import Line, image_path, read_lines, shorten, split_commas, split_line, whole_number
+from retrieval.data.list_file import Line, image_path, parse_integer, read_lines, shorten, split_commas, split_line
 from retrieval.errors import DatasetError
 
 
@@ -51,7 +51,7 @@ def test_a_list_that_cannot_be_read_is_named_with_the_remedy(tmp_path: Path) -> 
 
 def test_the_last_column_may_have_white_space_inside() -> None:
     assert split_line(Line("here", "1\t2   a b.jpg"), ("id", "class", "path")) == ["1", "2", "a b.jpg"]
-    with pytest.raises(DatasetError, match="here: '1 2' is not '<id> <class> <path>'; mend the line"):
+    with pytest.raises(DatasetError, match="here: '1 2' is not '<id> <class> <path>'; correct the line"):
         split_line(Line("here", "1 2"), ("id", "class", "path"))
 
 
@@ -62,10 +62,10 @@ def test_comma_separated_values_come_back_from_quotes(values: list[str]) -> None
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.0", "1e3", "١", "0x1", "1_000", "1234567890", " 1", "one"])  # noqa: RUF001
-def test_only_plain_digits_are_a_whole_number(text: str) -> None:
-    assert whole_number("here", "007", "id") == 7
-    with pytest.raises(DatasetError, match=r"here: id '.*' is not a whole number"):
-        whole_number("here", text, "id")
+def test_only_plain_digits_are_an_integer(text: str) -> None:
+    assert parse_integer("here", "007", "id") == 7
+    with pytest.raises(DatasetError, match=r"here: id '.*' is not an integer"):
+        parse_integer("here", text, "id")
 
 
 def test_paths_come_without_dots() -> None:

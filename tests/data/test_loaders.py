@@ -93,6 +93,16 @@ def test_evaluation_reads_all_images_in_order(images, workers):
     assert len(list(loader)) == 2  # and again
 
 
+def height(image):
+    return torch.tensor([image.height])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_evaluation_takes_any_function_of_an_image(images, workers):
+    loader = evaluation_loader(images, height, batch_size=4, workers=workers, timeout=60)
+    assert [batch.tolist() for batch in loader] == [[[40], [41], [42], [43]], [[44], [45]]]
+
+
 def test_a_batch_size_below_one_is_refused(images):
     with pytest.raises(ValueError, match="batch_size is 0"):
         evaluation_loader(images, PREPROCESSING, batch_size=0, workers=0)
@@ -117,7 +127,7 @@ def test_an_unreadable_image_is_named_in_one_line_whoever_reads_it(images, worke
             list(batches)
         assert (
             str(caught.value)
-            == f"{broken}: cannot be read as an image (it is empty); mend the file or take it out of the data set"
+            == f"{broken}: cannot be read as an image (it is empty); repair the file or remove it from the data set"
         )
 
 
@@ -136,7 +146,7 @@ def stumble(image, seed):
 
 def test_a_worker_that_hangs_ends_the_run_with_the_path_of_its_image(images):
     path = re.escape(str(images.root / "2.png"))
-    with pytest.raises(RetrievalError, match=rf"within 1 s; in work: {path}; .*data\.timeout"):
+    with pytest.raises(RetrievalError, match=rf"within 1 s; images in progress: {path}; .*data\.timeout"):
         list(training_loader(images, ONE_IMAGE, hang, seed=0, workers=1, timeout=1))
 
 
@@ -150,7 +160,9 @@ def die_of_the_last_image(image, seed):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_a_worker_that_is_killed_ends_the_run_in_one_line_with_the_path_of_its_image(images):
     path = re.escape(str(images.root / "4.png"))
-    with pytest.raises(RetrievalError, match=rf"a data worker was lost \(.*\); in work: {path}; if") as caught:
+    with pytest.raises(
+        RetrievalError, match=rf"a data worker was lost \(.*\); images in progress: {path}; if"
+    ) as caught:
         list(training_loader(images, BATCHES[:2], die_of_the_last_image, seed=0, workers=2, timeout=60))
     assert "\n" not in str(caught.value)
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch.utils.data import Dataset, TensorDataset
 
-from retrieval.data.registry import DATASETS, read_dataset
+from retrieval.data import ImageSet
+from retrieval.data.registry import DATASETS, check_options, find_reader, read_dataset
 from retrieval.errors import DatasetError
 
 
@@ -71,4 +76,141 @@ def test_every_data_set_names_a_missing_or_empty_root_in_one_line(name: str, exi
     with pytest.raises(DatasetError, match=r"expected|root must be") as caught:
         read_dataset(name, root)
     assert str(root) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+PIXELS = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+
+
+class Letters(Dataset[Any]):
+    """Two images of every letter."""
+
+    def __init__(self, letters: str) -> None:
+        self.targets = [letter for letter in letters for _ in range(2)]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Any, str]:
+        return PIXELS[0], self.targets[index]
+
+
+def letters(names: str) -> ImageSet:
+    return ImageSet.from_dataset(Letters(names))
+
+
+def classes(splits: dict[str, ImageSet]) -> dict[str, str]:
+    return {split: "".join(images.class_names) for split, images in splits.items()}
+
+
+def read_splits(root: Path, *, swap: bool = False) -> dict[str, Any]:
+    assert isinstance(root, Path)
+    return (
+        {"test": letters("cd"), "train": letters("ab")} if not swap else {"test": letters("ab"), "train": letters("cd")}
+    )
+
+
+def test_a_reader_of_ones_own_returns_image_sets_or_torch_data_sets(tmp_path: Path) -> None:
+    assert find_reader(read_splits) is read_splits
+    assert classes(read_dataset(read_splits, str(tmp_path))) == {"train": "ab", "test": "cd"}
+    assert list(read_dataset(read_splits, tmp_path)) == ["train", "test"]
+    assert classes(read_dataset(read_splits, tmp_path, swap=True)) == {"train": "cd", "test": "ab"}
+    found = read_dataset(lambda: {"train": Letters("ab"), "query": Letters("cd"), "gallery": letters("cd")})
+    assert classes(found) == {"train": "ab", "query": "cd", "gallery": "cd"}
+    assert found["train"].load(0).size == (8, 8)
+
+
+@pytest.mark.parametrize("make", [letters, Letters])
+def test_the_classes_of_a_single_set_are_divided(make: Any) -> None:
+    for data in (make("abcdef"), lambda: make("abcdef")):
+        divided = read_dataset(data)
+        assert sorted("".join(classes(divided).values())) == list("abcdef")
+        assert [images.num_classes for images in divided.values()] == [3, 3]
+        assert [images.num_classes for images in read_dataset(data, test_share=0.34).values()] == [4, 2]
+        assert len({read_dataset(data, seed=seed)["test"].class_names for seed in range(6)}) > 1
+        with pytest.raises(ValueError, match="share is 2"):
+            read_dataset(data, test_share=2)
+
+
+def test_a_reader_that_takes_the_options_of_the_division_gets_them() -> None:
+    def read(seed: int, test_share: float = 0.25) -> ImageSet:
+        assert (seed, test_share) == (7, 0.5)
+        return letters("abcd")
+
+    assert len(read_dataset(read, seed=7, test_share=0.5)) == 2
+
+
+def test_a_class_of_a_library_is_a_reader_too() -> None:
+    assert [images.num_classes for images in read_dataset(Letters, letters="abcd").values()] == [2, 2]
+
+
+def test_sets_are_taken_as_they_are() -> None:
+    splits = {"gallery": letters("xy"), "train": Letters("ab"), "query": letters("xy")}
+    assert classes(read_dataset(splits)) == {"train": "ab", "query": "xy", "gallery": "xy"}
+    for data in (splits, Letters("abcd"), letters("abcd")):
+        with pytest.raises(ValueError, match=r"root is 'photos'; leave it out for a \w+, which needs no folder"):
+            read_dataset(data, "photos")
+        with pytest.raises(ValueError, match=r"the data set has no option 'sed'; .*did you mean seed\?"):
+            read_dataset(data, sed=1)
+
+
+def test_the_options_of_any_reader_can_be_checked_without_reading() -> None:
+    def read(root: Path, required: int, optional: int = 0) -> None:
+        pytest.fail("it is read")
+
+    check_options("folder", {"test_share": 0.5, "seed": 1})
+    check_options("glyphs", {})
+    check_options(find_reader("cars196"), {"check_md5": False})
+    check_options(read, {"required": 1, "seed": 2})
+    check_options(lambda **options: None, {"anything": 1})
+    with pytest.raises(ValueError, match=r"^folder has no option 'test_shar'; .*did you mean test_share\?"):
+        check_options(find_reader("folder"), {"test_shar": 0.5})
+    with pytest.raises(ValueError, match=r"^omniglot has no option 'seed'; known are none"):
+        check_options("omniglot", {"seed": 0})
+    with pytest.raises(
+        ValueError, match=r":test_the.*read has no option 'x'; known are required, optional, test_share, seed"
+    ):
+        check_options(read, {"x": 1})
+    with pytest.raises(ValueError, match="read needs the option 'required'"):
+        check_options(read, {"optional": 1})
+    with pytest.raises(ValueError, match=r"no data set 'foldr'.*did you mean folder"):
+        check_options("foldr", {})
+
+
+def test_the_root_of_a_reader_is_given_where_it_is_needed() -> None:
+    with pytest.raises(ValueError, match="read_splits needs a root; give the folder with its images"):
+        read_dataset(read_splits)
+    with pytest.raises(ValueError, match=r"Letters takes no root; leave it out, or add a parameter root to the reader"):
+        read_dataset(Letters, "photos", letters="abcd")
+    with pytest.raises(ValueError, match="the data set is of type int; give a name, a reader, or image sets"):
+        read_dataset(3)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (
+            None,
+            "is of type NoneType; expected one ImageSet or torch Dataset, or a dict of them: train and test, or train,",
+        ),
+        ([letters("ab")], "is of type list; expected one ImageSet"),
+        ({}, r"is a dict with the keys \(none\); expected"),
+        ({"train": letters("ab")}, "is a dict with the keys 'train'; expected"),
+        ({"train": letters("ab"), "val": letters("cd")}, "is a dict with the keys 'train', 'val'; expected"),
+        ({"train": letters("ab"), "test": [1]}, r"test: is of type list; expected"),
+        (
+            {"train": letters("ab"), "test": Letters("bc")},
+            "1 classes are in train and in test, the first is 'b'; retrieval",
+        ),
+        (
+            {"train": letters("ab"), "query": letters("cd"), "gallery": letters("cde")},
+            "query and gallery must have the same classes in the same order",
+        ),
+        (letters("abc"), r"the data set Letters: has 3 classes with images \('a', 'b', 'c'\); train and test need two"),
+        (TensorDataset(torch.zeros(0)), "an image set without images"),
+    ],
+)
+def test_what_else_a_reader_returns_is_named_with_what_is_expected(returned: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_dataset(lambda: returned)
     assert "\n" not in str(caught.value)

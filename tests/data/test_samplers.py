@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader
 
+from retrieval.data import ImageSet
 from retrieval.data.samplers import HierarchicalSampler, MPerClassSampler
 
 
@@ -106,8 +109,8 @@ def test_a_single_short_epoch_has_a_step():
 @pytest.mark.parametrize(
     ("sizes", "batch_size", "samples_per_class", "message"),
     [
-        ([5, 5, 1], 9, 4, "a batch of 9 cannot be filled: 2 classes with at least 2 images give 8 at 4 each"),
-        ([1, 1, 1], 2, 2, "0 classes with at least 2 images give 0"),
+        ([5, 5, 1], 9, 4, "a batch of 9 cannot be filled: 2 classes with at least 2 images provide 8 at 4 each"),
+        ([1, 1, 1], 2, 2, "0 classes with at least 2 images provide 0"),
         ([5, 5], 4, 1, "samples_per_class is 1"),
         ([5, 5], 1, 2, "batch_size is 1"),
     ],
@@ -141,7 +144,7 @@ def test_the_images_of_a_class_are_spread_over_the_ranks():
 @pytest.mark.parametrize(
     ("rank", "world_size", "message"),
     [
-        (0, 4, "a batch of 6 cannot be shared out evenly over 4 processes"),
+        (0, 4, "a batch of 6 cannot be divided evenly among 4 processes"),
         (2, 2, "rank is 2 of 2 processes"),
         (-1, 2, "rank is -1"),
         (0, 0, "rank is 0 of 0"),
@@ -248,7 +251,12 @@ def test_the_ranks_share_a_hierarchical_batch_too():
 @pytest.mark.parametrize(
     ("super_labels", "batch_size", "super_classes", "message"),
     [
-        ([0, 0, 0, 1, 1, 1, 2], 4, 3, "super_classes is 3; the classes with at least 2 images are of 2 super-classes"),
+        (
+            [0, 0, 0, 1, 1, 1, 2],
+            4,
+            3,
+            "super_classes is 3; the classes with at least 2 images belong to 2 super-classes",
+        ),
         ([0, 0, 0, 1, 1, 1, 2], 4, 0, "super_classes is 0"),
         ([0, 0, 1, 1, 1, 1, 2], 4, 2, "class 5 has images in two super-classes"),
         ([0, 0, 0, 1, 1, 1], 4, 2, r"super_labels are \(6,\); give one per label \(7,\)"),
@@ -288,3 +296,79 @@ def test_the_hierarchy_of_stanford_online_products_is_kept_at_true_scale():
     assert all(len(set(batch)) == 512 for batch in batches.tolist())
     visits = np.bincount(np.concatenate([np.unique(labels[batch]) for batch in batches]), minlength=11_318)
     assert visits.max() - visits.min() <= 2
+
+
+SAMPLERS = {
+    "classes": lambda labels, **options: MPerClassSampler(labels, 6, 2, **options),
+    "super-classes": lambda labels, **options: HierarchicalSampler(labels, np.asarray(labels) % 2, 6, 2, **options),
+}
+
+
+@pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
+def test_each_pass_yields_the_batches_of_the_next_epoch(make):
+    labels = np.repeat(np.arange(6), 5)
+    sampler = make(labels, seed=3)
+    assert len(sampler) == sampler.steps_per_epoch == 5
+    passes = [list(sampler) for _ in range(3)]
+    assert passes == [sampler.epoch(epoch).tolist() for epoch in range(3)]
+    assert passes[0] != passes[1]
+    assert all(type(index) is int for batch in passes[0] for index in batch)
+
+
+@pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_pass_of_any_epoch_can_be_repeated(make):
+    sampler = make(np.repeat(np.arange(6), 5))
+    passes = [list(sampler) for _ in range(4)]
+    sampler.set_epoch(2)
+    assert [list(sampler), list(sampler)] == passes[2:]
+    with pytest.raises(ValueError, match="epoch is -1"):
+        sampler.set_epoch(-1)
+
+
+def test_a_pass_that_is_broken_off_is_not_continued():
+    sampler = MPerClassSampler(np.repeat(np.arange(6), 5), 6, 2)
+    for _ in sampler:
+        break
+    assert list(sampler) == sampler.epoch(1).tolist()
+
+
+@pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("kind", [list, torch.tensor])
+def test_labels_may_be_a_list_or_a_tensor(make, kind):
+    labels = np.repeat(np.arange(6), 5)
+    np.testing.assert_array_equal(make(kind(labels.tolist())).epoch(0), make(labels).epoch(0))
+
+
+def test_labels_may_be_text():
+    names = [name for name in "abcdef" for _ in range(5)]
+    batches = MPerClassSampler(names, 6, 2).epoch(0)
+    np.testing.assert_array_equal(batches, MPerClassSampler(np.repeat(np.arange(6), 5), 6, 2).epoch(0))
+
+
+def test_labels_that_are_not_one_per_image_are_refused():
+    with pytest.raises(ValueError, match=r"labels are \(4, 2\); give one per image"):
+        MPerClassSampler(np.zeros((4, 2)), 4, 2)
+
+
+def first_pixel(image):
+    return torch.tensor(image.getpixel((0, 0))[0])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
+def test_a_data_loader_takes_the_sampler_as_it_is(make, workers):
+    labels = np.repeat(np.arange(6), 5)
+    pixels = np.arange(30, dtype=np.uint8)[:, None, None].repeat(2, 1).repeat(3, 2)
+    images = ImageSet.from_dataset(pixels, labels=labels)
+    loader = DataLoader(
+        images.with_transform(first_pixel), batch_sampler=make(images.labels, seed=1), num_workers=workers
+    )
+    assert len(loader) == 5
+    passes = [[(seen.tolist(), of.tolist()) for seen, of in loader] for _ in range(2)]
+    sampler = make(labels, seed=1)
+    for epoch, batches in enumerate(passes):
+        assert [seen for seen, _ in batches] == sampler.epoch(epoch).tolist()
+        assert [of for _, of in batches] == labels[sampler.epoch(epoch)].tolist()
+    assert passes[0] != passes[1]
+    loader.batch_sampler.set_epoch(0)
+    assert [(seen.tolist(), of.tolist()) for seen, of in loader] == passes[0]

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from retrieval.data import Preprocessing, prepare
+from retrieval.data import ImageSet, Preprocessing, prepare
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = Preprocessing(32, 24, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -60,8 +62,17 @@ def test_of_an_image_like_a_thread_only_the_middle_is_resized(monkeypatch, size)
 
 def test_an_image_that_is_not_rgb_is_refused():
     for mode in ("L", "RGBA", "F"):
-        with pytest.raises(ValueError, match=f"mode {mode}; read it by load_image"):
+        with pytest.raises(ValueError, match=f"mode {mode}; read it with load_image"):
             prepare(Image.new(mode, (30, 30)), PLAIN)
+
+
+def test_a_preprocessing_is_a_transform_of_images():
+    tensor = PLAIN(noise(40, 50))
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_array_equal(tensor.numpy(), prepare(noise(40, 50), PLAIN))
+    images = ImageSet.from_dataset([(noise(40, 50), 0), (noise(60, 30), 1)]).with_transform(PLAIN)
+    ((pixels, labels),) = DataLoader(images, batch_size=2)
+    assert (pixels.shape, labels.tolist()) == ((2, 3, 24, 24), [0, 1])
 
 
 def test_preprocessing_survives_json():

@@ -51,7 +51,7 @@ def test_all_faults_of_all_images_come_at_once_and_in_order(root: Path, processe
         str(root / path) for path in ("a/1.png", "b/0.png", "b/2.png", "d/2.png")
     ]
     for fault, words in zip(
-        report.faults, ("No such file", "it is empty", "no image of a known", "cannot"), strict=True
+        report.faults, ("No such file", "it is empty", "not an image of a known", "cannot"), strict=True
     ):
         assert words in fault
         assert "\n" not in fault

@@ -25,7 +25,7 @@ from retrieval.evaluation import (
     tile,
 )
 from retrieval.evaluation import search as find
-from retrieval.evaluation.block import places_of_relevant
+from retrieval.evaluation.block import ranks_of_relevant
 from retrieval.evaluation.metrics import map_at_r
 
 SIZES = [1, 1, 1, 2, 2, 3, 5, 8, 13, 21, 40]
@@ -68,7 +68,7 @@ def data(request):
 
 @pytest.fixture
 def threads():
-    """The number of torch's threads may be changed."""
+    """Restores the number of torch's threads after a test that changes it."""
     number = torch.get_num_threads()
     yield
     torch.set_num_threads(number)
@@ -76,7 +76,7 @@ def threads():
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    """All sizes so small that everything comes in many parts."""
+    """Sizes so small that all work is split into many parts."""
     monkeypatch.setattr(counting, "TILE", 8)
     monkeypatch.setattr(counting, "PANEL", 24)
     monkeypatch.setattr(block, "BAND", 3)
@@ -106,7 +106,7 @@ class TestAllPathsGiveTheFiguresOfCountingByHand:
         torch.set_num_threads(num_threads)
         self.test_items_among_themselves(data)
 
-    def test_in_groups_that_forgo_symmetry(self, data, small_parts, monkeypatch):
+    def test_in_groups_without_symmetry(self, data, small_parts, monkeypatch):
         monkeypatch.setattr(counting, "MAX_SLOTS", 100)
         self.test_items_among_themselves(data)
 
@@ -143,7 +143,7 @@ def test_ranks_are_those_among_all_neighbours_by_either_engine(data, engine):
     of = dict(zip(ids.tolist(), labels.tolist(), strict=True))
     found = find(embeddings, embeddings, len(ids) - 1, query_ids=ids, gallery_ids=ids, engine=engine)
     relevant = np.vectorize(of.get)(found.ids) == labels[:, None]
-    ranks = places_of_relevant(relevant, int(ranking.num_relevant.max()))[ranking.queries]
+    ranks = ranks_of_relevant(relevant, int(ranking.num_relevant.max()))[ranking.queries]
     assert_array_equal(ranking.first_rank, ranks[:, 0])
     assert_array_equal(ranking.values["map@r"], map_at_r(ranks, ranking.num_relevant))
     assert_array_equal(ranking.values["precision@50"], (ranks <= 50).sum(1) / 50)
@@ -194,7 +194,7 @@ def test_an_error_in_a_thread_ends_all_of_them_and_is_raised(small_parts, thread
     assert (torch.get_num_threads(), threads_of_a_new_thread()) == (3, 3)
 
 
-def test_a_file_gives_what_memory_gives(data, small_parts, tmp_path):
+def test_a_file_gives_the_same_ranking_as_memory(data, small_parts, tmp_path):
     embeddings, labels, ids = data
     np.save(tmp_path / "vectors.npy", embeddings)
     for mode in ("r", "c"):
@@ -228,7 +228,7 @@ def test_a_file_is_not_read_as_a_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("shards", [2, 3, 120])
-def test_shards_together_are_the_whole(data, shards):
+def test_merged_shards_equal_the_whole_ranking(data, shards):
     embeddings, labels, ids = data
     whole = rank_queries(embeddings, labels, ks=KS, ids=ids)
     parts = [rank_queries(embeddings, labels, ks=KS, ids=ids, shard=(i, shards)) for i in range(shards)]
@@ -247,7 +247,7 @@ def shard_of_copies(index: int):
 
 
 @pytest.mark.slow
-def test_two_processes_find_together_what_one_finds():
+def test_two_processes_together_return_the_ranking_of_one():
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
         parts = list(processes.map(shard_of_copies, range(2)))
     embeddings, labels, ids = make("copies")
@@ -260,7 +260,7 @@ def test_a_shard_beyond_the_last_is_refused():
         rank_queries(embeddings, labels, shard=(2, 2))
 
 
-def test_queries_are_named_by_their_positions_in_what_was_given():
+def test_queries_are_positions_in_the_embeddings():
     embeddings, labels, ids = make("different")
     ranking = rank_queries(embeddings, labels, ids=ids)
     sizes = dict(zip(*np.unique(labels, return_counts=True), strict=True))

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import doctest
 import importlib
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,10 +14,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_array_equal
 from reference import plain_neighbours
 
-from retrieval.evaluation import exact, search
+from retrieval.evaluation import Gallery, exact, search
 from retrieval.evaluation.search import NEAR_TIE, search_in_blocks
 
-# The package's `search` is the function; its settings are the module's.
+# The package's `search` is the function; its constants belong to the module.
 MODULE = importlib.import_module("retrieval.evaluation.search")
 
 
@@ -36,6 +38,10 @@ def assert_as_plain(queries, gallery, k, query_ids=None, gallery_ids=None):
         assert found.scores.dtype == np.float32
         assert_array_equal(found.ids, ids)
         np.testing.assert_allclose(found.scores, scores, atol=1e-6)
+        assert found.positions.dtype == np.int64
+        assert_array_equal(found.positions < 0, found.ids < 0)
+        all_ids = np.arange(len(gallery)) if gallery_ids is None else np.asarray(gallery_ids)
+        assert_array_equal(all_ids[found.positions][found.ids >= 0], found.ids[found.ids >= 0])
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 7, 64, 300])
@@ -64,7 +70,7 @@ def test_nothing_is_left_out_without_query_ids_or_for_an_id_that_the_gallery_lac
     assert search(gallery[[3]], gallery, 1, query_ids=np.array([99])).ids[0, 0] == 3
 
 
-def test_what_the_gallery_lacks_is_padded():
+def test_neighbours_are_padded_if_the_gallery_is_too_small():
     gallery = random_vectors(3, 8)
     found = search(gallery, gallery, 5, query_ids=np.arange(3))
     assert_array_equal(found.ids[:, 2:], -1)
@@ -229,6 +235,8 @@ HUGE[2, 0] = 3e38
         ({"queries": NOT_FINITE}, r"queries: row 6 has length nan \(1 of 10"),
         ({"gallery": HUGE}, r"gallery: row 2 has length inf"),
         ({"k": 0}, "k is 0, expected at least 1"),
+        ({"k": 2.0}, "k is 2.0, expected a whole number"),
+        ({"k": True}, "k is True, expected a whole number"),
         ({"engine": "annoy"}, "engine is 'annoy', expected auto, faiss or torch"),
         ({"query_ids": np.arange(9)}, r"query_ids: int64 \(9,\), expected whole numbers"),
         ({"gallery_ids": np.arange(10.0)}, "gallery_ids: float64"),
@@ -264,7 +272,7 @@ def test_arrays_that_are_not_contiguous_are_searched_alike():
 def test_wrong_arguments_are_refused_without_assertions():
     program = """
 import numpy as np
-from retrieval.evaluation import exact, search
+from retrieval.evaluation import Gallery, exact, search
 queries, gallery = np.eye(5, dtype=np.float32), np.eye(4, dtype=np.float32)
 for queries in (queries, queries[:, :4].astype(np.float64), np.full((2, 4), np.nan, dtype=np.float32)):
     try:
@@ -276,11 +284,111 @@ for queries in (queries, queries[:, :4].astype(np.float64), np.full((2, 4), np.n
     assert run.stdout.split() == ["refused"] * 3
 
 
-def test_importing_evaluation_and_index_does_not_load_faiss():
-    program = "import sys, retrieval.evaluation, retrieval.index; print('faiss' in sys.modules, 'torch' in sys.modules)"
+def test_importing_evaluation_does_not_load_faiss_or_torch():
+    program = "import sys, retrieval.evaluation; print('faiss' in sys.modules, 'torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     assert run.stdout.split() == ["False", "False"]
 
 
 def test_the_neighbours_of_a_single_query_are_found():
     assert_as_plain(np.array([[1.0]], dtype=np.float32), np.array([[1.0], [-1.0]], dtype=np.float32), 2)
+
+
+def assert_equal(found, expected):
+    assert_array_equal(found.ids, expected.ids)
+    assert_array_equal(found.scores, expected.scores)
+    assert_array_equal(found.positions, expected.positions)
+
+
+class TestGallery:
+    @pytest.mark.parametrize("engine", ["faiss", "torch"])
+    def test_it_finds_in_many_calls_what_one_search_finds(self, engine):
+        vectors = random_vectors(60, 24)[np.random.default_rng(0).integers(0, 60, 200)]
+        ids = np.random.default_rng(1).permutation(1_000)[:200]
+        gallery = Gallery(vectors, ids=ids, engine=engine)
+        assert len(gallery) == 200
+        for k in (1, 7, 200, 250):
+            whole = search(vectors[:40], vectors, k, query_ids=ids[:40], gallery_ids=ids, engine=engine)
+            for row in range(40):
+                found = gallery.search(vectors[[row]], k, query_ids=ids[[row]])
+                assert_array_equal(found.ids[0], whole.ids[row])
+                assert_array_equal(found.positions[0], whole.positions[row])
+
+    @pytest.mark.parametrize("engine", ["faiss", "torch"])
+    def test_four_threads_find_what_one_finds(self, engine):
+        # Copies, so that the threads also meet in the search through all items.
+        vectors = np.concatenate([random_vectors(900, 32), np.repeat(random_vectors(3, 32, 5), 40, axis=0)])
+        queries = np.concatenate([random_vectors(150, 32, 7), vectors[-50:]])
+
+        def search_all(gallery):
+            return [gallery.search(queries[[i]], 6) for i in range(200)]
+
+        expected = search_all(Gallery(vectors, engine=engine))
+        for _ in range(3):
+            gallery = Gallery(vectors, engine=engine)  # a new one, so that the threads meet in the first search
+            with ThreadPoolExecutor(4) as pool:
+                runs = pool.map(search_all, [gallery] * 4)
+                for run in runs:
+                    for found, right in zip(run, expected, strict=True):
+                        assert_array_equal(found.ids, right.ids)
+                        assert_array_equal(found.positions, right.positions)
+                        np.testing.assert_allclose(found.scores, right.scores, atol=1e-6)
+
+    def test_distinct_vectors_are_computed_once(self, monkeypatch):
+        calls = []
+        unique = np.unique
+        monkeypatch.setattr(np, "unique", lambda *a, **b: calls.append(1) or unique(*a, **b))
+        vectors = np.repeat(random_vectors(2, 8), 50, axis=0)
+        gallery = Gallery(vectors)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: gallery.search(vectors[[i]], 3), range(40)))
+        assert len(calls) == 1
+
+    def test_blocks_together_are_the_whole_search(self, monkeypatch):
+        monkeypatch.setattr(MODULE, "BLAS_THRESHOLD", 1)
+        monkeypatch.setattr(MODULE, "MAX_PAIRS", 500)
+        vectors = random_vectors(150, 16)
+        blocks = list(Gallery(vectors).search_in_blocks(vectors, 7, query_ids=np.arange(150)))
+        assert len(blocks) > 3
+        ids, _ = plain_neighbours(vectors, vectors, 7, np.arange(150))
+        assert_array_equal(np.concatenate([block.ids for block in blocks]), ids)
+        assert_array_equal(Gallery(vectors).search(vectors, 7, query_ids=np.arange(150)).ids, ids)
+
+    def test_a_file_and_a_read_only_array_are_searched_by_torch_without_warnings(self, tmp_path):
+        vectors = random_vectors(50, 8)
+        expected = Gallery(vectors, engine="torch").search(vectors, 3)
+        np.save(tmp_path / "vectors.npy", vectors)
+        for mode in ("r", "c"):
+            on_disk = np.load(tmp_path / "vectors.npy", mmap_mode=mode)
+            assert_equal(Gallery(on_disk).search(on_disk, 3), expected)
+        vectors.setflags(write=False)
+        assert_equal(Gallery(vectors, engine="torch").search(vectors, 3), expected)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"vectors": 2 * GALLERY}, "vectors: row 0 has length 2"),
+            ({"vectors": GALLERY[:0]}, "the gallery has no vectors"),
+            ({"ids": np.zeros(10, dtype=int)}, "ids: 0 occurs twice"),
+            ({"engine": "annoy"}, "engine is 'annoy'"),
+        ],
+    )
+    def test_a_wrong_argument_is_named_with_its_value(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            Gallery(**{"vectors": GALLERY} | arguments)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"queries": GALLERY[:, :3] * 0 + np.float32(3**-0.5)}, "queries have 3 dimensions and the gallery 4"),
+            ({"queries": 2 * GALLERY}, "queries: row 0 has length 2"),
+            ({"k": 0}, "k is 0, expected at least 1"),
+            ({"query_ids": np.arange(9)}, r"query_ids: int64 \(9,\)"),
+        ],
+    )
+    def test_a_wrong_argument_of_a_search_is_named_with_its_value(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            Gallery(GALLERY).search(**{"queries": GALLERY, "k": 2} | arguments)
+
+    def test_the_example_of_the_docstring_is_right(self):
+        assert doctest.testmod(MODULE) == (0, 5)

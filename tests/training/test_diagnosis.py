@@ -6,7 +6,7 @@ import re
 import torch
 from torch import nn
 
-from retrieval.schema import TrainingConfig
+from retrieval.config.schema import TrainingConfig
 from retrieval.training.diagnosis import diagnose
 
 

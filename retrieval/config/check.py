@@ -1,0 +1,103 @@
+"""Checks that everything a configuration names exists, by resolving it as a run does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retrieval.config.imports import import_object, is_import_path
+from retrieval.config.losses import build_loss
+from retrieval.config.network import find_backbone
+from retrieval.config.schema import CallbackConfig, Config
+from retrieval.config.splits import named_reader
+from retrieval.config.trainer import create_optimizer
+from retrieval.data.registry import check_options, find_reader
+from retrieval.errors import ConfigError, did_you_mean
+from retrieval.networks import check_name
+from retrieval.training.callbacks import CALLBACKS
+
+# Sections whose names a run resolves; an object that is given in place of one needs no check.
+PARTS = ("data", "network", "loss", "optimizer", "callbacks")
+
+
+def check(config: Config, parts: tuple[str, ...] = PARTS, *, pretrained: bool = True) -> None:
+    """Resolves the data set, backbone, loss, miner, optimiser and callbacks of a configuration.
+
+    The images are not read, and no weights are loaded.
+
+    Args:
+        config: The configuration.
+        parts: The parts to resolve.
+        pretrained: Whether the file of pretrained weights must exist; a resumed run does not need it.
+
+    Raises:
+        ConfigError: With one line for every name or option that does not exist.
+    """
+    checks: dict[str, Callable[[Config], object]] = {
+        "data": _check_data,
+        "network": lambda config: _check_network(config, pretrained),
+        "loss": lambda config: build_loss(config.loss, num_classes=2, embedding_dim=config.model.embedding_dim or 8),
+        "optimizer": lambda config: create_optimizer(
+            config.training, [{"params": [torch.zeros(1, requires_grad=True)]}]
+        ),
+        "callbacks": build_callbacks,
+    }
+    mistakes: list[str] = []
+    for part in parts:
+        try:
+            checks[part](config)
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if mistakes:
+        raise ConfigError(mistakes)
+
+
+def build_callbacks(config: Config) -> list[Any]:
+    """The callbacks of a configuration.
+
+    Raises:
+        ConfigError: There is no such callback, or it refuses an option.
+        RetrievalError: A package that a callback needs is not installed.
+    """
+    callbacks, mistakes = [], []
+    for entry in config.training.callbacks:
+        item = entry if isinstance(entry, CallbackConfig) else CallbackConfig(name=entry)
+        try:
+            callbacks.append(_find_callback(item.name)(**item.options))
+        except (ValueError, TypeError) as error:
+            mistakes.append(f"training.callbacks: {item.name}: {error}")
+    if mistakes:
+        raise ConfigError(mistakes)
+    return callbacks
+
+
+def _find_callback(name: str) -> Callable[..., Any]:
+    if is_import_path(name):
+        return import_object(name)
+    if name not in CALLBACKS:
+        hint = did_you_mean(name, CALLBACKS) or f"; known are {', '.join(CALLBACKS)}"
+        raise ValueError(f"there is no such callback{hint}, or an import path such as my_hooks:Log")
+    return CALLBACKS[name]
+
+
+def _check_data(config: Config) -> None:
+    try:
+        check_options(find_reader(named_reader(config)), config.data.options)
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from error
+
+
+def _check_network(config: Config, pretrained: bool) -> None:
+    options = config.model
+    try:
+        if is_import_path(options.backbone):
+            find_backbone(options)
+        else:
+            check_name(options.backbone)
+    except ValueError as error:
+        raise ConfigError(f"model: {error}") from error
+    if pretrained and isinstance(options.pretrained, str) and not Path(options.pretrained).expanduser().is_file():
+        raise ConfigError(f"model.pretrained: {options.pretrained}: no such weights file; give true, false or a path")

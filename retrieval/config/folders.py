@@ -1,0 +1,29 @@
+"""The folder of a run by its configuration, and the configuration of a run by its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+CONFIG = "config.yaml"
+
+
+def default_folder(source: str | Path, *, resume: bool = False) -> Path:
+    """The folder of a run that is not given.
+
+    Args:
+        source: A name of a configuration, or the path of a YAML file.
+        resume: Whether a run is continued: that of a `<folder>/config.yaml` is then in this folder.
+
+    Returns:
+        `runs/<name>`; for a `<folder>/config.yaml`, `runs/<folder>`.
+    """
+    file = Path(source)
+    if file.name != CONFIG:
+        return Path("runs") / file.stem
+    return file.parent if resume else Path("runs") / file.absolute().parent.name
+
+
+def config_of(folder: str | Path) -> str | None:
+    """The configuration in the folder of a run; None where there is none."""
+    file = Path(folder) / CONFIG
+    return str(file) if file.is_file() else None

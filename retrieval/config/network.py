@@ -1,0 +1,99 @@
+"""From a configuration to the network and the preprocessing of its images."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from retrieval.config.imports import import_object, is_import_path
+from retrieval.config.mistakes import mistakes_in
+from retrieval.config.schema import Config, ModelConfig
+from retrieval.data import Preprocessing
+from retrieval.networks import Embedder, create_embedder, pretraining_statistics
+
+
+def build_network(config: Config, *, pretrained: bool = True) -> Embedder:
+    """Builds the network on the CPU; `pretrained=False` leaves out its weights, for a network that loads others.
+
+    Raises:
+        ConfigError: An option of the model section cannot be used.
+        RetrievalError: The pretrained weights cannot be read or fetched.
+    """
+    options = config.model
+    with mistakes_in("model"):
+        network = create_embedder(
+            _own_backbone(config, pretrained) if is_import_path(options.backbone) else options.backbone,
+            pretrained=options.pretrained if pretrained else False,
+            embedding_dim=options.embedding_dim,
+            image_size=config.image.size,
+            pooling=options.pooling,
+            layer_norm=options.layer_norm,
+            gradient_checkpointing=options.gradient_checkpointing,
+        )
+    # The layout of a convolution's weights decides that of its output, so the images can keep theirs.
+    return network.to(memory_format=torch.channels_last) if options.channels_last else network
+
+
+def own_network(network: nn.Module, image_size: int) -> Embedder:
+    """A module from images to vectors as an `Embedder` without a head.
+
+    Raises:
+        ConfigError: The module does not make vectors of images of this size.
+    """
+    if isinstance(network, Embedder):
+        return network
+    with mistakes_in("network"):
+        return create_embedder(network, embedding_dim=None, image_size=image_size)
+
+
+def build_preprocessing(config: Config, network: nn.Module) -> Preprocessing:
+    """How evaluation prepares an image. Options that are null come from the pretraining of the backbone."""
+    mean, std, interpolation = pretraining_statistics(network)
+    with mistakes_in("image"):
+        return Preprocessing(
+            resize=config.image.resize,
+            size=config.image.size,
+            mean=_rgb(config.image.mean or mean),
+            std=_rgb(config.image.std or std),
+            interpolation=config.image.interpolation or interpolation,
+        )
+
+
+def find_backbone(options: ModelConfig) -> Callable[..., Any]:
+    """The class or function of a backbone given by an import path.
+
+    Raises:
+        ValueError: It cannot be imported, or does not take one of the options.
+    """
+    factory = import_object(options.backbone)
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    unknown = [name for name in options.backbone_options if name not in parameters and not takes_any]
+    if unknown:
+        listed = ", ".join(parameters) or "none"
+        raise ValueError(f"{options.backbone} has no option {unknown[0]!r}; its parameters are {listed}")
+    if isinstance(options.pretrained, str) and "pretrained" not in parameters:
+        raise ValueError(f"{options.backbone} has no parameter pretrained, so model.pretrained cannot be a path")
+    return factory
+
+
+def _own_backbone(config: Config, pretrained: bool) -> nn.Module:
+    """The module that an own backbone makes; it is given `pretrained` and `image_size` if it has parameters of these names."""
+    options = config.model
+    factory = find_backbone(options)
+    available = {"pretrained": options.pretrained if pretrained else False, "image_size": config.image.size}
+    parameters = inspect.signature(factory).parameters
+    given = {name: value for name, value in available.items() if name in parameters}
+    backbone = factory(**given | options.backbone_options)
+    if not isinstance(backbone, nn.Module):
+        raise ValueError(f"{options.backbone} made a {type(backbone).__name__}, expected a torch.nn.Module")
+    return backbone
+
+
+def _rgb(values: Iterable[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return red, green, blue

@@ -1,0 +1,206 @@
+"""Reads a configuration from defaults, a file and overrides, and reports all mistakes at once.
+
+Overrides take precedence over the file, and the file over the defaults of the schema. Nothing changes a value afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from retrieval.config.schema import Config
+from retrieval.config.yaml_text import parse, parse_value, write
+from retrieval.errors import ConfigError, did_you_mean
+
+Overrides = Sequence[str] | Mapping[str, Any]
+
+_UNION_MEMBERS = ("bool", "str", "CallbackConfig")  # what pydantic puts into the location of an error besides keys
+
+
+def config_names() -> dict[str, str]:
+    """The configurations that ship with the package: from name to description, the second line of the file's comment."""
+    files = (file for file in resources.files("retrieval.configs").iterdir() if file.name.endswith(".yaml"))
+    lines = {file.name.removesuffix(".yaml"): file.read_text(encoding="utf-8").splitlines() for file in files}
+    return {name: lines[name][1].lstrip("# ") for name in sorted(lines)}
+
+
+def load(source: str | Path | Config, overrides: Overrides = ()) -> Config:
+    """Reads a configuration.
+
+    Args:
+        source: A name of `config_names()`, the path of a YAML file, or a configuration to change.
+        overrides: Strings of the form `key=value`, e.g. `loss.projection=std`, whose values are YAML; or a mapping of keys to
+            Python values, e.g. `{"loss.projection": "std"}` or `{"loss": {"projection": "std"}}`. An override that chooses
+            another loss than the file drops the file's options of its loss.
+
+    Raises:
+        ConfigError: With one line for every mistake in the file and in the overrides.
+    """
+    if isinstance(source, Config):
+        origin, values = "configuration", source.model_dump()
+        mistakes: list[str] = []
+    else:
+        origin, text = _read(source)
+        values, mistakes = parse(text, origin)
+    if isinstance(overrides, Mapping):
+        changes: dict[str, Any] = dict(_flatten(overrides))
+        kind = "arguments"
+    else:
+        changes, unreadable = _parse_overrides(overrides)
+        mistakes += unreadable
+        kind = "command line"
+    if _chooses_another_loss(changes, values.get("loss")):
+        del values["loss"]
+    mistakes += [mistake for key, value in changes.items() if (mistake := _assign(values, key, value))]
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(mistakes + _mistakes(error, origin, set(changes), kind)) from None
+    if mistakes:
+        raise ConfigError(mistakes)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration with all its values, as YAML that `load` reads back."""
+    return write(config.model_dump())
+
+
+def _read(source: str | Path) -> tuple[str, str]:
+    """The origin of a configuration, for messages, and its text."""
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        try:
+            return str(path), path.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            if (path / "config.yaml").is_file():
+                raise ConfigError(f"{path}: is a folder; give {path / 'config.yaml'}") from error
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            advice = "give a YAML file, or a name from `retrieval config list`"
+            raise ConfigError(f"{path}: cannot be read ({reason}); {advice}") from error
+    names = config_names()
+    if str(source) not in names:
+        hint = did_you_mean(str(source), names) or f"; there are {', '.join(names)}, or give a path that ends in .yaml"
+        raise ConfigError(f"no configuration is called {str(source)!r}{hint}")
+    return f"{source}.yaml", (resources.files("retrieval.configs") / f"{source}.yaml").read_text(encoding="utf-8")
+
+
+def _parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of `key=value` strings by key, and the mistakes."""
+    values, mistakes = {}, []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            mistakes.append(f"{override!r}: expected key=value, e.g. loss.projection=std")
+            continue
+        try:
+            values[key] = _read_value(key, text)
+        except (yaml.YAMLError, ValueError):
+            mistakes.append(f"{override!r}: the value is not valid YAML")
+    return values, mistakes
+
+
+def _flatten(overrides: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Mappings of sections as dotted keys; a mapping that is the value of an option stays whole."""
+    for key, value in overrides.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and _section(name.split(".")):
+            yield from _flatten(value, f"{name}.")
+        else:
+            yield name, str(value) if isinstance(value, Path) else value
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
+    """Sets a dotted key of nested values; returns the mistake, if there is one."""
+    *sections, name = key.split(".")
+    inner: Any = values
+    for section in sections:
+        if inner.get(section) is None:
+            inner[section] = {}
+        inner = inner[section]
+        if not isinstance(inner, dict):
+            return f"{key!r}: {section!r} is a value, not a section"
+    inner[name] = value
+    return None
+
+
+def _chooses_another_loss(changes: Mapping[str, Any], loss: Any) -> bool:
+    """Whether overrides replace the file's loss, so that the options of that loss no longer apply."""
+    if not isinstance(loss, dict):
+        return False
+    name = loss.get("name", "recall")
+    return "loss.terms" in changes or changes.get("loss.name", name) != name
+
+
+def _read_value(key: str, text: str) -> Any:
+    """The value of an override: YAML, but the text itself where the schema expects a string."""
+    *sections, name = key.split(".")
+    section = _section(sections)
+    wanted = _annotation(section, name) if section else None
+    kinds = get_args(wanted) if isinstance(wanted, UnionType) else (wanted,)
+    if str not in kinds:
+        return parse_value(text)
+    constants = {"null": None, "true": True, "false": False}
+    return constants[text] if text in constants and type(constants[text]) in kinds else text
+
+
+def _annotation(section: type[BaseModel], name: str) -> Any:
+    return section.model_fields[name].annotation if name in section.model_fields else None
+
+
+def _section(names: Sequence[str]) -> type[BaseModel] | None:
+    """The schema of a section; None if there is no such section."""
+    section: Any = Config
+    for name in names:
+        if get_origin(section) is list:  # the name is a position in the list
+            section = get_args(section)[0]
+        else:
+            section = _annotation(section, name) if _is_section(section) else None
+    return section if _is_section(section) else None
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _mistakes(error: ValidationError, origin: str, overridden: set[str], kind: str) -> list[str]:
+    """One line for each key; the members of a union share a line."""
+    lines: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        path = [str(part) for part in item["loc"] if part not in _UNION_MEMBERS]
+        key = ".".join(path)
+        is_unknown = item["type"] == "extra_forbidden"
+        is_overridden = any(
+            f"{key}.".startswith(f"{name}.") or (is_unknown and name.startswith(f"{key}.")) for name in overridden
+        )
+        where = kind if is_overridden else origin
+        message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
+        if is_unknown:
+            lines[key] = f"{where}: unknown key {key!r}{did_you_mean(path[-1], _known_keys(path[:-1]))}"
+        elif item["type"] == "model_type":
+            lines[key] = (
+                f"{where}: {key}: expected a section of {', '.join(_known_keys(path))}, found {_shorten(item['input'])}"
+            )
+        elif item["type"] == "value_error":
+            lines[key] = ": ".join(filter(None, (where, key, message.removeprefix("value error, "))))
+        elif key in lines:
+            lines[key] += f"; or {message}"
+        else:
+            lines[key] = f"{where}: {key}: {message}, found {_shorten(item['input'])}"
+    return list(lines.values())
+
+
+def _known_keys(sections: Sequence[str]) -> list[str]:
+    section = _section(sections)
+    return list(section.model_fields) if section else []
+
+
+def _shorten(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else text[: length - 1] + "…"

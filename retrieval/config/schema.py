@@ -1,0 +1,236 @@
+"""The schema of a configuration: every option, its type and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Rgb = Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+class Section(BaseModel):
+    """A section of the configuration. Unknown keys and wrong types are mistakes; values cannot be changed after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def _changed(self, schema: type[Section]) -> list[str]:
+        """The options of `schema` whose value is not the default."""
+        return [name for name, field in schema.model_fields.items() if getattr(self, name) != field.default]
+
+
+class DataConfig(Section):
+    """Which images are used, and how they are split."""
+
+    name: str = "glyphs"  # of `retrieval data list`, or an import path such as my_data:read
+    root: str | None = None
+    options: dict[str, Any] = {}  # of the data set's reader
+    validation_share: Share = 0.1  # share of the training classes that is held out to choose the best checkpoint
+    folds: Annotated[int, Field(ge=2)] | None = None  # in place of a share: number of folds of the training classes
+    fold: Whole = 0  # the fold that is held out
+    split_seed: Whole = 0  # of the held-out classes; apart from `seed`, so that runs of several seeds share them
+    lone_classes: Literal["refuse", "leave_out"] = "refuse"  # classes of a single training image, which has no pair
+    workers: Whole = 2
+    timeout: NotNegative = 120.0  # seconds to wait for a batch of the workers
+
+    @model_validator(mode="after")
+    def _fold_among_the_folds(self) -> Self:
+        if self.fold >= (self.folds or 1):
+            raise ValueError(f"fold is {self.fold}, expected a number below folds, which is {self.folds}")
+        return self
+
+
+class ImageConfig(Section):
+    """From an image file to the network's input. Null statistics are those of the backbone's pretraining."""
+
+    resize: Positive = 256  # pixels of the shorter side
+    size: Positive = 224  # pixels of the centre crop
+    mean: Rgb | None = None
+    std: Rgb | None = None
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    augmentation: Literal["none", "character", "photo", "crop"] = "photo"
+    augmentation_options: dict[str, Any] = {}  # see `retrieval.data.make_augmentation`
+
+    @model_validator(mode="after")
+    def _crop_inside_the_image(self) -> Self:
+        if self.size > self.resize:
+            raise ValueError(f"size is {self.size}, expected at most resize, which is {self.resize}")
+        return self
+
+
+class ModelConfig(Section):
+    """The embedding network, and how its parts are trained."""
+
+    backbone: str = "resnet50"  # a model of timm, or an import path such as my_nets:build
+    backbone_options: dict[str, Any] = {}  # of a backbone given by an import path
+    pretrained: bool | str = True  # true: timm's weights from the hub; or the path of a weights file
+    embedding_dim: Positive | None = 512  # null: no head
+    pooling: Literal["avg", "max", "avgmax", "gem", "cls"] | None = None  # null: the backbone's own
+    layer_norm: bool = False  # between pooling and head
+    freeze_batchnorm: Literal["none", "statistics", "affine"] = "none"  # "affine" also freezes weight and bias
+    freeze_backbone_epochs: Whole = 0  # number of first epochs that train pooling, norm and head only
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # learning rate of a layer over that of the next one
+    head_lr_multiplier: AboveZero = 1.0
+    pooling_lr_multiplier: AboveZero = 1.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the averaged weights, which are measured and kept
+    channels_last: bool = False
+    gradient_checkpointing: bool = False  # less memory for a third more time
+
+    @model_validator(mode="after")
+    def _options_of_an_own_backbone(self) -> Self:
+        if self.backbone_options and ":" not in self.backbone:
+            raise ValueError("backbone_options are for a backbone given by an import path such as my_nets:build")
+        return self
+
+    @field_validator("freeze_batchnorm", mode="before")
+    @classmethod
+    def _accept_a_boolean(cls, value: Any) -> Any:
+        return {True: "statistics", False: "none"}[value] if isinstance(value, bool) else value
+
+
+class NamedLoss(Section):
+    """A loss and a miner, by their names in `retrieval.config.losses` or by an import path such as my_losses:MyLoss."""
+
+    name: str = "recall"
+    options: dict[str, Any] = {}
+    weight: AboveZero = 1.0
+    miner: str | None = None
+    miner_options: dict[str, Any] = {}
+    memory: Whole = 0  # number of embeddings of earlier batches that are further candidates
+
+
+class LossTerm(NamedLoss):
+    """One loss. These are options of `retrieval.losses.RecallLoss`; those of other losses go under `options`."""
+
+    projection: Literal["none", "mean", "norm", "std", "local", "softmax"] = "std"
+    weighting: Literal["loglog", "log", "sqrt", "linear"] = "sqrt"
+    ks: Annotated[list[Positive], Field(min_length=1)] | None = None
+    tau: AboveZero = 1.0
+    noise: NotNegative = 0.0
+    margin: NotNegative = 0.0
+    local_margin: NotNegative = 1.0
+    temperature: AboveZero = 0.5
+    gradient: Literal["identity", "blackbox"] = "identity"
+    blackbox_lambda: AboveZero = 4.0
+
+    @model_validator(mode="after")
+    def _recall_options_for_the_recall_loss(self) -> Self:
+        changed = [name for name in self._changed(LossTerm) if name not in NamedLoss.model_fields]
+        if self.name != "recall" and changed:
+            raise ValueError(
+                f"{', '.join(changed)}: options of the loss 'recall', not of {self.name!r}, whose options go under options"
+            )
+        if self.miner is None and self.miner_options:
+            raise ValueError("miner_options are set, but no miner")
+        return self
+
+
+class LossConfig(LossTerm):
+    """The loss: a single one, or a weighted sum of several."""
+
+    terms: list[LossTerm] = []  # in place of a single loss
+    lr_multiplier: AboveZero = 1.0  # learning rate of the loss's own parameters, such as proxies
+
+    @model_validator(mode="after")
+    def _either_one_or_terms(self) -> Self:
+        changed = self._changed(LossTerm)
+        if self.terms and changed:
+            raise ValueError(f"{', '.join(changed)}: cannot be set next to terms; put the options into a term")
+        return self
+
+
+class BatchConfig(Section):
+    """How a training batch is sampled, and how it goes through the network."""
+
+    size: Annotated[int, Field(ge=4)] = 128  # over all processes
+    samples_per_class: Annotated[int, Field(ge=2)] = 4
+    sampler: Literal["m_per_class", "hierarchical"] = "m_per_class"
+    super_classes: Positive = 2  # in a hierarchical batch
+    chunk: Positive | None = None  # images that pass the network at a time: batches of any size in fixed memory
+    simix: bool = False  # mixtures of the embeddings of a class are further queries and candidates
+
+
+class CallbackConfig(Section):
+    """A callback with options."""
+
+    name: str
+    options: dict[str, Any] = {}
+
+
+class TrainingConfig(Section):
+    """The optimiser and the learning-rate schedule, by their names in timm."""
+
+    epochs: Positive = 20
+    max_steps: Positive | None = None  # ends the run earlier; the schedule is still that of the epochs
+    optimizer: str = "adamw"  # of timm, or an import path such as my_optimizers:Lion
+    optimizer_options: dict[str, Any] = {}
+    learning_rate: AboveZero = 1e-3
+    weight_decay: NotNegative = 1e-4
+    schedule: Literal["cosine", "tanh", "step", "multistep", "constant"] = "cosine"
+    decay_epochs: list[Positive] = []  # multistep: the epochs; step: one number, the epochs between two steps
+    decay_rate: AboveZero = 0.1  # of step and multistep: factor of the learning rate at each step
+    min_learning_rate: NotNegative = 0.0  # of cosine and tanh: the last learning rate
+    warmup_epochs: Whole = 0
+    amp: Literal["none", "bfloat16", "float16"] = "none"  # precision of the network; the loss is always float32
+    clip_norm: AboveZero | None = None
+    patience: Positive | None = None  # evaluations without a better validation figure, after which the run stops
+    callbacks: list[str | CallbackConfig] = []  # tensorboard, wandb, mlflow, or import paths such as my_hooks:Log
+
+    @model_validator(mode="after")
+    def _leave_epochs_after_the_warmup(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected fewer than the {self.epochs} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _decay_epochs_of_their_schedule(self) -> Self:
+        wanted = {"step": "one number", "multistep": "increasing numbers"}.get(self.schedule, "none")
+        fits = {"step": len(self.decay_epochs) == 1, "multistep": bool(self.decay_epochs)}
+        rising = sorted(set(self.decay_epochs)) == self.decay_epochs
+        if not (fits.get(self.schedule, not self.decay_epochs) and rising):
+            raise ValueError(f"decay_epochs is {self.decay_epochs}, expected {wanted} for the schedule {self.schedule}")
+        return self
+
+
+class EvaluationConfig(Section):
+    """How embeddings are evaluated."""
+
+    every: Positive = 1  # epochs between two evaluations of the validation classes
+    test_every: Positive | None = None  # epochs between two evaluations of the test classes, for "best on test"
+    ks: Annotated[list[Positive], Field(min_length=1)] = [1, 2, 4, 8]
+    batch_size: Positive = 256
+    amp: Literal["none", "bfloat16"] = "none"  # precision of the network, here and in `retrieval index`
+
+
+class Config(Section):
+    """Every option of a run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: str = "auto"  # auto, cpu, cuda, ...
+    data: DataConfig = DataConfig()
+    image: ImageConfig = ImageConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    batch: BatchConfig = BatchConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _hold_out_what_patience_watches(self) -> Self:
+        if self.training.patience and not (self.data.folds or self.data.validation_share):
+            raise ValueError("training.patience watches validation classes, but data.validation_share holds out none")
+        return self
+
+    @model_validator(mode="after")
+    def _a_memory_holds_a_batch(self) -> Self:
+        batch = self.batch.size
+        entering = batch + batch * (self.batch.samples_per_class - 1) // 2 if self.batch.simix else batch
+        for term in (self.loss, *self.loss.terms):
+            if 0 < term.memory < entering:
+                raise ValueError(f"loss.memory is {term.memory}, but {entering} embeddings enter it with every batch")
+        return self

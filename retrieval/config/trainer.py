@@ -1,0 +1,148 @@
+"""From a configuration to the trainer: loss, optimiser and schedule around a network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from retrieval.config.imports import import_object, is_import_path
+from retrieval.config.losses import build_loss
+from retrieval.config.mistakes import mistakes_in
+from retrieval.config.schema import Config, TrainingConfig
+from retrieval.errors import ConfigError, did_you_mean
+from retrieval.networks import Embedder, freeze_batchnorm, parameter_groups, set_backbone_trainable
+from retrieval.training import SiMix, Trainer
+
+OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+
+
+def build_trainer(
+    config: Config,
+    model: Embedder,
+    *,
+    num_classes: int,
+    steps_per_epoch: int,
+    name_images: Callable[[int], Sequence[object]] | None = None,
+    loss: nn.Module | None = None,
+    optimizer: OptimizerFactory | None = None,
+) -> Trainer:
+    """Builds the trainer of a network that is on its device.
+
+    Args:
+        config: The configuration.
+        model: The network to train.
+        num_classes: Number of training classes.
+        steps_per_epoch: Steps of an epoch, the unit of the learning-rate schedule.
+        name_images: From a step to the names of its images, for the message of a step that failed.
+        loss: A loss in place of the one that the configuration names.
+        optimizer: A function from parameter groups to an optimiser, in place of the one that the configuration names.
+    """
+    device = next(model.parameters()).device
+    if loss is None:
+        loss = build_loss(config.loss, num_classes=num_classes, embedding_dim=model.embedding_dim)
+    loss = loss.to(device)
+    built = _build_optimizer(config, model, loss, optimizer)
+    return Trainer(
+        model,
+        SiMix(loss) if config.batch.simix else loss,
+        built,
+        _build_schedule(config, built, steps_per_epoch),
+        training_mode=_training_mode(config),
+        precision="float32" if config.training.amp == "none" else config.training.amp,
+        clip_norm=config.training.clip_norm,
+        chunk_size=config.batch.chunk,
+        average=ModelEmaV3(model, decay=config.model.ema) if config.model.ema else None,
+        seed=config.seed,
+        name_images=name_images,
+    )
+
+
+def create_optimizer(settings: TrainingConfig, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
+    """The optimiser of a configuration, over parameter groups.
+
+    Raises:
+        ConfigError: There is no such optimiser, or it refuses an option.
+    """
+    name = settings.optimizer
+    try:
+        if is_import_path(name):
+            factory = import_object(name)
+            rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+            known = inspect.signature(factory).parameters
+            return factory(groups, **{k: v for k, v in rates.items() if k in known} | settings.optimizer_options)
+    except ValueError as error:
+        raise ConfigError(f"training.optimizer: {error}") from error
+    except TypeError as error:
+        raise ConfigError(f"training.optimizer_options: {name} refuses them ({error})") from error
+    if name not in list_optimizers():
+        hint = did_you_mean(name, list_optimizers())
+        raise ConfigError(f"training.optimizer: {name!r} is not an optimiser of timm{hint}")
+    try:
+        return create_optimizer_v2(
+            groups,
+            opt=name,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            **settings.optimizer_options,
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"training.optimizer_options: {name} refuses them ({error})") from error
+
+
+def _build_optimizer(
+    config: Config, model: Embedder, loss: nn.Module, optimizer: OptimizerFactory | None
+) -> torch.optim.Optimizer:
+    settings, options = config.training, config.model
+    with mistakes_in("model"):
+        groups = parameter_groups(
+            model,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            layer_decay=options.layer_decay,
+            head=options.head_lr_multiplier,
+            pooling=options.pooling_lr_multiplier,
+            extra={"loss": (loss, config.loss.lr_multiplier)},
+        )
+    return create_optimizer(settings, groups) if optimizer is None else optimizer(groups)
+
+
+def _build_schedule(config: Config, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
+    settings = config.training
+    lowest = min(group["lr"] for group in optimizer.param_groups)
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        # A schedule of steps without a step is constant after the warm-up, in every version of timm.
+        sched="multistep" if settings.schedule == "constant" else settings.schedule,
+        num_epochs=settings.epochs,
+        decay_epochs=settings.decay_epochs[0] if settings.schedule == "step" else 1,
+        decay_milestones=settings.decay_epochs,
+        decay_rate=settings.decay_rate,
+        min_lr=settings.min_learning_rate,
+        warmup_epochs=settings.warmup_epochs,
+        warmup_lr=lowest / 100,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    scheduler.step_update(0)
+    return scheduler
+
+
+def _training_mode(config: Config) -> Callable[[nn.Module, int], None]:
+    """A function that puts a network into training mode for an epoch and freezes the parts that the configuration freezes."""
+    options = config.model
+
+    def training_mode(model: nn.Module, epoch: int) -> None:
+        model.train()
+        if options.freeze_backbone_epochs:
+            assert isinstance(model, Embedder)
+            set_backbone_trainable(model, epoch >= options.freeze_backbone_epochs)
+        freeze_batchnorm(model, options.freeze_batchnorm)
+
+    return training_mode

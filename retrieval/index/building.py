@@ -1,0 +1,200 @@
+"""Makes bundles from images and a model, or from vectors."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval import evaluation
+from retrieval.data import ImageSet, folder_class, image_files, images_below, images_in, listed_images
+from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
+from retrieval.index import approximate, arrays, editing
+from retrieval.index.bundle import Bundle
+from retrieval.index.parts import embed_in_parts, parts_folder, thumbnails_of
+from retrieval.index.writing import make_bundle, write_bundle
+from retrieval.model import Model
+from retrieval.model.description import StoredModel
+from retrieval.training import distributed
+
+log = logging.getLogger("retrieval")
+
+
+def build(
+    model: Model, images: ImageSet, out: Path | None, *, kind: str, thumbnails: bool, split: str, overwrite: bool
+) -> Bundle | None:
+    """Embeds images and makes a bundle of them; see `retrieval.Index.build`.
+
+    Returns:
+        The bundle; None in the processes of torchrun that do not write it.
+    """
+    if kind != approximate.EXACT:
+        with usage_errors():
+            kind = approximate.factory_string(kind, len(images), model.embedding_dim)
+    stored = _stored_model(model, out)
+    with distributed.joined(model.device) as device:
+        model.to(device)
+        with contextlib.ExitStack() as stack:
+            if out is None or stored is None or not images.is_on_disk:
+                vectors = model.encode(images)
+            else:
+                folder = stack.enter_context(parts_folder(out, model, stored, images))
+                vectors = model.unit(embed_in_parts(model, images, folder))
+            made: list[Bundle] = []
+
+            def finish() -> None:
+                bundle = make_bundle(
+                    vectors=vectors,
+                    ids=np.arange(len(images)),
+                    labels=images.labels,
+                    class_names=images.class_names,
+                    paths=images.paths,
+                    model=stored,
+                    images_root=str(images.root.resolve()),
+                    split=split,
+                    source=model.source,
+                    kind=kind,
+                    pictures=thumbnails_of(images) if thumbnails else None,
+                    where=out or "index",
+                )
+                made.append(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
+
+            distributed.on_main(finish)
+            return made[0] if made else None
+
+
+def from_vectors(
+    vectors: Any,
+    labels: Sequence[Hashable],
+    *,
+    ids: Sequence[int] | None,
+    paths: Sequence[str] | None,
+    root: Path,
+    model: Model | None,
+    kind: str,
+    out: Path | None,
+) -> Bundle:
+    """Makes a bundle of vectors; see `retrieval.Index.from_vectors`."""
+    rows = evaluation.unit_vectors("vectors", vectors)
+    names = [str(label) for label in labels]
+    (numbers,) = evaluation.number_labels(labels)
+    if len(numbers) != len(rows):
+        raise ValueError(f"{len(rows)} vectors and {len(numbers)} labels; give one label for each vector")
+    name_of = dict(zip(numbers.tolist(), names, strict=True))
+    if len(set(name_of.values())) < len(name_of):
+        raise ValueError("two different labels have the same text, such as 1 and '1'; give all of one type")
+    if model is not None and model.embedding_dim != rows.shape[1]:
+        raise ValueError(f"the model makes vectors of {model.embedding_dim} numbers, these have {rows.shape[1]}")
+    numbered = np.arange(len(rows)) if ids is None else np.asarray(ids)
+    with usage_errors():
+        return make_bundle(
+            vectors=rows,
+            ids=numbered,
+            labels=numbers,
+            class_names=[name_of[number] for number in sorted(name_of)],
+            paths=[str(path) for path in (numbered.tolist() if paths is None else paths)],
+            model=None if model is None else _stored_model(model, out),
+            images_root=str(root.resolve()),
+            split="vectors",
+            source={} if model is None else model.source,
+            kind=kind,
+            where=out or "index",
+        )
+
+
+def from_files(vectors: Path, labels: Path, *, kind: str, where: str | Path) -> Bundle:
+    """Makes a bundle of files of another program; see `retrieval.Index.from_files`."""
+    rows = arrays.read_vectors(vectors)
+    items = arrays.read_labels(labels, len(rows), vectors)
+    with usage_errors():
+        return make_bundle(
+            vectors=rows,
+            **items,
+            model=None,
+            images_root=str(labels.resolve().parent),
+            split="vectors",
+            source={"vectors": str(vectors), "labels": str(labels)},
+            kind=kind,
+            where=where,
+        )
+
+
+def add(
+    bundle: Bundle, model: Model, images: Any, *, class_name: str | None, root: str | Path | None
+) -> tuple[int, Bundle]:
+    """Embeds images and adds them to a bundle; see `retrieval.Index.add`.
+
+    Returns:
+        The number of images that were added, and the new bundle.
+    """
+    images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]
+    places = [images] if isinstance(images, (str, Path)) else images
+    added = images if isinstance(images, ImageSet) else images_below(images_root, image_files(places))
+    if class_name is None and not isinstance(images, ImageSet):
+        _require_folder_classes(bundle)
+    editing.require_new(bundle, added.paths)
+    with contextlib.ExitStack() as stack:
+        if bundle.folder is None or bundle.model is None or not added.is_on_disk:
+            vectors = model.encode(added)
+        else:
+            folder = stack.enter_context(parts_folder(bundle.folder, model, bundle.model, added))
+            vectors = model.unit(embed_in_parts(model, added, folder))
+        names = [class_name or added.class_names[label] for label in added.labels]
+        pictures = thumbnails_of(added) if bundle.thumbnails is not None else None
+        new = editing.add(bundle, vectors, names, added.paths, pictures, images_root=images_root)
+    return len(added), new
+
+
+def image_set_of(images: Any) -> ImageSet:
+    """The images that a caller names, as an image set.
+
+    Args:
+        images: An `ImageSet`, a folder, a CSV list, a list of image files and folders, or a `torch.utils.data.Dataset`.
+    """
+    if isinstance(images, ImageSet):
+        return images
+    if isinstance(images, (str, Path)):
+        path = Path(images)
+        return listed_images(path) if path.suffix.lower() == ".csv" else images_in(path)
+    if hasattr(images, "__getitem__") and not isinstance(images, (list, tuple)):
+        return ImageSet.from_dataset(images)
+    files = [file.resolve() for file in image_files(images)]
+    if not files:
+        raise ConfigError("there are no images to embed; give a folder, a list or image files")
+    root = os.path.commonpath([file.parent for file in files])
+    return images_below(root, files)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turns a ValueError of the block into an error of the arguments that a user gave."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _require_folder_classes(bundle: Bundle) -> None:
+    """Checks that the classes of a bundle are folders directly below the root of its images, not below train/ or test/."""
+    if not any(folder_class(path) == name for path, name in zip(bundle.paths, bundle.class_names, strict=True)):
+        raise ConfigError(
+            f"{bundle}: its classes are not the folders in that of its images ({bundle.paths[0]!r} is of class "
+            f"{bundle.class_names[0]!r}); give the class of the new images with --class"
+        )
+
+
+def _stored_model(model: Model, out: Path | None) -> StoredModel | None:
+    """The model as files hold it; None, with a warning, where no file can hold it."""
+    try:
+        return model.stored()
+    except IndexFormatError:
+        raise
+    except RetrievalError as error:
+        if out is not None:
+            log.warning("%s: will hold no model: %s; open it with Index.open(%r, model=model)", out, error, str(out))
+        return None

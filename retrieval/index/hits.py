@@ -1,0 +1,130 @@
+"""Searches a bundle: the nearest items of every query."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from retrieval.evaluation import Gallery
+from retrieval.index import reranking
+from retrieval.index.approximate import Approximate
+from retrieval.index.bundle import Bundle
+from retrieval.index.measuring import Ranking
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An item that a search returns.
+
+    Args:
+        rank: 1 for the nearest.
+        score: The inner product of the unit vectors; higher is closer.
+        id: The id of the item.
+        label: The label of its class.
+        class_name: The name of its class.
+        path: Its path, relative to the root of the images.
+    """
+
+    rank: int
+    score: float
+    id: int
+    label: int
+    class_name: str
+    path: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values by name, with the key "class" for the name of the class."""
+        return {"class" if key == "class_name" else key: value for key, value in asdict(self).items()}
+
+
+class Generation:
+    """One state of an index. Everything that a search reads comes from the same bundle, also while another one replaces it.
+
+    Args:
+        bundle: The bundle.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self._lock = threading.Lock()
+
+    @property
+    def gallery(self) -> Gallery:
+        """The vectors, ready for exact search; made at the first search."""
+        with self._lock:
+            return self._gallery
+
+    @property
+    def approximate(self) -> Approximate | None:
+        """The approximate index, if the bundle has one."""
+        with self._lock:
+            return self.bundle.approximate
+
+    @cached_property
+    def _gallery(self) -> Gallery:
+        return Gallery(self.bundle.vectors, ids=self.bundle.ids)
+
+    def search(self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking) -> list[list[Hit]]:
+        """The k nearest items of every query (num_queries, dim), best first; fewer where the index finds no more."""
+        k = min(k, len(self.bundle.ids))
+        approximate = None if exact or ranking else self.approximate
+        if approximate is not None:
+            positions, scores = approximate.search(queries, k)
+        elif ranking:
+            positions, scores = _ranked(queries, self.bundle, k, ranking)
+        else:
+            neighbours = self.gallery.search(queries, k)
+            positions, scores = neighbours.positions, neighbours.scores
+        return [self._hits(*row) for row in zip(positions.tolist(), scores.tolist(), strict=True)]
+
+    def _hits(self, positions: list[int], scores: list[float]) -> list[Hit]:
+        bundle = self.bundle
+        return [
+            Hit(
+                rank=rank,
+                score=score,
+                id=int(bundle.ids[position]),
+                label=int(bundle.labels[position]),
+                class_name=bundle.class_names[position],
+                path=bundle.paths[position],
+            )
+            for rank, (position, score) in enumerate(zip(positions, scores, strict=True), start=1)
+            if position >= 0
+        ]
+
+
+def query_vectors(queries: Any) -> np.ndarray | None:
+    """Queries that are vectors already, as an array (dim,) or (num_queries, dim); None where they are images."""
+    if isinstance(queries, Tensor):
+        return queries if queries.is_floating_point() and queries.ndim <= 2 else None  # type: ignore[return-value]
+    if isinstance(queries, np.ndarray):
+        return queries if queries.dtype.kind in "fi" and queries.ndim <= 2 else None
+    if isinstance(queries, Sequence) and not isinstance(queries, (str, bytes)) and len(queries):
+        first = queries[0]
+        if isinstance(first, (int, float, np.floating)) or _is_vector(first):
+            return np.stack([np.asarray(row) for row in queries])
+    return None
+
+
+def _is_vector(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and isinstance(value[0], (int, float, np.floating))
+    if isinstance(value, Tensor):
+        return value.ndim == 1 and value.is_floating_point()
+    return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "fi"
+
+
+def _ranked(queries: np.ndarray, bundle: Bundle, k: int, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(bundle.ids)
+    positions, best = [], []
+    for scores in ranking.scores(queries, bundle.vectors[order], None):
+        first = reranking.nearest(scores, k)
+        positions.append(order[first])
+        best.append(np.take_along_axis(scores, first, axis=1))
+    return np.concatenate(positions), np.concatenate(best)

@@ -1,0 +1,558 @@
+"""The index: a gallery of images that is opened once and searched many times."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retrieval import evaluation
+from retrieval.data import load_image
+from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean
+from retrieval.files import claim_file, require_elsewhere, require_free_file, require_free_folder
+from retrieval.files.arrays import LABELS, ArrayFiles, write_arrays
+from retrieval.index import approximate, building, comparison, drawing, editing, measuring, reporting
+from retrieval.index.bundle import Bundle, read_bundle
+from retrieval.index.hits import Generation, Hit, query_vectors
+from retrieval.index.manifest import REMEDY
+from retrieval.index.measuring import METRICS, Figures, Ranking
+from retrieval.index.writing import require_replaceable, write_bundle
+from retrieval.model import Model
+from retrieval.model.places import load_stored
+
+log = logging.getLogger("retrieval")
+
+Place = str | Path
+
+_PROBES = 3  # stored images that a model given by the caller is checked by
+_ALIKE = 0.99  # the least cosine similarity of their vectors
+
+
+class Index:
+    """A gallery of images: their vectors, classes and paths, and the model that embeds queries for it.
+
+    `Index.build` and `Index.from_vectors` make an index, `Index.open` opens one. An index is read once and may be searched from
+    several threads. If another program replaces its folder, the index stays as it was read until `reload`.
+
+    Example:
+        >>> import numpy as np, retrieval
+        >>> vectors = np.random.default_rng(0).normal(size=(6, 4))
+        >>> index = retrieval.Index.from_vectors(vectors, ["cat", "cat", "dog", "dog", "owl", "owl"])
+        >>> hit = index.search(vectors[2], k=1)[0]
+        >>> hit.class_name, hit.id, round(hit.score, 4)
+        ('dog', 2, 1.0)
+    """
+
+    def __init__(self, bundle: Bundle, model: Model | None = None, *, device: str = "auto") -> None:
+        self._generation = Generation(bundle)
+        self._model = model
+        self._device = device
+        self._given = model is not None
+        self._lock = threading.RLock()
+
+    @classmethod
+    def build(
+        cls,
+        model: Model | Place,
+        images: Any,
+        out: Place | None = None,
+        *,
+        kind: str = approximate.EXACT,
+        thumbnails: bool = False,
+        split: str = "images",
+        overwrite: bool = False,
+    ) -> Index:
+        """Embeds images and makes an index of them.
+
+        A call with `out` that was killed is continued by the same call. The processes of torchrun share the work.
+
+        Args:
+            model: The model, or the folder of a run, an index or a saved model.
+            images: A folder, whose subfolders are the classes; a CSV list with the columns path and label; a list of image files;
+                an `ImageSet`; or a `torch.utils.data.Dataset` of (image, label).
+            out: The folder of the index; without it, the index is in memory only.
+            kind: "exact", "ivf", "hnsw", "pq", or an allowed faiss factory string such as "IVF256,Flat".
+            thumbnails: Whether to keep a small picture of every image.
+            split: The name of the split, for information.
+            overwrite: Replace an index in that folder.
+
+        Raises:
+            RetrievalError: The images cannot be read, or the folder cannot be written.
+        """
+        if out is not None:
+            require_free_folder(out, overwrite, require_replaceable)
+        model = model if isinstance(model, Model) else Model.load(model)
+        options: dict[str, Any] = {"kind": kind, "thumbnails": thumbnails, "split": split, "overwrite": overwrite}
+        folder = None if out is None else Path(out)
+        bundle = building.build(model, building.image_set_of(images), folder, **options)
+        return cls(bundle, model) if bundle is not None else cls.open(Path(str(out)), model=model)
+
+    @classmethod
+    def from_vectors(
+        cls,
+        vectors: Any,
+        labels: Iterable[Hashable],
+        out: Place | None = None,
+        *,
+        ids: Sequence[int] | None = None,
+        paths: Sequence[str] | None = None,
+        root: Place = ".",
+        model: Model | None = None,
+        kind: str = approximate.EXACT,
+        overwrite: bool = False,
+    ) -> Index:
+        """Makes an index of vectors.
+
+        Args:
+            vectors: (count, dim) NumPy array or tensor of any float type. The vectors are divided by their length.
+            labels: (count,) The class of every vector: values of any hashable type.
+            out: The folder of the index; without it, the index is in memory only.
+            ids: (count,) Whole numbers from 0, none twice; by default the positions.
+            paths: (count,) The path of every image, relative to `root`; by default the ids.
+            root: The folder of the images.
+            model: The model that made the vectors; it is stored with them, so that images can be searched.
+            kind: See `build`.
+            overwrite: Replace an index in that folder.
+
+        Raises:
+            ValueError: The arguments do not fit together, or a vector is zero or not finite.
+            RetrievalError: The folder cannot be written.
+        """
+        if out is not None:
+            require_free_folder(out, overwrite, require_replaceable)
+        options: dict[str, Any] = {"ids": ids, "paths": paths, "root": Path(root), "model": model, "kind": kind}
+        bundle = building.from_vectors(vectors, list(labels), out=None if out is None else Path(out), **options)
+        return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), model)
+
+    @classmethod
+    def from_files(
+        cls, vectors: Place, labels: Place, out: Place | None = None, *, kind: str = "exact", overwrite: bool = False
+    ) -> Index:
+        """Makes an index of the vectors of another program; see `from_vectors`.
+
+        Args:
+            vectors: A .npy file (count, dim).
+            labels: A .csv file with a line for each vector: the column "label", and optionally "id" and "path".
+            out: The folder of the index; without it, the index is in memory only.
+            kind: See `build`.
+            overwrite: Replace an index in that folder.
+
+        Raises:
+            RetrievalError: A file cannot be read, or the two do not fit together.
+        """
+        if out is not None:
+            require_free_folder(out, overwrite, require_replaceable)
+        bundle = building.from_files(Path(vectors), Path(labels), kind=kind, where=out or "index")
+        return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
+
+    @classmethod
+    def open(cls, place: Place, *, model: Model | None = None, device: str = "auto") -> Index:
+        """Opens an index after checking every file of it.
+
+        Args:
+            place: The folder of the index.
+            model: The model that embeds queries, for an index that holds none. It is checked by its dimension, and by embedding
+                some of the stored images again.
+            device: The device of the index's own model; "auto" is a GPU if there is one.
+
+        Raises:
+            IndexFormatError: The folder does not hold a complete and unaltered index, or the model did not make its vectors.
+        """
+        bundle = read_bundle(place)
+        if model is not None:
+            _check_model(bundle, model)
+        return cls(bundle, model, device=device)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        facts = self._bundle.manifest
+        return f"Index({str(self._bundle)!r}, {facts['count']:,} vectors of {facts['dimension']} numbers)"
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the index; None for an index in memory."""
+        return self._bundle.folder
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """(count, dim) float32 unit vectors."""
+        return self._bundle.vectors
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(count,) int64 ids, which stay the same when other items are removed."""
+        return self._bundle.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(count,) int64 labels of the classes."""
+        return self._bundle.labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """(count,) The class name of every item."""
+        return self._bundle.class_names
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """(count,) The path of every image, relative to `root`."""
+        return self._bundle.paths
+
+    @property
+    def root(self) -> Path:
+        """The folder of the images when the index was made."""
+        return self._bundle.root
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """The facts that the index records: when, of what and how it was made."""
+        return self._bundle.manifest
+
+    @property
+    def model(self) -> Model:
+        """The model of the index; built when it is first used.
+
+        Raises:
+            IndexFormatError: The index holds no model, or one that this version cannot build.
+        """
+        with self._lock:
+            if self._model is None:
+                bundle = self._bundle
+                self._model = Model.of(load_stored(str(bundle), bundle.manifest, bundle.model)).to(self._device)
+            return self._model
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        exact: bool = False,
+        qe: int = 0,
+        alpha: float = 3.0,
+        dba: int = 0,
+        rerank: int = 0,
+    ) -> Any:
+        """Finds the nearest items of queries.
+
+        Args:
+            queries: One query or several: paths, PIL images, uint8 arrays, and everything else that `Model.encode` takes; or
+                vectors, as a float array (dim,) or (num_queries, dim).
+            k: Number of items for each query.
+            exact: Whether to score every vector, also where the index is approximate.
+            qe: Neighbours of alpha query expansion (Radenovic et al., TPAMI 2019); 0 leaves it out.
+            alpha: The exponent of its weights.
+            dba: Neighbours of database-side augmentation (Arandjelovic and Zisserman, CVPR 2012); 0 leaves it out.
+            rerank: Neighbours of k-reciprocal re-ranking (Zhong et al., CVPR 2017); 0 leaves it out. These three are always exact.
+
+        Returns:
+            A list of `Hit` for one query, best first; a list of such lists for several.
+
+        Raises:
+            ValueError: The queries are of the wrong shape or type.
+            RetrievalError: A query cannot be read as an image, or the index has no model to embed it.
+        """
+        if k < 1:
+            raise ConfigError(f"k is {k}, expected at least 1")
+        generation = self._generation
+        vectors = query_vectors(queries)
+        vectors = self.model.encode(queries) if vectors is None else vectors
+        single = vectors.ndim == 1
+        rows = evaluation.unit_vectors("queries", vectors[None] if single else vectors)
+        hits = generation.search(rows, k, exact=exact, ranking=Ranking(qe, alpha, dba, rerank))
+        return hits[0] if single else hits
+
+    def evaluate(
+        self,
+        ks: Sequence[int] | None = None,
+        *,
+        queries: Index | Place | None = None,
+        metrics: Sequence[str] = METRICS,
+        macro: bool = False,
+        interval_seed: int | None = None,
+    ) -> Figures:
+        """Measures how well the index retrieves: every item is a query against all others.
+
+        Args:
+            ks: Cut-offs of recall@k; by default those of 1, 2, 4, 8 that the index is large enough for.
+            queries: Another index, whose items are the queries instead. Classes of the same name are the same class.
+            metrics: Some of "recall", "precision", "map@r", "r_precision" and "mrr".
+            macro: Whether to add the means over classes.
+            interval_seed: Seed of the bootstrap; adds 95 % intervals.
+
+        Returns:
+            A figure by its name, such as "recall@1"; see `retrieval.evaluate`.
+        """
+        return measuring.evaluate(
+            self._bundle, ks, _bundle_of(queries), metrics=metrics, macro=macro, interval_seed=interval_seed
+        )
+
+    def evaluate_classes(
+        self,
+        ks: Sequence[int] | None = None,
+        *,
+        queries: Index | Place | None = None,
+        metrics: Sequence[str] = METRICS,
+    ) -> list[dict[str, Any]]:
+        """The figures of every class, the worst first: {"class", "queries", "recall@1", ...}; see `evaluate`."""
+        return measuring.evaluate_classes(self._bundle, ks, _bundle_of(queries), metrics)
+
+    def evaluate_rankings(
+        self,
+        ks: Sequence[int] | None = None,
+        *,
+        queries: Index | Place | None = None,
+        qe: int = 0,
+        alpha: float = 3.0,
+        dba: int = 0,
+        rerank: int = 0,
+    ) -> dict[str, Figures]:
+        """The figures of the index ("plain"), and with each of query expansion, augmentation and re-ranking; see `search`."""
+        ranking = Ranking(qe, alpha, dba, rerank)
+        return measuring.evaluate_rankings(self._bundle, ks, ranking, _bundle_of(queries))
+
+    def compare(self, *others: Index | Place, ks: Sequence[int] = (1,), seed: int = 0) -> dict[str, Any]:
+        """Compares other indices of the same images with this one, over the queries that all have.
+
+        Args:
+            others: The other indices.
+            ks: Cut-offs of recall@k.
+            seed: Seed of the bootstrap and the permutations.
+
+        Returns:
+            {"queries": number, "first": {"index", figure: value}, "others": [{"index", figure: {"value", "difference", "low",
+            "high", "p"}}]}: intervals by the paired bootstrap, p by the paired permutation test.
+
+        Raises:
+            IndexFormatError: The indices have no query in common.
+        """
+        return comparison.compare([self._bundle, *(_bundle_of(other) for other in others)], ks, seed=seed)  # type: ignore[list-item]
+
+    def add(self, images: Any, *, class_name: str | None = None, root: Place | None = None) -> int:
+        """Embeds images and adds them to the index, and to its folder at once.
+
+        Args:
+            images: Image files and folders, below the root of the images.
+            class_name: The class of all of them; by default the folder directly below the root.
+            root: The folder of the images, if it has moved.
+
+        Returns:
+            The number of images that were added.
+
+        Raises:
+            RetrievalError: An image is in the index already, or does not lie below the root.
+        """
+        if class_name is not None and not class_name.strip():
+            raise ConfigError("the name of the class is empty; give one, or leave it out")
+        with self._lock:
+            bundle = self._editable()
+            added, bundle = building.add(bundle, self.model, images, class_name=class_name, root=root)
+            self._generation = Generation(bundle)
+        return added
+
+    def remove(self, paths: Sequence[str] = (), *, ids: Sequence[int] = (), classes: Sequence[str] = ()) -> int:
+        """Removes items from the index, and from its folder at once. The images stay.
+
+        Args:
+            paths: Paths, as the index has them.
+            ids: Ids.
+            classes: Names of classes.
+
+        Returns:
+            The number of items that were removed.
+
+        Raises:
+            IndexFormatError: The index does not have one of them, or nothing would be left.
+        """
+        with self._lock:
+            bundle = self._editable()
+            positions: set[int] = set()
+            for kind, wanted, values in (
+                ("path", paths, bundle.paths),
+                ("id", ids, bundle.ids.tolist()),
+                ("class", classes, bundle.class_names),
+            ):
+                positions |= _positions(bundle, kind, wanted, values)
+            if not positions:
+                raise ConfigError("nothing to remove; give a path, --id or --class")
+            try:
+                self._generation = Generation(editing.remove(bundle, np.array(sorted(positions))))
+            except ValueError as error:  # the type of the index needs more items
+                raise IndexFormatError(f"{bundle}: {error}; {REMEDY}") from error
+        return len(positions)
+
+    def merge(self, *others: Index | Place, out: Place | None = None, overwrite: bool = False) -> Index:
+        """A new index of the items of this one and others, all made with the same model.
+
+        Args:
+            others: The other indices.
+            out: The folder of the new index; without it, it is in memory only.
+            overwrite: Replace an index in that folder.
+
+        Raises:
+            IndexFormatError: The indices are of different models, or two hold the same path.
+        """
+        if out is not None:
+            require_free_folder(out, overwrite, require_replaceable)
+        bundles = [self._bundle, *(_bundle_of(other) for other in others)]
+        bundle = editing.merge(bundles, where=out or "index")  # type: ignore[arg-type]
+        return Index(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
+
+    def save(self, folder: Place, *, overwrite: bool = False) -> None:
+        """Writes the index into a folder, which becomes its folder.
+
+        Raises:
+            RetrievalError: The folder cannot be written.
+        """
+        require_free_folder(folder, overwrite, require_replaceable)
+        with self._lock:
+            self._generation = Generation(write_bundle(self._bundle, folder, overwrite=overwrite))
+
+    def reload(self) -> bool:
+        """Reads the index again if its folder has been replaced; returns whether it was.
+
+        Raises:
+            IndexFormatError: See `open`; the index then stays as it is.
+        """
+        with self._lock:
+            bundle = self._bundle
+            if bundle.is_current() or bundle.folder is None:
+                return False
+            new = read_bundle(bundle.folder)
+            if self._given:
+                _check_model(new, self.model)
+            elif new.model_hash != bundle.model_hash:
+                self._model = None
+            self._generation = Generation(new)
+        return True
+
+    def describe(self) -> dict[str, Any]:
+        """The facts of the index: "index", "count", "dimension", "classes", "type", "approximate", "model"."""
+        facts = self._bundle.manifest
+        return {
+            "index": str(self._bundle),
+            "count": facts["count"],
+            "dimension": facts["dimension"],
+            "classes": facts["num_classes"],
+            "type": facts["type"],
+            "approximate": facts["approximate"],
+            "model": self._bundle.model_hash,
+        }
+
+    def export(self, folder: Place, *, overwrite: bool = False) -> ArrayFiles:
+        """Writes vectors.npy and labels.csv (id, label, path) into a new folder; `from_files` reads them.
+
+        Raises:
+            RetrievalError: The folder cannot be written.
+        """
+        table = {"id": self.ids.tolist(), "label": list(self.classes), "path": list(self.paths)}
+        return write_arrays(folder, self.vectors, table, LABELS, overwrite=overwrite)
+
+    def draw(self, queries: Any, hits: Any, file: Place, *, overwrite: bool = False) -> None:
+        """Draws queries and their hits.
+
+        Args:
+            queries: The queries that were given to `search`.
+            hits: What `search` returned for them.
+            file: A web page if its name ends in .html, otherwise a PNG.
+            overwrite: Replace the file if it exists.
+        """
+        require_free_file(file, overwrite)
+        claim_file(file, overwrite)
+        if hits and isinstance(hits[0], Hit):
+            queries, hits = [queries], [hits]
+        drawing.draw(self._bundle, queries, hits, Path(file))
+
+    def report(
+        self,
+        out: Place | None = None,
+        *,
+        queries: Index | Place | None = None,
+        images: Place | None = None,
+        ks: Sequence[int] = (1, 2, 4, 8),
+        seed: int = 0,
+        title: str | None = None,
+        **record: Any,
+    ) -> tuple[Path, Path]:
+        """Writes a report as one HTML page, and its pictures as PNGs.
+
+        Args:
+            out: The page; by default `<folder>-report.html` beside the index. An earlier report is replaced, other files are not.
+            queries: Another index, whose items are the queries instead.
+            images: The folder of the images, if they have moved. It is not used for an index with thumbnails.
+            ks: Cut-offs of recall@k; those beyond the gallery are left out.
+            seed: Seed of everything that is sampled at random.
+            title: The heading of the page.
+            record: `results` and `rows` of a run; see `retrieval.report.Facts`.
+
+        Returns:
+            The page, and the folder of its pictures.
+
+        Raises:
+            RetrievalError: Nothing can be measured, or the page cannot be written.
+        """
+        folder = self.folder or Path("index")
+        named = folder if folder.name not in ("", "..") else folder.resolve()
+        page = Path(out) if out is not None else named.with_name(f"{named.name}-report.html")
+        title = title or f"Retrieval report: {folder.resolve().name}"
+        options = {"title": title, "images": images, "ks": ks, "seed": seed, **record}
+        return reporting.report(page, self._bundle, _bundle_of(queries), **options)
+
+    @property
+    def _bundle(self) -> Bundle:
+        return self._generation.bundle
+
+    def _editable(self) -> Bundle:
+        bundle = self._bundle
+        if bundle.folder is not None:
+            require_elsewhere(bundle.folder)
+        return bundle
+
+
+def _bundle_of(index: Index | Place | None) -> Bundle | None:
+    if index is None or isinstance(index, Index):
+        return None if index is None else index._bundle
+    return read_bundle(index)
+
+
+def _positions(bundle: Bundle, kind: str, wanted: Sequence[Any], values: Sequence[Any]) -> set[int]:
+    """The positions of the items that have one of the wanted values; every wanted value must occur."""
+    positions: dict[Any, list[int]] = {}
+    for position, value in enumerate(values):
+        positions.setdefault(value, []).append(position)
+    for value in wanted:
+        if value not in positions:
+            hint = did_you_mean(str(value), map(str, positions))
+            raise IndexFormatError(f"{bundle}: has no {kind} {value!r}{hint}")
+    return {position for value in wanted for position in positions[value]}
+
+
+def _check_model(bundle: Bundle, model: Model) -> None:
+    """Checks that a model makes the vectors of a bundle, by its dimension and by some images that can still be read."""
+    dimension = bundle.manifest["dimension"]
+    if model.embedding_dim != dimension:
+        raise IndexFormatError(
+            f"{bundle}: holds vectors of {dimension} numbers, the model makes {model.embedding_dim}; give the model that made them"
+        )
+    checked = 0
+    for position in np.linspace(0, len(bundle.ids) - 1, 4 * _PROBES).astype(int):
+        try:
+            image = load_image(bundle.root / bundle.paths[position])
+        except DatasetError:
+            continue
+        score = float(model.encode(image) @ bundle.vectors[position])
+        if score < _ALIKE:
+            raise IndexFormatError(
+                f"{bundle}: {bundle.paths[position]!r} has another vector by the given model (cosine similarity {score:.3f}); "
+                "give the model that made the index"
+            )
+        checked += 1
+        if checked == _PROBES:
+            return
+    if not checked:
+        log.warning("%s: none of its images can be read in %s, so the model was not checked", bundle, bundle.root)

@@ -1,0 +1,191 @@
+"""Figures of an index: of all queries, of each class, and of other rankings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from retrieval import evaluation
+from retrieval.errors import ConfigError
+from retrieval.evaluation.metrics import map_at_r, r_precision, recall_at_k
+from retrieval.index import editing, reranking
+from retrieval.index.bundle import Bundle
+
+KS = (1, 2, 4, 8)
+METRICS = ("recall", "map@r", "r_precision")
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How neighbours are ranked. Each part is left out where it is 0.
+
+    Args:
+        qe: Neighbours of alpha query expansion.
+        alpha: The exponent of its weights.
+        dba: Neighbours of database-side augmentation, with the same exponent.
+        rerank: Neighbours of k-reciprocal re-ranking, which comes last.
+    """
+
+    qe: int = 0
+    alpha: float = 3.0
+    dba: int = 0
+    rerank: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.qe or self.dba or self.rerank)
+
+    def steps(self) -> dict[str, Ranking]:
+        """Each part alone, by its name, and all of them where there are several."""
+        alone = {
+            f"query expansion {self.qe}": Ranking(qe=self.qe, alpha=self.alpha),
+            f"augmentation {self.dba}": Ranking(dba=self.dba, alpha=self.alpha),
+            f"re-ranking {self.rerank}": Ranking(rerank=self.rerank),
+        }
+        used = {name: ranking for name, ranking in alone.items() if ranking}
+        return used | ({"all of these": self} if len(used) > 1 else {})
+
+    def apply(self, queries: np.ndarray, gallery: np.ndarray, own: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """Queries and gallery after expansion and augmentation."""
+        everything = np.arange(len(gallery))
+        augmented = reranking.expand(gallery, gallery, self.dba, alpha=self.alpha, own=everything)
+        return reranking.expand(queries, augmented, self.qe, alpha=self.alpha, own=own), augmented
+
+    def scores(self, queries: np.ndarray, gallery: np.ndarray, own: np.ndarray | None) -> Iterator[np.ndarray]:
+        """Scores (block, num_items) of all queries in their order; the score of a query with itself is -inf."""
+        queries, gallery = self.apply(queries, gallery, own)
+        step = max(1, 2**24 // len(gallery))
+        plain = (queries[start : start + step] @ gallery.T for start in range(0, len(queries), step))
+        start = 0
+        for block in reranking.rerank(queries, gallery, self.rerank, own=own) if self.rerank else plain:
+            if own is not None:
+                block[np.arange(len(block)), own[start : start + len(block)]] = -np.inf
+            start += len(block)
+            yield block
+
+
+def evaluate(bundle: Bundle, ks: Sequence[int] | None, queries: Bundle | None = None, **options: Any) -> Figures:
+    """Evaluates a bundle; see `retrieval.evaluation.evaluate`.
+
+    Args:
+        bundle: The bundle. Every item is a query against all others.
+        ks: Cut-offs of recall@k; None takes those of `KS` that the gallery is large enough for.
+        queries: A bundle whose items are the queries instead. Classes of the same name are the same class.
+        options: `metrics`, `macro` and `interval_seed`.
+    """
+    arrays = _arrays(bundle, queries)
+    with _mistakes(bundle):
+        return evaluation.evaluate(**arrays, ks=_cut_offs(arrays, ks), **options)
+
+
+def evaluate_rankings(
+    bundle: Bundle, ks: Sequence[int] | None, ranking: Ranking, queries: Bundle | None = None
+) -> dict[str, Figures]:
+    """recall@k, MAP@R and R-precision by the vectors themselves ("plain"), and by each part of a ranking."""
+    arrays = _arrays(bundle, queries)
+    ks = _cut_offs(arrays, ks)
+    with _mistakes(bundle):
+        plain = evaluation.evaluate(**arrays, ks=ks)  # first, since it checks the arguments
+        figures = {name: _figures(arrays, ks, step) for name, step in ranking.steps().items()}
+    plain.pop("ties")
+    return {"plain": plain, **figures}
+
+
+def evaluate_classes(
+    bundle: Bundle,
+    ks: Sequence[int] | None,
+    queries: Bundle | None = None,
+    metrics: Sequence[str] = METRICS,
+) -> list[dict[str, Any]]:
+    """The figures of every class, the worst class by the first figure first, then by name.
+
+    Returns:
+        {"class", "queries", "recall@1", ...} of every class that has queries.
+    """
+    arrays = _arrays(bundle, queries)
+    names = dict(zip(arrays["labels"].tolist(), (queries or bundle).class_names, strict=True))
+    with _mistakes(bundle):
+        ranked = evaluation.rank_queries(**arrays, ks=_cut_offs(arrays, ks), metrics=metrics)
+    figures = evaluation.class_figures(ranked)
+    rows = [
+        {"class": names[int(label)], "queries": int(count)}
+        | {name: float(values[row]) for name, values in figures.values.items()}
+        for row, (label, count) in enumerate(zip(figures.labels, figures.queries, strict=True))
+    ]
+    return sorted(rows, key=lambda row: (row[next(iter(figures.values))], row["class"]))
+
+
+def _arrays(bundle: Bundle, queries: Bundle | None) -> dict[str, Any]:
+    """The arguments of `retrieval.evaluation.evaluate` for the queries and the gallery."""
+    if queries is None:
+        return {"embeddings": bundle.vectors, "labels": bundle.labels, "ids": bundle.ids}
+    editing.require_comparable(bundle, queries)
+    labels, gallery_labels = _number_alike(queries, bundle)
+    return {
+        "embeddings": queries.vectors,
+        "labels": labels,
+        "ids": bundle.ids,
+        "gallery": bundle.vectors,
+        "gallery_labels": gallery_labels,
+    }
+
+
+def _cut_offs(arrays: dict[str, Any], ks: Sequence[int] | None) -> Sequence[int]:
+    if ks is not None:
+        return ks
+    others = len(arrays["ids"]) - ("gallery" not in arrays)
+    return [k for k in KS if k <= others] or KS
+
+
+def _number_alike(*bundles: Bundle) -> list[np.ndarray]:
+    number: dict[str, int] = {}
+    return [np.array([number.setdefault(name, len(number)) for name in bundle.class_names]) for bundle in bundles]
+
+
+def _figures(arrays: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> Figures:
+    """recall@k, MAP@R and R-precision of a ranking."""
+    order = np.argsort(arrays["ids"])
+    own = None
+    if "gallery" in arrays:
+        queries, labels = arrays["embeddings"], arrays["labels"]
+        gallery, gallery_labels = arrays["gallery"][order], arrays["gallery_labels"][order]
+    else:
+        queries = gallery = arrays["embeddings"][order]
+        labels = gallery_labels = arrays["labels"][order]
+        own = np.arange(len(gallery))
+    known, counts = np.unique(gallery_labels, return_counts=True)
+    positions = np.searchsorted(known, labels).clip(max=len(known) - 1)
+    num_relevant = np.where(known[positions] == labels, counts[positions], 0) - (own is not None)
+    slots = int(num_relevant.max())
+    depth = min(max(*ks, slots), len(gallery))  # items beyond do not count for any figure
+    ranks = []
+    start = 0
+    for scores in ranking.scores(queries, gallery, own):
+        nearest = reranking.nearest(scores, depth)
+        relevant = gallery_labels[nearest] == labels[start : start + len(scores), None]
+        of_relevant = np.argsort(~relevant, axis=1, kind="stable")[:, :slots] + 1
+        of_relevant[np.arange(slots) >= relevant.sum(axis=1)[:, None]] = len(gallery) + 1  # empty slots
+        ranks.append(of_relevant)
+        start += len(scores)
+    kept = num_relevant > 0
+    of_relevant, num_relevant = np.concatenate(ranks)[kept], num_relevant[kept]
+    values = {f"recall@{k}": recall_at_k(of_relevant, k) for k in ks}
+    values |= {"map@r": map_at_r(of_relevant, num_relevant), "r_precision": r_precision(of_relevant, num_relevant)}
+    return {name: float(value.mean()) for name, value in values.items()} | {
+        "queries": int(kept.sum()),
+        "left_out": int((~kept).sum()),
+    }
+
+
+@contextlib.contextmanager
+def _mistakes(bundle: Bundle) -> Iterator[None]:
+    """Names the index in an error about its vectors or the cut-offs."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(f"{bundle}: cannot be measured: {error}") from error

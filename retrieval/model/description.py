@@ -1,0 +1,151 @@
+"""The stored form of a model: a description, which is JSON, and weights.
+
+    model.json          how to build the network and prepare an image
+    model.safetensors   the weights of a timm network, or
+    model.onnx          any other network as an ONNX file
+
+A stored model may come from anyone. Its description is therefore checked against a list of keys, types and ranges before anything
+is built, so that it can name neither code, nor a file, nor a download; and the ONNX file may use standard operators only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+
+from retrieval.data import Preprocessing
+from retrieval.errors import did_you_mean, reason_of
+from retrieval.files.manifest import Files
+from retrieval.model import onnx
+from retrieval.networks import check_name, create_embedder
+from retrieval.networks.pooling import POOLINGS
+
+DESCRIPTION, WEIGHTS, ONNX = "model.json", "model.safetensors", "model.onnx"
+MODEL_FILES = (DESCRIPTION, WEIGHTS, ONNX)
+
+LARGEST_DIMENSION = 2**16
+LARGEST_SIDE = 4096  # pixels
+
+
+@dataclass(frozen=True, eq=False)
+class StoredModel:
+    """A model as files hold it.
+
+    Args:
+        description: The content of model.json.
+        weights: The content of model.safetensors or model.onnx.
+        is_onnx: Whether `weights` is an ONNX file.
+    """
+
+    description: Mapping[str, Any]
+    weights: bytes
+    is_onnx: bool = False
+
+    @classmethod
+    def from_files(cls, files: Files) -> StoredModel | None:
+        """The model in the files of a folder; None where it has none.
+
+        Raises:
+            ValueError: model.json is not a JSON object.
+        """
+        if DESCRIPTION not in files:
+            return None
+        try:
+            description = json.loads(files[DESCRIPTION].decode())
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"is not valid JSON ({error})") from error
+        if not isinstance(description, dict):
+            raise ValueError(f"holds a {type(description).__name__}, expected a JSON object")
+        is_onnx = ONNX in files
+        return cls(description, files[ONNX if is_onnx else WEIGHTS], is_onnx)
+
+    def to_files(self) -> Files:
+        """The content of the files."""
+        text = json.dumps(self.description, indent=2, allow_nan=False).encode()
+        return {DESCRIPTION: text, ONNX if self.is_onnx else WEIGHTS: self.weights}
+
+    def fingerprint(self) -> str:
+        """A sha256 over description and weights: equal for models whose vectors can be compared."""
+        digests = [hashlib.sha256(content).hexdigest() for content in self.to_files().values()]
+        return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+    def build(self, dimension: int | None = None) -> tuple[Any, Preprocessing]:
+        """Builds the network.
+
+        Args:
+            dimension: The dimension that its vectors must have; None accepts any.
+
+        Returns:
+            A network from images (batch, 3, size, size) to vectors (batch, dim), and the preprocessing of its images.
+
+        Raises:
+            ValueError: The description is not one that this version can build, or the weights do not fit it.
+            RetrievalError: The model is an ONNX file and the packages to run it are not installed.
+        """
+        options = check_description(self.description, is_onnx=self.is_onnx)
+        preprocessing = options.pop("preprocessing")
+        if self.is_onnx:
+            network: Any = onnx.OnnxNetwork(self.weights, options["embedding_dim"])
+        else:
+            network = create_embedder(**{"image_size": preprocessing.size, **options})
+            try:
+                network.load_state_dict(load_tensors(self.weights))
+            except (SafetensorError, RuntimeError, KeyError) as error:
+                raise ValueError(f"its weights do not fit ({reason_of(error)})") from error
+        if dimension is not None and network.embedding_dim != dimension:
+            raise ValueError(f"it makes vectors of {network.embedding_dim} numbers, expected {dimension}")
+        return network, preprocessing
+
+
+def check_description(description: Mapping[str, Any], *, is_onnx: bool) -> dict[str, Any]:
+    """The checked options of a description, with its preprocessing as an object.
+
+    Raises:
+        ValueError: A key is unknown or missing, or a value is not allowed.
+    """
+    allowed = _ONNX_OPTIONS if is_onnx else _TIMM_OPTIONS
+    for key, value in description.items():
+        if key not in allowed:
+            raise ValueError(f"it has an unknown key {key!r}{did_you_mean(str(key), allowed)}")
+        if not allowed[key](value):
+            raise ValueError(f"its {key} is {_shorten(value)}, which is not allowed")
+    for key in ("preprocessing", "embedding_dim" if is_onnx else "backbone"):
+        if key not in description:
+            raise ValueError(f"it lacks the key {key!r}")
+    preprocessing = Preprocessing.from_dict(description["preprocessing"])
+    if preprocessing.resize > LARGEST_SIDE:
+        raise ValueError(f"its preprocessing resizes to {preprocessing.resize} pixels, more than {LARGEST_SIDE}")
+    return {**description, "preprocessing": preprocessing}
+
+
+def _is_backbone(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False
+    check_name(value)  # a name of timm's list, not "hf-hub:..." or "local-dir:...", which timm would follow
+    return True
+
+
+def _is_number(largest: int, *, optional: bool = False) -> Callable[[Any], bool]:
+    return lambda value: (optional and value is None) or (type(value) is int and 1 <= value <= largest)
+
+
+_TIMM_OPTIONS: dict[str, Callable[[Any], bool]] = {
+    "backbone": _is_backbone,
+    "embedding_dim": _is_number(LARGEST_DIMENSION, optional=True),
+    "image_size": _is_number(LARGEST_SIDE),
+    "pooling": lambda value: value is None or (isinstance(value, str) and value in POOLINGS),
+    "layer_norm": lambda value: isinstance(value, bool),
+    "preprocessing": lambda value: isinstance(value, dict),
+}
+_ONNX_OPTIONS = {"embedding_dim": _is_number(LARGEST_DIMENSION), "preprocessing": _TIMM_OPTIONS["preprocessing"]}
+
+
+def _shorten(value: Any, length: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."

@@ -1,0 +1,312 @@
+"""A model: a network, the preprocessing of its images, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from retrieval import evaluation
+from retrieval.data import ImageSet, Preprocessing, image_files, to_image
+from retrieval.errors import RetrievalError
+from retrieval.files import claim_file, folder_in_one_piece, require_free_file, require_free_folder, write_bytes
+from retrieval.files.arrays import PATHS, ArrayFiles, require_free_for_arrays, write_arrays
+from retrieval.model import encoding, onnx
+from retrieval.model.description import StoredModel
+from retrieval.model.places import MODEL_FOLDER, Loaded, load_place, require_replaceable
+from retrieval.networks import Embedder
+from retrieval.networks.embedding import device_of, embed
+from retrieval.training.device import pick_device
+
+PRECISIONS = ("float32", "bfloat16")
+_PROBES = 16  # images of noise that an ONNX file is compared by
+
+
+class Model:
+    """A network together with the preprocessing of its images.
+
+    Args:
+        network: A module from images (batch, 3, height, width) to vectors (batch, dim), or a function from a list of PIL images to
+            an array (number, dim).
+        preprocessing: How an image becomes the input of a module: a `Preprocessing`, or a function from an RGB PIL image to a
+            float tensor (3, height, width), such as a transform of torchvision. Left out for a function, which gets images.
+        batch_size: Images that pass the network at a time.
+        workers: Processes that read the images of an `ImageSet`; with 0, this process reads.
+        timeout: Seconds to wait for a batch of the workers.
+        precision: "float32", or "bfloat16" for autocast.
+
+    Raises:
+        ValueError: A module lacks its preprocessing, or an argument is of the wrong type.
+
+    Example:
+        >>> import numpy as np, torch, retrieval
+        >>> from retrieval.data import Preprocessing
+        >>> prepare = Preprocessing(resize=32, size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 8))
+        >>> model = retrieval.Model(network, prepare)
+        >>> photo = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+        >>> model.encode([photo, photo]).shape
+        (2, 8)
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | Callable[..., Any],
+        preprocessing: Preprocessing | Callable[[Image.Image], Tensor] | None = None,
+        *,
+        batch_size: int = 64,
+        workers: int = 0,
+        timeout: float = 120.0,
+        precision: str = "float32",
+        source: Mapping[str, Any] | None = None,
+    ) -> None:
+        takes_tensors = isinstance(network, (nn.Module, onnx.OnnxNetwork))
+        if not callable(network):
+            raise ValueError(
+                f"network is a {type(network).__name__}; give a torch.nn.Module or a function of a list of images"
+            )
+        if takes_tensors and not callable(preprocessing):
+            raise ValueError(
+                f"preprocessing is {preprocessing!r}, but {type(network).__name__} takes tensors; give a "
+                "retrieval.data.Preprocessing, or a function from a PIL image to a tensor"
+            )
+        if not takes_tensors and preprocessing is not None:
+            raise ValueError("a function gets the images themselves; leave out the preprocessing")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}, expected {' or '.join(PRECISIONS)}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; give at least 1")
+        self.network = network
+        self.preprocessing: Any = preprocessing
+        self.batch_size, self.workers, self.timeout, self.precision = batch_size, workers, timeout, precision
+        self.source = dict(source or {})
+        self._takes_tensors = takes_tensors
+        self._embedding_dim: int | None = getattr(network, "embedding_dim", None)
+
+    @classmethod
+    def load(cls, place: str | Path, *, checkpoint: str | None = None, device: str | torch.device = "auto") -> Model:
+        """Loads the model of a training run, an index or a saved model.
+
+        Args:
+            place: The folder of either.
+            checkpoint: Of a run: "last", or "best" by the validation classes; by default "best" where the run has one, else
+                "last".
+            device: The device; "auto" is a GPU if there is one.
+
+        Raises:
+            RetrievalError: The folder is none of these, its files are damaged, or they do not fit together.
+        """
+        return cls.of(load_place(Path(place), checkpoint)).to(device)
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> Model:
+        """A model from the parts that its files hold."""
+        return cls(loaded.network, loaded.preprocessing, source=loaded.source, **loaded.settings)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the network."""
+        return device_of(self.network)
+
+    @property
+    def embedding_dim(self) -> int:
+        """The dimension of the vectors. A network that does not say it is asked once, by a white image."""
+        if self._embedding_dim is None:
+            self._embedding_dim = self._raw([Image.new("RGB", (64, 64), "white")]).shape[1]
+        return self._embedding_dim
+
+    def to(self, device: str | torch.device) -> Model:
+        """Moves the network to a device, such as "cpu", "cuda" or "auto"; returns the model itself."""
+        if isinstance(self.network, nn.Module):
+            self.network.to(pick_device(device))
+        return self
+
+    def encode(self, images: Any) -> np.ndarray:
+        """Embeds images as unit vectors.
+
+        Args:
+            images: One image, or an iterable of images: paths, PIL images, uint8 arrays (height, width, 3) or (height, width),
+                uint8 tensors (3, height, width), or float tensors (3, height, width) that are prepared already. Also an
+                `ImageSet`, or a `DataLoader` of prepared batches, alone or as (images, labels).
+
+        Returns:
+            (number, dim) float32; (dim,) for one image.
+
+        Raises:
+            ValueError: A value is not an image, or there is none.
+            DatasetError: A file cannot be read as an image.
+            RetrievalError: The network makes vectors that are not finite or zero.
+        """
+        if encoding.is_single(images):
+            return self.unit(self._raw([images]))[0]
+        if isinstance(images, ImageSet) and not self._takes_tensors:
+            images = (images.load(i) for i in range(len(images)))
+        return self.unit(self._raw(images))
+
+    def embed_files(self, images: Sequence[str | Path], folder: str | Path, *, overwrite: bool = False) -> ArrayFiles:
+        """Embeds image files, and writes vectors.npy and paths.csv into a new folder.
+
+        Args:
+            images: Image files, and folders of them.
+            folder: The new folder.
+            overwrite: Replace such files in that folder.
+
+        Raises:
+            RetrievalError: An image cannot be read, or the folder cannot be written.
+        """
+        require_free_for_arrays(folder, overwrite)
+        files = image_files(images)
+        return write_arrays(folder, self.encode(files), {"path": list(map(str, files))}, PATHS, overwrite=overwrite)
+
+    def unit(self, vectors: np.ndarray) -> np.ndarray:
+        """The output of the network (number, dim) as float32 vectors of length 1.
+
+        Raises:
+            RetrievalError: A vector is not finite, or zero.
+        """
+        try:
+            return evaluation.unit_vectors("vectors", vectors)
+        except ValueError as error:
+            raise RetrievalError(f"the model makes vectors that cannot be used: {error}") from error
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Saves the model as a folder that `Model.load` reads.
+
+        A timm network is saved as its description and weights, any other module as an ONNX file.
+
+        Args:
+            folder: The new folder.
+            overwrite: Replace a saved model in that folder.
+
+        Raises:
+            RetrievalError: The model cannot be saved, or the folder cannot be written.
+        """
+        require_free_folder(folder, overwrite, require_replaceable)
+        stored = self.stored()
+        facts = {"dimension": self.embedding_dim, "source": self.source}
+        with folder_in_one_piece(folder, overwrite=overwrite, check=require_replaceable) as new:
+            MODEL_FOLDER.write(new, facts, stored.to_files())
+
+    def stored(self) -> StoredModel:
+        """The model as files hold it.
+
+        Raises:
+            RetrievalError: It cannot be stored: it is a function, its preprocessing is one, or ONNX cannot express it.
+        """
+        if isinstance(self.network, Embedder) and self.network.is_described:
+            self._require_preprocessing()
+            weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+            description = {**self.network.describe(), "preprocessing": self.preprocessing.to_dict()}
+            return StoredModel(description, save_tensors(weights))
+        description = {"embedding_dim": self.embedding_dim}
+        if isinstance(self.network, onnx.OnnxNetwork):
+            content = self.network.content
+        else:
+            content, _, _ = self._onnx(None)
+        return StoredModel({**description, "preprocessing": self.preprocessing.to_dict()}, content, is_onnx=True)
+
+    def export_onnx(
+        self, file: str | Path, *, images: Sequence[str | Path] = (), overwrite: bool = False
+    ) -> dict[str, Any]:
+        """Writes the network as ONNX: "images" (batch, 3, size, size) float32 to "vectors" (batch, dim).
+
+        The file is written only if onnxruntime and torch agree on some images: to 1e-4, and in the nearest neighbours of each
+        image among the others. The preprocessing is stored in the file's metadata, as JSON.
+
+        Args:
+            file: The ONNX file.
+            images: Image files and folders to compare by; by default noise.
+            overwrite: Replace the file if it exists.
+
+        Returns:
+            The "largest_difference" of a component, the number of "images" compared, and the "opset".
+
+        Raises:
+            RetrievalError: Packages are missing, the network cannot be exported, or the vectors differ.
+        """
+        onnx.require_packages("onnx", "onnxruntime", "onnxscript")
+        require_free_file(file, overwrite)
+        files = image_files(images)
+        content, report, opset = self._onnx([self._prepared(path) for path in files] if files else None)
+        claim_file(file, overwrite)
+        write_bytes(file, content)
+        return {**report, "opset": opset}
+
+    def _raw(self, images: Any) -> np.ndarray:
+        """The output of the network (number, dim) float32."""
+        count = len(images) if hasattr(images, "__len__") else None
+        if not self._takes_tensors:
+            return self._call(encoding.with_progress(images, count, self.batch_size))
+        if isinstance(images, ImageSet):
+            loader = encoding.loader_of(images, self.preprocessing, self)
+            batches: Iterable[Tensor] = encoding.with_progress(loader, len(loader), 1)
+        elif isinstance(images, DataLoader):
+            batches = encoding.batches_of_loader(images, self.preprocessing)
+        elif isinstance(images, Tensor) and images.is_floating_point() and images.ndim == 4:
+            batches = images.split(self.batch_size)
+        else:
+            items = encoding.with_progress(images, count, self.batch_size)
+            batches = encoding.batches_of(items, self.preprocessing, self.batch_size)
+        return embed(self.network, batches, autocast=self.precision == "bfloat16")
+
+    def _call(self, images: Iterable[Any]) -> np.ndarray:
+        """The arrays that a function makes of batches of images."""
+        parts, batch = [], []
+        for image in images:
+            batch.append(to_image(image))
+            if len(batch) == self.batch_size:
+                parts.append(self._call_once(batch))
+                batch = []
+        if batch:
+            parts.append(self._call_once(batch))
+        if not parts:
+            raise ValueError("there is no image to embed; give one at least")
+        return np.concatenate(parts)
+
+    def _call_once(self, batch: list[Image.Image]) -> np.ndarray:
+        made = self.network(batch)
+        vectors = made.detach().cpu().float().numpy() if isinstance(made, Tensor) else np.asarray(made)
+        if vectors.ndim != 2 or len(vectors) != len(batch):
+            raise ValueError(
+                f"the function makes {vectors.shape} of {len(batch)} images, expected ({len(batch)}, dimension)"
+            )
+        return vectors
+
+    def _prepared(self, image: Any) -> Tensor:
+        return torch.as_tensor(self.preprocessing(to_image(image)))
+
+    def _onnx(self, inputs: list[Tensor] | None) -> tuple[bytes, dict[str, Any], int]:
+        """The ONNX file, how it compares with torch, and its opset."""
+        if not isinstance(self.network, nn.Module):
+            raise RetrievalError(f"this model is a {type(self.network).__name__}, not a torch.nn.Module")
+        self._require_preprocessing()
+        size = self.preprocessing.size
+        if inputs is None:
+            probes = torch.randn(_PROBES, 3, size, size, generator=torch.Generator().manual_seed(0))
+        else:
+            probes = torch.stack(inputs)
+        device = self.device
+        try:
+            metadata = {"preprocessing": self.preprocessing.to_dict()}
+            content, opset = onnx.export_network(self.network, size, metadata)
+            difference = onnx.compare(content, self.network, probes)
+        finally:
+            self.network.to(device)
+        return content, {"largest_difference": difference, "images": len(probes)}, opset
+
+    def _require_preprocessing(self) -> None:
+        if not isinstance(self.preprocessing, Preprocessing):
+            raise RetrievalError(
+                f"this model's preprocessing is a {type(self.preprocessing).__name__}, which no file can hold; give a "
+                "retrieval.data.Preprocessing"
+            )
+
+    def __repr__(self) -> str:
+        return f"Model({type(self.network).__name__}, {self.preprocessing!r}, device={str(self.device)!r})"

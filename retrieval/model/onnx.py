@@ -1,0 +1,179 @@
+"""Models as ONNX files: export with a comparison against torch, and networks that onnxruntime runs."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from retrieval import evaluation
+from retrieval.errors import RetrievalError, reason_of
+
+TOLERANCE = 1e-4  # of a component of a unit vector
+_MISSING = (
+    "ONNX needs packages that are not installed ({name}); install them with: python -m pip install 'retrieval[onnx]'"
+)
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # operators that come with onnxruntime
+_BATCH = 8
+
+
+class OnnxNetwork:
+    """A network that onnxruntime runs: images (batch, 3, size, size) to vectors (batch, dim).
+
+    Args:
+        content: The ONNX file.
+        embedding_dim: The dimension of its vectors.
+
+    Raises:
+        ValueError: The file is damaged, refers to other files, or uses operators that are not standard.
+        RetrievalError: onnx or onnxruntime is not installed.
+    """
+
+    def __init__(self, content: bytes, embedding_dim: int) -> None:
+        require_packages("onnx", "onnxruntime")
+        import onnxruntime
+
+        _check_content(content)
+        self.content = content
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # what is wrong is raised
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has an error class for each of its codes
+            raise ValueError(f"onnxruntime cannot load it ({reason_of(error)})") from error
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ValueError(f"it has {len(inputs)} inputs and {len(outputs)} outputs, expected one of each")
+        self._input = inputs[0].name
+        self.embedding_dim = embedding_dim
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Embeds images (batch, 3, size, size) as vectors (batch, embedding_dim)."""
+        (vectors,) = self._session.run(None, {self._input: images.float().cpu().numpy()})
+        return torch.from_numpy(vectors)
+
+
+def export_network(network: nn.Module, size: int, metadata: dict[str, Any]) -> tuple[bytes, int]:
+    """Exports a network as ONNX, from "images" (batch, 3, size, size) to "vectors" (batch, dim).
+
+    Args:
+        network: The network; it is moved to the CPU and put into evaluation mode.
+        size: Pixels of the side of its input.
+        metadata: Values that are stored in the file as JSON.
+
+    Returns:
+        The content of the file, and the version of its operators.
+
+    Raises:
+        RetrievalError: Packages are missing, or the network cannot be exported.
+    """
+    require_packages("onnx", "onnxruntime", "onnxscript")
+    network = network.cpu().eval().to(memory_format=torch.contiguous_format)
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("onnxscript", "torch.onnx")}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the comparison finds what would be wrong with the file
+            program = torch.onnx.export(
+                network,
+                (torch.zeros(2, 3, size, size),),
+                dynamo=True,
+                verbose=False,
+                input_names=["images"],
+                output_names=["vectors"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+            )
+        assert program is not None
+        proto = program.model_proto
+        for key, value in metadata.items():
+            proto.metadata_props.add(key=key, value=json.dumps(value))
+        return proto.SerializeToString(), proto.opset_import[0].version
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RetrievalError(f"this model cannot be exported as ONNX ({reason})") from error
+    finally:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+
+
+def compare(content: bytes, network: nn.Module, inputs: Tensor) -> float:
+    """The largest difference between the unit vectors of onnxruntime and of torch.
+
+    Raises:
+        RetrievalError: It exceeds `TOLERANCE`, or an image has other nearest neighbours among the others.
+    """
+    with torch.inference_mode():
+        expected = _unit(torch.cat([network(images) for images in inputs.split(_BATCH)]))
+    session = OnnxNetwork(content, expected.shape[1])
+    vectors = _unit(torch.cat([session(images) for images in inputs.split(_BATCH)]))
+    largest = float(np.abs(vectors - expected).max())
+    if not largest <= TOLERANCE:
+        raise RetrievalError(
+            f"onnxruntime's vectors differ from torch's by {largest:.2g}, more than {TOLERANCE:g}; nothing was written"
+        )
+    _require_same_neighbours(vectors, expected)
+    return largest
+
+
+def require_packages(*names: str) -> None:
+    """Checks that packages are installed.
+
+    Raises:
+        RetrievalError: One is not; the message has the command that installs it.
+    """
+    for name in names:
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise RetrievalError(_MISSING.format(name=error.name)) from error
+
+
+def _unit(vectors: Tensor) -> np.ndarray:
+    return evaluation.unit_vectors("vectors", vectors)
+
+
+def _require_same_neighbours(vectors: np.ndarray, expected: np.ndarray, k: int = 10) -> None:
+    """Checks that each vector has the same neighbours among the others, except those that are nearly equal for torch too."""
+    own = np.arange(len(expected))
+    k = min(k, len(expected) - 1)
+    if k < 1:
+        return
+    actual, wanted = (evaluation.search(part, part, k, query_ids=own) for part in (vectors, expected))
+    for i, (theirs, ours) in enumerate(zip(actual.ids, wanted.ids, strict=True)):
+        gaps = np.abs(expected[ours] @ expected[i] - expected[theirs] @ expected[i])
+        if (gaps > 2 * TOLERANCE).any():
+            raise RetrievalError(f"onnxruntime finds other neighbours of image {i} than torch; nothing was written")
+
+
+def _check_content(content: bytes) -> None:
+    """Checks that an ONNX file holds its weights itself and has standard operators only."""
+    import onnx
+
+    try:
+        proto = onnx.load_model(io.BytesIO(content), load_external_data=False)
+    except Exception as error:  # of the library of protocol buffers, whose errors differ between its versions
+        raise ValueError(f"it is not an ONNX file ({reason_of(error)})") from error
+    own = {(function.domain, function.name) for function in proto.functions}
+    graphs = [proto.graph, *proto.functions]
+    while graphs:
+        graph = graphs.pop()
+        tensors = list(getattr(graph, "initializer", ()))
+        for node in graph.node:
+            if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
+                raise ValueError(f"it uses the operator {node.domain}.{node.op_type}, which is not standard")
+            for attribute in node.attribute:
+                graphs += [item for item in (attribute.g, *attribute.graphs) if item.node]
+                tensors += [attribute.t, *attribute.tensors]
+        if any(_is_external(tensor) for tensor in tensors):
+            raise ValueError("it keeps weights in another file, expected them inside")
+
+
+def _is_external(tensor: Any) -> bool:
+    return bool(tensor.data_location == 1 or len(tensor.external_data))

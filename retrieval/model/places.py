@@ -1,0 +1,194 @@
+"""The folders that a model is loaded from: a training run, an index, or a saved model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from retrieval.config import Config, load
+from retrieval.config.imports import is_import_path, require_trusted
+from retrieval.config.network import build_network, build_preprocessing, own_network
+from retrieval.data import Preprocessing
+from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError, reason_of
+from retrieval.files import require_only
+from retrieval.files.manifest import MANIFEST, FolderKind, manifest_text
+from retrieval.model.description import DESCRIPTION, MODEL_FILES, StoredModel
+from retrieval.training import RunFolder, load_checkpoint
+
+MODEL_FOLDER = FolderKind(
+    format="retrieval model",
+    version=1,
+    noun="a saved model",
+    files=MODEL_FILES,
+    facts={"dimension": int, "source": dict},
+    remedy="save the model again",
+    error=CheckpointError,
+)
+
+# The rest of an index is not read for its model.
+INDEX_FOLDER = FolderKind(
+    format="retrieval index",
+    version=2,
+    noun="an index",
+    files=("vectors.npy", "items.csv", *MODEL_FILES, "approximate.faiss", "thumbnails.zip"),
+    facts={
+        "created": str,
+        "versions": dict,
+        "metric": str,
+        "normalised": bool,
+        "dimension": int,
+        "count": int,
+        "num_classes": int,
+        "images_root": str,
+        "split": str,
+        "source": dict,
+        "type": str,
+        "approximate": dict,
+    },
+    remedy="build the index again with `retrieval index`",
+    error=IndexFormatError,
+)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The parts of a `retrieval.Model`.
+
+    Args:
+        network: A network that takes tensors.
+        preprocessing: How an image becomes its input.
+        source: Where the model comes from, for the manifest of an index.
+        settings: Further arguments of `retrieval.Model`.
+    """
+
+    network: Any
+    preprocessing: Preprocessing
+    source: dict[str, Any]
+    settings: dict[str, Any]
+
+
+def load_place(place: Path, checkpoint: str | None) -> Loaded:
+    """The model in a folder; see `retrieval.Model.load`."""
+    if (place / MANIFEST).exists():
+        is_saved = MODEL_FOLDER.format.encode() in (manifest_text(place) or b"")
+        kind = MODEL_FOLDER if is_saved else INDEX_FOLDER
+        contents = kind.read(place, MODEL_FILES)
+        try:
+            stored = StoredModel.from_files(contents.files)
+        except ValueError as error:
+            raise kind.error(f"{place / DESCRIPTION}: {error}; {kind.remedy}") from error
+        return load_stored(place, contents.manifest, stored, kind.error)
+    return load_run(place, checkpoint)
+
+
+def load_stored(
+    place: str | Path,
+    manifest: Mapping[str, Any],
+    stored: StoredModel | None,
+    error_class: type[RetrievalError] = IndexFormatError,
+) -> Loaded:
+    """The model that an index or a saved model holds.
+
+    Args:
+        place: The folder, for messages.
+        manifest: The manifest of the folder.
+        stored: The model as its files hold it.
+        error_class: The class of the errors.
+
+    Raises:
+        RetrievalError: There is no model, or it is one that this version cannot build.
+    """
+    if stored is None:
+        raise error_class(
+            f"{place}: holds vectors without a model, so images cannot be searched in it; "
+            "open it in Python with Index.open(..., model=model)"
+        )
+    try:
+        network, preprocessing = stored.build(manifest["dimension"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise error_class(
+            f"{place}/{DESCRIPTION}: its model cannot be built ({reason_of(error)}); build the index again"
+        ) from error
+    source = {key: value for key, value in manifest["source"].items() if key in ("dataset", "checkpoint", "step")}
+    return Loaded(network, preprocessing, source, settings_of(Config()))
+
+
+def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | None = None) -> Loaded:
+    """The model of a training run.
+
+    Args:
+        place: The folder of the run.
+        checkpoint: See `retrieval.Model.load`.
+        network: The network to load the weights into; by default the one that the run's configuration describes.
+
+    Raises:
+        CheckpointError: The folder is not that of a run, its checkpoint is missing or damaged, or does not fit the network.
+    """
+    folder = RunFolder(place)
+    folder.require()
+    config = load(folder.config)
+    if network is None:
+        require_known([config.model.backbone], folder.path)
+        embedder = build_network(config, pretrained=False)
+    else:
+        embedder = own_network(network, config.image.size)
+    name = checkpoint or ("best" if folder.best.is_file() else "last")
+    state = folder.load_last() if name == "last" else load_checkpoint(folder.best)
+    try:
+        embedder.load_state_dict(trained_weights(state))
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{place}: its config.yaml and its checkpoint are of different models ({reason_of(error)}); train again"
+        ) from error
+    source = {"dataset": config.data.name, "checkpoint": name, "step": state["step"]}
+    return Loaded(embedder, build_preprocessing(config, embedder), source, settings_of(config))
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """How a configuration embeds images, as arguments of `retrieval.Model`."""
+    return {
+        "batch_size": config.evaluation.batch_size,
+        "workers": config.data.workers,
+        "timeout": config.data.timeout,
+        "precision": "bfloat16" if config.evaluation.amp == "bfloat16" else "float32",
+    }
+
+
+def trained_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint that are evaluated: the averaged ones, where the run kept an average."""
+    if not state.get("average"):
+        return dict(state["model"])
+    return {name.removeprefix("module."): tensor for name, tensor in state["average"].items()}
+
+
+def require_known(names: Iterable[str], folder: Path) -> None:
+    """Checks that the names in the configuration of a run can be resolved again.
+
+    Args:
+        names: Names of parts, some of which may be import paths; see `retrieval.config.imports.require_trusted`.
+        folder: The folder of the run.
+
+    Raises:
+        CheckpointError: A name stands for an object that was given in Python, or for code that is not the user's.
+    """
+    names = list(names)
+    for name in names:
+        if name.startswith("<"):
+            raise CheckpointError(
+                f"{folder}: was trained with an object that was given in Python, {name}; give it again, in Python"
+            )
+    require_trusted(filter(is_import_path, names), folder)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Checks that a folder holds nothing but a saved model.
+
+    Raises:
+        RetrievalError: Something else would be lost.
+    """
+    is_saved = MODEL_FOLDER.format.encode() in (manifest_text(folder) or b"")
+    require_only(folder, (*MODEL_FILES, MANIFEST) if is_saved else (), "a saved model")

@@ -1,0 +1,18 @@
+"""Embedding networks: a timm backbone or any other, pooling and head."""
+
+from retrieval.networks.backbone import check_name
+from retrieval.networks.embedder import Embedder, create_embedder, pretraining_statistics
+from retrieval.networks.embedding import embed
+from retrieval.networks.freezing import freeze_batchnorm, set_backbone_trainable
+from retrieval.networks.parameter_groups import parameter_groups
+
+__all__ = [
+    "Embedder",
+    "check_name",
+    "create_embedder",
+    "embed",
+    "freeze_batchnorm",
+    "parameter_groups",
+    "pretraining_statistics",
+    "set_backbone_trainable",
+]

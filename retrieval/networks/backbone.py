@@ -1,0 +1,146 @@
+"""A timm network without its classifier: its name, its weights, and errors that say how to mend them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from threading import Thread
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from retrieval.errors import CheckpointError, RetrievalError, did_you_mean
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which timm looks for them
+HUB_PATIENCE = 4.0  # seconds until a hub that does not answer counts as out of reach
+
+
+def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -> nn.Module:
+    """Builds a network of timm whose output is features (batch, width).
+
+    Args:
+        name: a name of `timm.list_models()`, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
+        pretrained: False for random weights, True for timm's own, or a local weights file. timm's own come from the cache of
+            earlier downloads, without asking the network, or else from the hub.
+        image_size: side of the images that it will see, for networks that must know it (vision transformers).
+
+    Raises:
+        ValueError: an unknown name; the message has the nearest ones.
+        CheckpointError: the weights file is missing, damaged, or of another network.
+        RetrievalError: the hub cannot be reached.
+    """
+    check_name(name)
+    config = get_pretrained_cfg(name)
+    options: dict[str, Any] = {"num_classes": 0}
+    if config.fixed_input_size:
+        options["img_size"] = image_size
+    if pretrained is False:
+        return timm.create_model(name, **options)
+    if isinstance(pretrained, (str, Path)):
+        return _from_users_file(name, Path(pretrained), options, custom=bool(config.custom_load))
+    if config.hf_hub_id:
+        cached = _cached_file(config.hf_hub_id)
+        if cached is not None:
+            return _from_file(name, cached, options)
+        _require_hub(name, config.hf_hub_id)
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:  # which errors a download has depends on the version of the hub's library
+        raise RetrievalError(f"weights of {name} cannot be fetched ({_reason(error)}); {_remedy()}") from error
+
+
+def check_name(name: str) -> None:
+    """Checks that timm has a model of that name, with weights of that tag if it has one.
+
+    Raises:
+        ValueError: It has not; the message has the nearest names.
+    """
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models())
+        raise ValueError(f"backbone {name!r} is not a model of timm {timm.__version__}{hint}")
+    network, _, tag = name.partition(".")
+    if tag and name not in timm.list_pretrained(f"{network}.*"):
+        hint = did_you_mean(name, timm.list_pretrained(f"{network}.*"))
+        raise ValueError(f"backbone {name!r}: timm {timm.__version__} has no weights of that tag{hint}")
+
+
+def _from_file(name: str, path: Path, options: dict[str, Any], *, custom: bool = False) -> nn.Module:
+    overlay = {"file": str(path), "custom_load": custom}
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    except (OSError, EOFError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: these weights do not fit {name} ({_reason(error)})") from error
+
+
+def _from_users_file(name: str, path: Path, options: dict[str, Any], *, custom: bool) -> nn.Module:
+    """Builds the network twice, with and without the weights: timm only logs what it does not find in a file, so that one of
+    another network would leave this one at random."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weights file; model.pretrained takes true, false or a path")
+    random_state = torch.get_rng_state()
+    # Networks with weights of another program ("custom") read those as .npz; timm would read no other file for them.
+    network = _from_file(name, path, options, custom=custom and path.suffix == ".npz")
+    torch.set_rng_state(random_state)
+    fresh = dict(timm.create_model(name, **options).named_parameters())
+    left = [key for key, value in network.named_parameters() if _is_random(value) and torch.equal(value, fresh[key])]
+    if left:
+        raise CheckpointError(
+            f"{path}: these weights do not fit {name} ({len(left)} of its weight matrices are not among them, e.g. {left[0]})"
+        )
+    return network
+
+
+def _is_random(parameter: nn.Parameter) -> bool:
+    """A matrix that initialisation filled at random; constants, e.g. a class token of zeros, may well be equal to trained ones."""
+    return parameter.ndim > 1 and bool((parameter != parameter.flatten()[0]).any())
+
+
+def _cached_file(repository: str) -> Path | None:
+    """The weights of a repository of the hub that an earlier run has downloaded."""
+    for file in HUB_FILES:
+        found = try_to_load_from_cache(repository, file)
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _require_hub(name: str, repository: str) -> None:
+    """Asks the hub once, since its library takes most of a minute of retries before it gives up."""
+    url = hf_hub_url(repository, HUB_FILES[0])
+    failures: list[str | None] = [f"no answer within {HUB_PATIENCE:.0f} s"]
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(url, timeout=HUB_PATIENCE)
+            failures.append(None)
+        except HfHubHTTPError as error:
+            # An answer, if only to say that the file has another name; but 5xx come from a gateway on the way, or a broken hub.
+            failures.append(_reason(error) if getattr(error.response, "status_code", 0) >= 500 else None)
+        except Exception as error:  # noqa: BLE001 - which errors there are depends on the version of the hub's library
+            failures.append(_reason(error))
+
+    # In a thread, because the time limit does not cover the look-up of the hub's address.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_PATIENCE)
+    if failures[-1] is not None:
+        hub = url.removesuffix(f"/{repository}/resolve/main/{HUB_FILES[0]}")
+        raise RetrievalError(
+            f"weights of {name} are not in the cache, and {hub} cannot be reached ({failures[-1]}); {_remedy()}"
+        )
+
+
+def _remedy() -> str:
+    return "set model.pretrained to the path of a local file, or to false"
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,49 @@
+"""Embeds batches of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False) -> np.ndarray:
+    """Embeds batches of images in evaluation mode, in order.
+
+    Args:
+        network: A function or module from images (batch, 3, height, width) to vectors (batch, dim).
+        batches: Image tensors on any device.
+        autocast: Whether to compute in bfloat16 where that is safe. It is faster on processors that have it; the vectors change in
+            the third digit.
+
+    Returns:
+        (num_images, dim) float32.
+
+    Raises:
+        ValueError: There is no batch, or the network does not return one vector for each image.
+    """
+    device = device_of(network)
+    if isinstance(network, nn.Module) and network.training:
+        network.eval()
+    vectors = []
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        for images in batches:
+            made = network(images.to(device, non_blocking=True))
+            if not isinstance(made, Tensor) or made.ndim != 2 or len(made) != len(images):
+                shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+                raise ValueError(
+                    f"the network makes {shape} of {len(images)} images, expected ({len(images)}, dimension)"
+                )
+            vectors.append(made.float().cpu())
+    if not vectors:
+        raise ValueError("no batch of images to embed; give one at least")
+    return torch.cat(vectors).numpy()
+
+
+def device_of(network: Any) -> torch.device:
+    """The device of a network's parameters; the CPU where it has none."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else ()
+    return next((parameter.device for parameter in parameters), torch.device("cpu"))

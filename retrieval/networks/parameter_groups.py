@@ -1,0 +1,78 @@
+"""Which learning rate and weight decay each parameter of a model gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from timm.models import group_parameters
+from torch import nn
+
+from retrieval.networks.embedder import Embedder
+
+
+def parameter_groups(
+    model: Embedder,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float | None = None,
+    head: float = 1.0,
+    pooling: float = 1.0,
+    extra: Mapping[str, tuple[nn.Module, float]] | None = None,
+) -> list[dict[str, Any]]:
+    """The groups to give to an optimiser.
+
+    Every parameter is in exactly one group, frozen ones too: without a gradient an optimiser leaves them alone, and they may be
+    set free later. Vectors and single numbers (norms, biases, GeM's power) and what the backbone exempts (position embeddings)
+    have no weight decay.
+
+    Args:
+        model: what is trained.
+        learning_rate: that of the backbone's last layer.
+        weight_decay: of matrices.
+        layer_decay: each layer of the backbone has its learning rate times this of the layer above it; None for one and the same.
+        head: the learning rate of head and LayerNorm, as a multiple of `learning_rate`.
+        pooling: that of the pooling's parameters.
+        extra: further modules by name, with their multiples: `{"proxies": (loss, 100.0)}`.
+
+    Returns:
+        Groups with the keys "params", "lr", "weight_decay" and "name".
+
+    Raises:
+        ValueError: a negative multiple, a layer decay outside (0, 1], or one for a backbone whose layers timm does not know.
+    """
+    backbone: Any = model.backbone
+    modules = {
+        "backbone": (backbone, 1.0),
+        "pooling": (model.pooling or nn.Identity(), pooling),
+        "head": (model.head, head),
+        "norm": (model.norm, head),
+        **{f"extra.{name}": module for name, module in (extra or {}).items()},
+    }
+    for name, (_, multiple) in modules.items():
+        if multiple < 0:
+            raise ValueError(f"the learning rate of {name} is {multiple} times the model's, expected 0 or more")
+    layers = {} if layer_decay is None else _layers(backbone, layer_decay)
+    exempt = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
+    groups: dict[str, dict[str, Any]] = {}
+    for part, (module, multiple) in modules.items():
+        for name, parameter in module.named_parameters():
+            in_backbone = module is backbone
+            layer, scale = layers[name] if in_backbone and layers else (part, multiple)
+            decays = parameter.ndim > 1 and not (in_backbone and name in exempt)
+            key = layer if decays else f"{layer} without decay"
+            options = {"lr": learning_rate * scale, "weight_decay": weight_decay if decays else 0.0, "name": key}
+            groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
+    return list(groups.values())
+
+
+def _layers(backbone: Any, layer_decay: float) -> dict[str, tuple[str, float]]:
+    """From a parameter's name to its layer's name, counted from the image, and multiple of the learning rate."""
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay is {layer_decay}, expected above 0 and at most 1")
+    if not hasattr(backbone, "group_matcher"):
+        raise ValueError(f"timm does not know the layers of {type(backbone).__name__}; leave out layer_decay")
+    numbers = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    last = max(numbers.values())
+    return {name: (f"backbone.{number}", layer_decay ** (last - number)) for name, number in numbers.items()}

@@ -1,0 +1,8 @@
+"""Training runs: from a configuration to a folder with a trained model and its figures."""
+
+from retrieval.runs.indexing import build_index
+from retrieval.runs.run import Run, report
+from retrieval.runs.run_list import RunSummary, list_runs
+from retrieval.runs.train import train
+
+__all__ = ["Run", "RunSummary", "build_index", "list_runs", "report", "train"]

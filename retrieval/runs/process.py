@@ -1,0 +1,354 @@
+"""A training run, from its first step or from a checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from retrieval.config import Config, to_yaml
+from retrieval.config.check import build_callbacks, check
+from retrieval.config.network import build_network, build_preprocessing, own_network
+from retrieval.config.splits import (
+    build_augmentation,
+    build_sampler,
+    build_training_loader,
+    measured_splits,
+    name_images,
+    read_splits,
+    with_absolute_paths,
+)
+from retrieval.config.trainer import OptimizerFactory, build_trainer
+from retrieval.data import Augmentation, ImageSet, MPerClassSampler
+from retrieval.files import write_json, write_text
+from retrieval.networks import Embedder
+from retrieval.report import plot_training
+from retrieval.runs.measuring import Measuring, describe
+from retrieval.runs.pictures import draw_neighbours
+from retrieval.runs.record import Figures, Record, labelled, unlabelled
+from retrieval.runs.resume import require_same, require_same_images
+from retrieval.runs.run import Run
+from retrieval.training import (
+    RunFolder,
+    Stopped,
+    StopSignals,
+    Trainer,
+    describe_environment,
+    distributed,
+    load_checkpoint,
+    save_checkpoint,
+)
+from retrieval.training.callbacks import Callbacks
+from retrieval.training.device import pick_device
+from retrieval.training.progress import ProgressBar
+
+log = logging.getLogger("retrieval")
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Objects that a caller gives in place of names in the configuration; None where the configuration decides.
+
+    Args:
+        data: An `ImageSet`, a `torch.utils.data.Dataset` of (image, label), or a dict of these by split.
+        network: A module from images (batch, 3, height, width) to vectors (batch, dim), trained as it is.
+        loss: A loss of pytorch-metric-learning's signature.
+        optimizer: A function from parameter groups to an optimiser.
+        callbacks: Callbacks besides those of the configuration.
+    """
+
+    data: Any = None
+    network: nn.Module | None = None
+    loss: nn.Module | None = None
+    optimizer: OptimizerFactory | None = None
+    callbacks: tuple[object, ...] = ()
+
+    def describe(self, config: Config) -> Config:
+        """The configuration with "<MyNet>" in place of the name of a part that is given as an object."""
+        if self.data is not None:
+            data: dict[str, Any] = {"name": _name(self.data), "root": None, "options": {}}
+            config = config.model_copy(update={"data": config.data.model_copy(update=data)})
+        if self.network is not None:
+            whole = {"embedding_dim": None, "pooling": None, "layer_norm": False, "pretrained": False}
+            model: dict[str, Any] = {"backbone": _name(self.network), "backbone_options": {}, **whole}
+            config = config.model_copy(update={"model": config.model.model_copy(update=model)})
+        if self.loss is not None:
+            loss = type(config.loss)().model_copy(
+                update={"name": _name(self.loss), "lr_multiplier": config.loss.lr_multiplier}
+            )
+            config = config.model_copy(update={"loss": loss})
+        if self.optimizer is not None:
+            settings = config.training.model_copy(update={"optimizer": _name(self.optimizer), "optimizer_options": {}})
+            config = config.model_copy(update={"training": settings})
+        return config
+
+    def parts_of_the_configuration(self) -> tuple[str, ...]:
+        """The parts that the configuration decides; see `retrieval.config.check`."""
+        given = {
+            "data": self.data,
+            "network": self.network,
+            "loss": self.loss,
+            "optimizer": self.optimizer,
+            "callbacks": None,
+        }
+        return tuple(part for part, value in given.items() if value is None)
+
+
+def run_process(
+    config: Config, out: str | Path, *, overwrite: bool = False, resume: bool = False, objects: Objects | None = None
+) -> Run:
+    """Runs a training in this process; see `retrieval.train`.
+
+    Raises:
+        Stopped: By SIGTERM or Ctrl-C, after everything was saved.
+    """
+    objects = objects or Objects()
+    folder = RunFolder(out)
+    if resume:
+        folder.require()
+    else:
+        folder.check_free(overwrite=overwrite)
+    config = with_absolute_paths(objects.describe(config))
+    check(config, objects.parts_of_the_configuration(), pretrained=not resume)
+    with StopSignals() as signals, distributed.joined(pick_device(config.device)) as device, _owned(folder):
+        callbacks = Callbacks([*build_callbacks(config), *objects.callbacks] if distributed.is_main() else [])
+        process = _build(config, folder, device, signals, objects, callbacks, resume=resume)
+        try:
+            if resume:
+                process.take_up()
+            else:
+                process.begin(overwrite=overwrite)
+            with folder.logging() if distributed.is_main() else contextlib.nullcontext():
+                process.run_to_the_end()
+        finally:
+            callbacks.close()
+    return process.run
+
+
+@dataclass
+class _Process:
+    """The parts of a run in training; see `_build`."""
+
+    config: Config
+    folder: RunFolder
+    run: Run
+    device: torch.device
+    signals: StopSignals
+    splits: dict[str, ImageSet]
+    network: Embedder
+    augmentation: Augmentation
+    sampler: MPerClassSampler
+    trainer: Trainer
+    measuring: Measuring
+    callbacks: Callbacks
+    record: Record = field(default_factory=Record)
+
+    def begin(self, *, overwrite: bool) -> None:
+        """Measures the untrained network, and makes the folder."""
+        options, results = self.config.model, self.record.results
+        untrained = self.measuring.measure("test", self.network)
+        if options.pretrained:
+            has_more = options.embedding_dim or options.layer_norm
+            results["frozen features"] = (
+                self.measuring.measure("test", _without_head(self.network)) if has_more else untrained
+            )
+        results["untrained"] = untrained
+        if distributed.is_main():
+            fingerprints = {name: images.fingerprint() for name, images in self.splits.items()}
+            environment = describe_environment(device=str(self.device), seed=self.config.seed, data=fingerprints)
+            self.folder.create(to_yaml(self.config), environment, overwrite=overwrite)
+        self.save()
+        self.callbacks.begin(self.run)
+        for name, figures in results.items():
+            self.callbacks.evaluation(self.run, name, figures)
+
+    def take_up(self) -> None:
+        """Restores the state at which the run stopped."""
+        require_same(self.config, self.folder)
+        require_same_images(self.splits, self.folder)
+        state = self.folder.load_last()
+        self.trainer.load_state_dict(state)
+        self.record = Record(state["rows"], state["results"])
+        if distributed.is_main():
+            write_text(self.folder.config, to_yaml(self.config))
+        self.callbacks.begin(self.run)
+
+    def run_to_the_end(self) -> None:
+        """Trains and measures the trained network. A signal stops it after everything is saved."""
+        for name, figures in self.record.results.items():
+            log.info("%s, test classes: %s", name, describe(figures))
+        try:
+            self.train_and_save()
+            self.finish()
+        except Stopped:
+            log.warning("stopped after step %d; go on with --resume", self.trainer.step)
+            raise
+
+    def train_and_save(self) -> None:
+        """Trains to the end or to a signal, and saves. `finish` loads other weights into the network afterwards."""
+        try:
+            self.train()
+        except Stopped:
+            self.save()
+            raise
+
+    def train(self) -> None:
+        """Trains to the last step, or until the validation figures no longer improve."""
+        settings, trainer, steps_per_epoch = self.config.training, self.trainer, self.sampler.steps_per_epoch
+        num_steps = settings.epochs * steps_per_epoch
+        num_steps = min(num_steps, settings.max_steps or num_steps)
+        loader = build_training_loader(self.config, self.splits["train"], self.augmentation, self.sampler, trainer.step)
+        if self.has_no_patience_left():  # the reason why the run had ended
+            return
+        with ProgressBar(num_steps, "training", initial=trainer.step) as bar:
+            batches = self.signals.each(loader, together=True)
+            for epoch, loss in trainer.epochs(
+                batches, steps_per_epoch, max_steps=num_steps, after_step=self.after_step(bar)
+            ):
+                self.save()  # before the measurement, which may fail
+                self.end_epoch(epoch, loss, is_last=trainer.step >= num_steps)
+                if self.has_no_patience_left():
+                    log.info("no better validation figure in %d evaluations: stopped early", settings.patience)
+                    break
+        self.save()
+
+    def after_step(self, bar: ProgressBar) -> Any:
+        """A function that is called with the loss of every step."""
+        last = time.perf_counter()
+
+        def call(loss: float) -> None:
+            nonlocal last
+            bar.update()
+            now = time.perf_counter()
+            figures = {
+                "loss": loss,
+                "learning_rate": float(self.trainer.optimizer.param_groups[0]["lr"]),
+                "images_per_second": self.config.batch.size / max(now - last, 1e-9),
+            }
+            last = now
+            self.callbacks.step(self.run, self.trainer.step, figures)
+
+        return call
+
+    def end_epoch(self, epoch: int, loss: float, *, is_last: bool) -> None:
+        """Measures the splits that are due, and keeps the epoch if it is the best."""
+        settings = self.config.evaluation
+        row: Figures = {"epoch": epoch, "step": self.trainer.step, "loss": loss}
+        for split, every in (("validation", settings.every), ("test", settings.test_every)):
+            exists = split == "test" or split in self.splits
+            if every and exists and (epoch % every == 0 or is_last):
+                figures = self.measuring.measure(split, self.trainer.evaluated)
+                row |= labelled(split, figures)
+                self.callbacks.evaluation(self.run, split, figures)
+        self.record.add(row)
+        log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.epochs, loss, describe(row))
+        if distributed.is_main():
+            self.folder.write_rows(self.record.rows)
+            if self.record.improved("validation"):
+                best = {"model": self.trainer.evaluated.state_dict(), "step": self.trainer.step}
+                save_checkpoint(self.folder.best, best)
+        self.callbacks.epoch(self.run, epoch, row)
+
+    def has_no_patience_left(self) -> bool:
+        """Whether the validation figures have not improved for too many evaluations."""
+        patience = self.config.training.patience
+        return patience is not None and self.record.looks_since_best("validation") >= patience
+
+    def finish(self) -> None:
+        """Measures the last and the best epoch, draws the pictures and writes the results."""
+        network, results = self.trainer.evaluated, dict(self.record.results)
+        vectors = self.measuring.embed("test", network)
+        results["last"] = self.measuring.figures(vectors, "test")
+        self.callbacks.evaluation(self.run, "last", results["last"])
+        if distributed.on_main(self.folder.best.is_file):
+            network.load_state_dict(load_checkpoint(self.folder.best)["model"])
+            results["best by validation"] = self.measuring.measure("test", network)
+            self.callbacks.evaluation(self.run, "best by validation", results["best by validation"])
+        if best := self.record.best("test"):
+            results["best on test"] = unlabelled("test", best)
+        if distributed.is_main():
+            queries, gallery = (self.splits[name] for name in measured_splits(self.splits))
+            draw_neighbours(*vectors, queries, gallery, self.folder.gallery, seed=self.config.seed)
+            plot_training(self.record.rows, self.folder.curves)
+            write_json(self.folder.results, results)
+        self.callbacks.end(self.run, results)
+
+    def save(self) -> None:
+        """Writes everything that a resumed run needs."""
+        if distributed.is_main():
+            state = {**self.trainer.state_dict(), "rows": self.record.rows, "results": self.record.results}
+            self.folder.save_last(state)
+
+
+def _build(
+    config: Config,
+    folder: RunFolder,
+    device: torch.device,
+    signals: StopSignals,
+    objects: Objects,
+    callbacks: Callbacks,
+    *,
+    resume: bool,
+) -> _Process:
+    """Builds the parts of a run. The weights of a resumed run come from its checkpoint."""
+    splits = read_splits(config, objects.data)
+    torch.manual_seed(config.seed)
+    if objects.network is None:
+        network = build_network(config, pretrained=not resume)
+    else:
+        network = own_network(objects.network, config.image.size)
+    network = network.to(device)
+    preprocessing = build_preprocessing(config, network)
+    augmentation = build_augmentation(config, preprocessing)
+    sampler = build_sampler(config, splits["train"])
+    trainer = build_trainer(
+        config,
+        network,
+        num_classes=splits["train"].num_classes,
+        steps_per_epoch=sampler.steps_per_epoch,
+        name_images=name_images(splits["train"], sampler),
+        loss=objects.loss,
+        optimizer=objects.optimizer,
+    )
+    return _Process(
+        config=config,
+        folder=folder,
+        run=Run(folder.path, splits=splits, network=objects.network),
+        device=device,
+        signals=signals,
+        splits=splits,
+        network=network,
+        augmentation=augmentation,
+        sampler=sampler,
+        trainer=trainer,
+        measuring=Measuring(config, splits, preprocessing, signals),
+        callbacks=callbacks,
+    )
+
+
+def _without_head(network: Embedder) -> Embedder:
+    """The network without norm and head: the features of its backbone, with the same weights."""
+    return Embedder(network.backbone, network.embedding_dim, None, pooling=network.pooling)
+
+
+def _name(value: object) -> str:
+    name = getattr(value, "__name__", type(value).__name__)
+    return f"<{name}>"
+
+
+@contextlib.contextmanager
+def _owned(folder: RunFolder) -> Iterator[None]:
+    """Keeps other runs out of the folder. Only rank 0 writes files and logs."""
+    with contextlib.ExitStack() as stack:
+        distributed.on_main(lambda: stack.enter_context(folder.hold()))
+        if not distributed.is_main():
+            stack.callback(log.setLevel, log.level)
+            log.setLevel(logging.CRITICAL)
+        yield

@@ -1,0 +1,64 @@
+"""Checks whether a run can be resumed with a configuration."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from retrieval.config import Config, load
+from retrieval.data import ImageSet
+from retrieval.errors import CheckpointError
+from retrieval.training import RunFolder
+
+# Options that may change, because they change no step. Images that have moved are compared by `require_same_images`.
+FREE_TO_CHANGE = (
+    *("device", "data.root", "data.workers", "data.timeout"),
+    *("training.max_steps", "training.patience", "training.callbacks"),
+)
+
+
+def require_same(config: Config, folder: RunFolder) -> None:
+    """Checks that a run was started with this configuration, except for the options that may change.
+
+    Raises:
+        CheckpointError: It was not; the message names the options that differ.
+    """
+    free = set(FREE_TO_CHANGE)
+    if config.training.schedule not in ("cosine", "tanh"):  # these depend on the number of epochs
+        free.add("training.epochs")
+    now, then = _flat(config.model_dump()), _flat(load(folder.config).model_dump())
+    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
+    if changed:
+        differences = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
+        given = shlex.quote(str(folder.config))
+        raise CheckpointError(
+            f"{folder.path}: was begun with another configuration ({differences}); resume it with --config {given}"
+        )
+
+
+def require_same_images(splits: Mapping[str, ImageSet], folder: RunFolder) -> None:
+    """Checks that a run was started with the same lists of images: otherwise the batches would differ.
+
+    Raises:
+        CheckpointError: It was not; the message names the splits that differ.
+    """
+    try:
+        then = json.loads(folder.environment.read_text(encoding="utf-8"))["data"]
+    except (OSError, ValueError, KeyError, TypeError):  # a lost file of information is no reason to lose a run
+        return
+    changed = sorted(name for name, images in splits.items() if images.fingerprint() != then.get(name))
+    if changed:
+        raise CheckpointError(
+            f"{folder.path}: was begun with other images or classes ({', '.join(changed)}); bring back the data as it was, "
+            "or begin a new run"
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

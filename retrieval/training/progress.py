@@ -1,0 +1,46 @@
+"""Progress bars on the screen."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from retrieval.training import distributed
+
+log = logging.getLogger("retrieval")
+
+Item = TypeVar("Item")
+
+
+class ProgressBar(tqdm):
+    """A progress bar on stderr that disappears when it is done.
+
+    It is shown on a terminal only, by rank 0 only, and not at all where the log level hides warnings (`--quiet`).
+
+    Args:
+        total: Number of steps.
+        description: Text in front of the bar.
+        initial: Steps that were done before.
+        delay: Seconds before the bar appears, so that short work shows none.
+    """
+
+    def __init__(self, total: int, description: str, *, initial: int = 0, delay: float = 0.0) -> None:
+        shows = distributed.is_main() and log.isEnabledFor(logging.WARNING)
+        super().__init__(
+            total=total,
+            desc=description,
+            initial=initial,
+            leave=False,
+            disable=None if shows else True,  # None: unless stderr is a terminal
+            dynamic_ncols=True,
+            delay=delay,
+        )
+
+    def each(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Passes the items on and counts them."""
+        for item in items:
+            yield item
+            self.update()

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from pytorch_metric_learning import losses, miners
+from torch.nn.functional import normalize
+
+from retrieval.config.losses import LOSSES, MINERS, build_loss
+from retrieval.errors import ConfigError
+from retrieval.losses import RamboLoss, RecallLoss
+from retrieval.losses.memory import CrossBatchMemory
+from retrieval.config.schema import LossConfig, LossTerm
+from retrieval.solvers import Blackbox
+
+LABELS = torch.tensor([0, 0, 0, 3, 3, 3, 5, 5, 1, 1, 1, 1])
+REQUIRED = {"ranked_list": {"margin": 0.4, "Tn": 1}}
+
+
+def build(**words) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return build_loss(LossConfig(**words), num_classes=6, embedding_dim=16)
+
+
+def embeddings() -> torch.Tensor:
+    return normalize(torch.randn(len(LABELS), 16, generator=torch.Generator().manual_seed(1)), dim=1).requires_grad_()
+
+
+def mistakes(**words) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        build(**words)
+    return caught.value.mistakes
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_gives_a_finite_value_and_gradient_for_classes_of_any_size(name):
+    loss, inputs = build(name=name, options=REQUIRED.get(name, {})), embeddings()
+    loss(inputs, LABELS).backward()
+    assert inputs.grad.isfinite().all()
+    assert inputs.grad.norm() > 0
+
+
+@pytest.mark.parametrize("name", MINERS)
+def test_every_miner_works_before_a_loss(name):
+    loss, inputs = build(name="contrastive", miner=name), embeddings()
+    loss(inputs, LABELS).backward()
+    assert inputs.grad.isfinite().all()
+
+
+def test_the_words_of_the_recall_loss_reach_it():
+    words = {
+        "projection": "norm",
+        "weighting": "sqrt",
+        "ks": [1, 2],
+        "tau": 0.5,
+        "noise": 0.1,
+        "margin": 0.2,
+        "local_margin": 2.0,
+        "temperature": 0.7,
+    }
+    loss = build(**words)
+    assert type(loss) is RecallLoss
+    assert {word: getattr(loss, word) for word in words} == words
+    assert loss.gradient == "identity"
+    assert build(gradient="blackbox", blackbox_lambda=0.2).gradient == Blackbox(0.2)
+    assert build(options={"noise": 0.3}).noise == 0.3
+
+
+def test_options_reach_a_loss_and_its_miner():
+    assert build(name="rambo", options={"margin": 0.5, "lambda_": 1.0}).margin == 0.5
+    assert type(build(name="rambo")) is RamboLoss
+    loss = build(name="triplet", options={"margin": 0.3}, miner="multi_similarity", miner_options={"epsilon": 0.2})
+    inputs = embeddings()
+    pairs = miners.MultiSimilarityMiner(epsilon=0.2)(inputs, LABELS)
+    assert torch.equal(loss(inputs, LABELS), losses.TripletMarginLoss(margin=0.3)(inputs, LABELS, pairs))
+
+
+def test_classes_and_dimension_are_filled_in_and_proxies_are_parameters():
+    loss = build(name="proxy_anchor", options={"alpha": 16})
+    assert [tuple(parameter.shape) for parameter in loss.parameters()] == [(6, 16)]
+    assert len(list(build(name="sub_center_arcface", options={"sub_centers": 2}).parameters())) == 1
+
+
+def test_a_weighted_sum_is_the_sum_of_its_terms_times_their_weights():
+    terms = [LossTerm(weight=2.0), LossTerm(name="contrastive", weight=0.5, options={"neg_margin": 0.7})]
+    inputs = embeddings()
+    expected = 2 * RecallLoss()(inputs, LABELS) + 0.5 * losses.ContrastiveLoss(neg_margin=0.7)(inputs, LABELS)
+    assert build(terms=terms)(inputs, LABELS).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert build(weight=3.0)(inputs, LABELS).item() == pytest.approx(3 * RecallLoss()(inputs, LABELS).item(), rel=1e-6)
+
+
+def test_a_memory_wraps_the_loss_and_its_miner():
+    loss = build(name="contrastive", miner="pair_margin", memory=64)
+    assert type(loss) is CrossBatchMemory
+    assert loss.memory_size == 64
+    assert isinstance(loss.miner, miners.PairMarginMiner)
+    assert type(build(memory=32).loss) is RecallLoss
+
+
+def test_unknown_names_and_options_are_named_with_the_word_meant():
+    assert "did you mean triplet" in mistakes(name="tripelt")[0]
+    assert "did you mean multi_similarity" in mistakes(name="triplet", miner="multi_similarty")[0]
+    assert mistakes(name="triplet", options={"margn": 1}) == [
+        "loss: triplet has no option 'margn'; known are margin, swap, smooth_loss, triplets_per_anchor; did you mean margin?"
+    ]
+    assert (
+        "loss: pair_margin has no option 'x'"
+        in mistakes(name="triplet", miner="pair_margin", miner_options={"x": 1})[0]
+    )
+    assert "has no option 'embedding_size'" in mistakes(name="proxy_anchor", options={"embedding_size": 3})[0]
+    assert "has no option 'distance'" in mistakes(name="triplet", options={"distance": 3})[0]
+
+
+def test_missing_options_and_refused_values_are_mistakes():
+    assert mistakes(name="ranked_list") == ["loss: ranked_list needs the option margin and Tn; set it under options"]
+    assert mistakes(projection="local", gradient="blackbox")[0].startswith("loss: projection 'local'")
+    assert mistakes(name="smooth_ap", options={"tau": -1})[0].startswith("loss: tau is -1")
+    assert mistakes(name="proxy_anchor", memory=64)[0].startswith("loss: proxy_anchor cannot use a memory")
+
+
+def test_the_mistakes_of_all_terms_come_at_once():
+    found = mistakes(terms=[LossTerm(name="x"), LossTerm(), LossTerm(name="triplet", options={"y": 1})])
+    assert [line.split(":")[0] for line in found] == ["loss.terms.0", "loss.terms.2"]

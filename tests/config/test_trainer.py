@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from retrieval.config import build_augmentation, build_model, build_preprocessing, build_trainer
+from retrieval.config import Config, config_names, load
+from retrieval.errors import ConfigError
+from retrieval.training import SiMix, Trainer
+
+STEPS = 10
+
+
+def configure(*words: str) -> Config:
+    return load("glyphs", ["model.embedding_dim=16", "training.learning_rate=1e-3", *words])
+
+
+def build(*words: str) -> Trainer:
+    torch.manual_seed(0)
+    config = configure(*words)
+    return build_trainer(config, build_model(config), num_classes=6, steps_per_epoch=STEPS)
+
+
+def learning_rates(trainer: Trainer) -> dict[str, float]:
+    return {group["name"]: group["lr"] for group in trainer.optimizer.param_groups}
+
+
+def rate_after(trainer: Trainer, epochs: float) -> float:
+    trainer.scheduler.step_update(round(epochs * STEPS))
+    return learning_rates(trainer)["head"]
+
+
+def test_parts_have_multiples_of_the_learning_rate_and_vectors_no_weight_decay():
+    trainer = build(
+        *("model.pooling=gem", "model.head_lr_multiplier=3", "model.pooling_lr_multiplier=5"),
+        *("loss.name=proxy_anchor", "loss.lr_multiplier=100"),
+    )
+    rates = learning_rates(trainer)
+    assert rates["backbone"] == pytest.approx(1e-3)
+    assert rates["head"] == pytest.approx(3e-3)
+    assert rates["pooling without decay"] == pytest.approx(5e-3)
+    assert rates["extra.loss"] == pytest.approx(0.1)
+    decays = {group["name"]: group["weight_decay"] for group in trainer.optimizer.param_groups}
+    assert decays["head"] == 1e-4
+    assert decays["head without decay"] == 0
+    of_modules = {id(p) for module in (trainer.model, trainer.loss_function) for p in module.parameters()}
+    assert {id(p) for group in trainer.optimizer.param_groups for p in group["params"]} == of_modules
+
+
+def test_schedules_go_as_their_words_say():
+    assert rate_after(build("training.epochs=8"), 4) == pytest.approx(5e-4)
+    assert rate_after(build("training.epochs=8"), 8) == pytest.approx(0, abs=1e-9)
+    assert rate_after(build("training.epochs=8", "training.min_learning_rate=1e-5"), 8) == pytest.approx(1e-5)
+    assert rate_after(build("training.schedule=constant"), 7.9) == pytest.approx(1e-3)
+    steps = ("training.schedule=multistep", "training.decay_epochs=[2, 5]", "training.decay_rate=0.3")
+    for epochs, factor in ((1.5, 1), (2.5, 0.3), (5.5, 0.09)):
+        assert rate_after(build(*steps), epochs) == pytest.approx(1e-3 * factor)
+    step = ("training.schedule=step", "training.decay_epochs=[2]", "training.decay_rate=0.5")
+    assert rate_after(build(*step), 6.5) == pytest.approx(1e-3 / 8)
+
+
+def test_a_warmup_rises_from_little_to_each_parts_own_learning_rate():
+    words = ("training.warmup_epochs=2", "training.schedule=constant", "model.head_lr_multiplier=10")
+    trainer = build(*words)
+    assert 0 < learning_rates(trainer)["head"] < 1e-4
+    assert rate_after(trainer, 1) == pytest.approx(5e-3, rel=0.01)
+    assert rate_after(trainer, 2) == pytest.approx(1e-2)
+    assert learning_rates(trainer)["backbone"] == pytest.approx(1e-3)
+
+
+def test_words_of_training_reach_the_trainer():
+    trainer = build("training.amp=bfloat16", "training.clip_norm=2", "batch.chunk=4", "batch.simix=true", "seed=7")
+    assert (trainer.precision, trainer.clip_norm, trainer.chunk_size, trainer.seed) == ("bfloat16", 2, 4, 7)
+    assert isinstance(trainer.loss_function, SiMix)
+    assert trainer.average is None
+    average = build("model.ema=0.9").average
+    assert average.decay == 0.9
+    assert isinstance(build("training.optimizer=sgd").optimizer, torch.optim.SGD)
+    betas = build("training.optimizer_options={betas: [0.5, 0.6]}").optimizer.param_groups[0]["betas"]
+    assert list(betas) == [0.5, 0.6]
+
+
+def test_parts_are_frozen_in_the_epochs_in_which_they_should_be():
+    trainer = build("model.freeze_batchnorm=affine", "model.freeze_backbone_epochs=2")
+    norms = [module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for epoch, trains in ((0, False), (1, False), (2, True)):
+        trainer.training_mode(trainer.model, epoch)
+        assert trainer.model.backbone.conv1[0].weight.requires_grad is trains
+        assert trainer.model.head.weight.requires_grad
+        assert trainer.model.training
+        assert not any(norm.training or norm.weight.requires_grad for norm in norms)
+
+
+def test_layer_decay_lowers_the_learning_rate_towards_the_image():
+    rates = learning_rates(build("model.layer_decay=0.5"))
+    layers = [rate for name, rate in rates.items() if name.startswith("backbone.") and "without" not in name]
+    assert min(layers) < 0.3 * max(layers)
+    assert max(layers) <= rates["head"]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("training.optimizer=adamx", "training.optimizer: 'adamx' is not an optimiser of timm; did you mean"),
+        ("training.optimizer_options={moment: 1}", "training.optimizer_options: adamw refuses them"),
+        ("loss.name=proxy", "loss: there is no loss 'proxy'; did you mean"),
+    ],
+)
+def test_unknown_words_are_mistakes(word, message):
+    with pytest.raises(ConfigError, match=message):
+        build(word)
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_every_shipped_configuration_can_be_built(name):
+    config = load(name)
+    model = build_model(config, pretrained=False)
+    build_augmentation(config, build_preprocessing(config, model))
+    trainer = build_trainer(config, model, num_classes=100, steps_per_epoch=STEPS)
+    trainer.training_mode(trainer.model, 0)
+    assert trainer.model.training

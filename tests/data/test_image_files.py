@@ -1,0 +1,78 @@
+"""Promises of `retrieval.data.image_files`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrieval.data import folder_class, image_files, images_below, images_in, listed_images
+from retrieval.errors import ConfigError, DatasetError
+
+
+def touch(root: Path, *paths: str) -> Path:
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    return root
+
+
+def classes_of(root: Path) -> dict[str, str]:
+    images = images_in(root)
+    return {path: images.class_names[label] for path, label in zip(images.paths, images.labels, strict=True)}
+
+
+def test_images_are_found_at_any_depth_with_the_first_folder_as_class(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.JPG", "b/deep/er/1.png", "a/1.webp", "0.png", "a/notes.txt", ".hidden/1.png", "a/._1.jpg")
+    (tmp_path / "b" / "folder.png").mkdir()
+    assert classes_of(tmp_path) == {"0.png": ".", "a/1.webp": "a", "b/2.JPG": "b", "b/deep/er/1.png": "b"}
+    assert images_in(str(tmp_path)).root == tmp_path
+    assert images_in(tmp_path).paths == ("0.png", "a/1.webp", "b/2.JPG", "b/deep/er/1.png")
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"none: is no folder; give the folder with the images"):
+        images_in(tmp_path / "none")
+    with pytest.raises(DatasetError, match=r"contains no images; expected files \*\{.avif,"):
+        images_in(touch(tmp_path, "notes.txt"))
+
+
+def test_files_are_kept_and_folders_replaced_by_their_images(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "a/b/2.png", "c.data")
+    files = image_files([tmp_path / "c.data", str(tmp_path / "a"), tmp_path / "a" / "1.png"])
+    assert files == [tmp_path / name for name in ("c.data", "a/1.png", "a/b/2.png", "a/1.png")]
+    with pytest.raises(DatasetError, match=r"d.png: does not exist; give an image, or a folder of images"):
+        image_files([tmp_path / "d.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="contains no images"):
+        image_files([tmp_path / "empty"])
+
+
+def test_files_below_a_root_are_named_from_it_and_given_once(tmp_path: Path) -> None:
+    touch(tmp_path, "root/a/1.png", "root/2.png", "other/3.png")
+    root = tmp_path / "root"
+    images = images_below(root, [root / "2.png", str(root / "a" / "1.png"), root / "a" / ".." / "2.png"])
+    assert (images.paths, images.class_names, images.labels.tolist()) == (("2.png", "a/1.png"), (".", "a"), [0, 1])
+    with pytest.raises(ConfigError, match=r"3.png: does not lie below .*root, .* give that with --root"):
+        images_below(root, [tmp_path / "other" / "3.png"])
+
+
+def test_a_listed_image_is_found_from_the_folder_of_the_list_or_from_a_root(tmp_path: Path) -> None:
+    touch(tmp_path, "photos/x/1.png", "photos/x/2.png")
+    (tmp_path / "photos" / "list.csv").write_text("label,path,split\nb,x/2.png,train\na,x/1.png,test\n")
+    images = listed_images(tmp_path / "photos" / "list.csv")
+    assert (images.root, images.paths) == (tmp_path / "photos", ("x/2.png", "x/1.png"))
+    assert (images.class_names, images.labels.tolist()) == (("a", "b"), [1, 0])
+    (tmp_path / "photos" / "list.csv").rename(tmp_path / "list.csv")
+    assert listed_images(str(tmp_path / "list.csv"), tmp_path / "photos").fingerprint() == images.fingerprint()
+    with pytest.raises(DatasetError, match=r"x/2.png: this and 1 more of the 2 listed images do not exist; .*--root"):
+        listed_images(tmp_path / "list.csv")
+
+
+def test_the_class_of_a_path_is_its_first_folder() -> None:
+    assert [folder_class(path) for path in ("a/b/1.png", "a/1.png", "1.png")] == ["a", "a", "."]
+
+
+def test_a_backslash_in_a_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="rename the file"):
+        images_in(touch(tmp_path, "a/x\\y.png"))

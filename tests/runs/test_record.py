@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from retrieval.runs.record import Record, labelled, unlabelled
+
+
+def record(*figures: tuple[float, float] | None) -> Record:
+    """A record of epochs with (recall@1, MAP@R) on the validation classes, None where they were not measured."""
+    found = Record()
+    for epoch, pair in enumerate(figures, start=1):
+        measured = {} if pair is None else labelled("validation", {"recall@1": pair[0], "map@r": pair[1]})
+        found.add({"epoch": epoch, "step": 5 * epoch, "loss": 1.0} | measured)
+    return found
+
+
+def test_recall_decides_then_map_then_the_earlier_epoch():
+    assert record((0.5, 0.1), (0.6, 0.1), (0.4, 0.9)).best("validation")["epoch"] == 2
+    assert record((0.6, 0.1), (0.6, 0.2), (0.6, 0.2)).best("validation")["epoch"] == 2
+    assert record((0.6, 0.1), None).best("validation")["epoch"] == 1
+    assert record(None, None).best("validation") is None
+    assert record((0.6, 0.1)).best("test") is None
+
+
+def test_an_epoch_has_improved_only_if_it_was_measured_and_no_earlier_one_was_as_good():
+    assert record((0.6, 0.1)).improved("validation")
+    assert record((0.6, 0.1), (0.6, 0.2)).improved("validation")
+    assert not record((0.6, 0.1), (0.6, 0.1)).improved("validation")
+    assert not record((0.6, 0.1), None).improved("validation")
+    assert not Record().improved("validation")
+
+
+def test_looks_without_improvement_are_counted_not_epochs():
+    assert record((0.6, 0.1), None, (0.5, 0.1), None, (0.6, 0.1)).looks_since_best("validation") == 2
+    assert record((0.6, 0.1), None, (0.7, 0.1)).looks_since_best("validation") == 0
+    assert record(None).looks_since_best("validation") == 0
+
+
+def test_a_step_that_is_measured_again_keeps_one_row():
+    found = record((0.6, 0.1), (0.7, 0.1))
+    found.add({"epoch": 2, "step": 10, "loss": 3.0})
+    assert [row["epoch"] for row in found.rows] == [1, 2]
+    assert found.best("validation")["epoch"] == 1
+
+
+def test_a_look_within_an_epoch_that_goes_on_later_keeps_its_row_for_it_may_be_the_best():
+    found = record((0.6, 0.1))
+    for step, recall in ((7, 0.7), (10, 0.5)):
+        found.add({"epoch": 2, "step": step, "loss": 1.0} | labelled("validation", {"recall@1": recall, "map@r": 0.1}))
+        assert found.improved("validation") == (step == 7)
+    assert [row["step"] for row in found.rows] == [5, 7, 10]
+    assert found.best("validation")["step"] == 7
+    assert found.looks_since_best("validation") == 1
+
+
+def test_figures_are_found_again_under_their_split():
+    row = {"epoch": 1} | labelled("validation", {"recall@1": 0.5}) | labelled("test", {"recall@1": 0.25})
+    assert unlabelled("validation", row) == {"recall@1": 0.5}
+    assert unlabelled("test", row) == {"recall@1": 0.25}
