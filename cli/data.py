@@ -18,8 +18,6 @@ from .parameters import DATASET, FILE, PLACE, Count, json_option
 if TYPE_CHECKING:
     from retrieval.data.verify import Report
 
-FAULTS = "# faults of"  # how a list of faults begins
-
 
 @click.group(
     "data",
@@ -119,27 +117,21 @@ def verify(
     """
     from retrieval.config import load
     from retrieval.errors import DatasetError
-    from retrieval.files import make_place, require_place, write_text
 
     if root and not Path(root).exists():
         raise DatasetError(f"{root}: does not exist; give the folder of the data set")
-    path = Path(file or f"{name}-faults.txt")
-    if path.is_file() and path.stat().st_size and not path.read_bytes().startswith(FAULTS.encode()):
-        raise DatasetError(f"{path}: exists and lists no faults, so it is left alone; choose another --faults")
-    if file:
-        require_place(path)
     values = load("glyphs", [f"data.options.{option}" for option in options]).data.options
     with _mistakes():
+        from retrieval.data.faults import fault_file, write_faults
         from retrieval.data.verify import verify as check
 
+        path = fault_file(name, file)
         report = check(name, root, values, processes=processes, watch=_progress("opening images"))
     if as_json:
         print_json({"name": name, "splits": _by_split(report.splits), "faults": report.faults})
     else:
         _print_report(report)
-    if report.faults or path.is_file():  # what an earlier call found there holds no longer
-        make_place(path)
-        write_text(path, "".join(f"{line}\n" for line in (f"{FAULTS} {name}", *report.faults)))
+    write_faults(path, name, report.faults)
     if report.faults:
         raise DatasetError(f"{name}: faults: {len(report.faults)}, listed in {paste(path)}")
 

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import click
 
-from retrieval.files import require_free_file
-
 from .output import neighbours_table, print_json, print_places
 from .parameters import FILE, FOLDER, PLACE, Count, Place, device_option, json_option, overwrite_option
 from .recall import ranking_options, require_weighted
@@ -59,7 +57,7 @@ def command(
 
     files = {name: Path(file) for name, file in (("picture", picture), ("page", html)) if file}
     for file in files.values():
-        require_free_file(file, overwrite)
+        Index.require_drawable(file, overwrite=overwrite)
     opened, queries = Index.open(index, device=device), image_files(images)
     hits = opened.search(queries, k, exact=exact, qe=qe, alpha=alpha, dba=dba, rerank=rerank)
     for file in files.values():

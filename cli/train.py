@@ -69,6 +69,7 @@ def command(
         print_json({"run": str(run.path), **run.results})
     else:
         click.echo(figures_table(run.results, heading="test classes"))
+        click.echo()
         print_places(run=run.path, pictures=run.pictures, next=f"retrieval index {paste(run.path)}")
 
 

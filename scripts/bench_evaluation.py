@@ -37,9 +37,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from retrieval.evaluation import METRICS, evaluate
+from retrieval import evaluate
 
 PRODUCT = "one product"
+METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
 KS = (1, 10, 100, 1000)
 CUB = 5_924
 SMALL = 6_000  # items above which the NumPy reference is left out

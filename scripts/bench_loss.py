@@ -38,11 +38,9 @@ from pytorch_metric_learning import losses as pml
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from retrieval.losses import RecallLoss, recall_loss
+from retrieval.losses import RecallLoss, RecallSurrogateLoss, SmoothAPLoss, recall_loss
 from retrieval.losses.recall import PROJECTIONS
-from retrieval.losses.recall_surrogate import RecallSurrogateLoss
 from retrieval.losses.score_matrix import relevance_masks
-from retrieval.losses.smooth_ap import SmoothAPLoss
 from retrieval.solvers import Blackbox, solve
 
 PRODUCT = "one product"

@@ -17,8 +17,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from retrieval.files import write_bytes, write_text
-
 
 @dataclass
 class Row:
@@ -82,7 +80,7 @@ def write(table: Sequence[Row], folder: Path) -> None:
     writer.writeheader()
     writer.writerows(asdict(row) for row in table)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "bench_loss.csv", text.getvalue())
+    (folder / "bench_loss.csv").write_text(text.getvalue(), encoding="utf-8", newline="")
     plot(folder / "bench_loss.csv")
 
 
@@ -97,9 +95,7 @@ def plot(path: Path) -> None:
     _draw(memory, rows, "peak_mib", "Peak memory of a step, MiB")
     lines = sorted((line for line in time.lines if line.get_xdata().size), key=lambda line: -line.get_ydata()[-1])
     figure.legend(handles=lines, loc="outside right center", frameon=False, fontsize=11)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_bytes(path.with_suffix(".png"), buffer.getvalue())
+    figure.savefig(path.with_suffix(".png"))
 
 
 def _draw(axes: Axes, rows: Sequence[dict[str, str]], column: str, title: str) -> None:

@@ -42,28 +42,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from retrieval.config import (
-    build_augmentation,
-    build_model,
-    build_preprocessing,
-    build_sampler,
-    build_trainer,
-    build_training_loader,
-)
+from retrieval import ImageSet, RetrievalError
 from retrieval.config import Config
-from retrieval.data import (
-    Augmentation,
-    ImageSet,
-    Preprocessing,
-    evaluation_loader,
-    read_dataset,
-    training_loader,
-)
-from retrieval.errors import DatasetError, RetrievalError
-from retrieval.files import write_text
-from retrieval.training import Trainer
+from retrieval.config.network import build_network, build_preprocessing
+from retrieval.config.splits import build_augmentation, build_sampler, build_training_loader
+from retrieval.config.trainer import build_trainer
+from retrieval.data import Augmentation, Preprocessing, evaluation_loader, read_dataset, training_loader
 
 BARE = "bare loop"
 PER_CLASS = 4
@@ -113,21 +99,21 @@ def measure_steps(
         while True:
             yield batch
 
-    def make_trainer() -> Trainer:
+    def make_trainer() -> Any:
         torch.manual_seed(config.seed)
-        model = build_model(config)
-        return build_trainer(config, model, num_classes=images.num_classes, steps_per_epoch=sampler.steps_per_epoch)
+        network = build_network(config)
+        return build_trainer(config, network, num_classes=images.num_classes, steps_per_epoch=sampler.steps_per_epoch)
 
     # The trainer pauses after an epoch, so here each step is one.
     fed = make_trainer().epochs(from_loader(), 1)
     unfed = make_trainer().epochs(from_memory(), 1)
     bare = make_trainer()
-    bare.model.train()
+    parts = bare.model.train(), bare.loss_function, bare.optimizer
     clock = time.process_time if options.threads == 1 else time.perf_counter
     candidates = {
         f"trainer, its loader ({config.data.workers} workers)": partial(timed, lambda: next(fed)[1], clock),
         "trainer, tensors in memory": partial(timed, lambda: next(unfed)[1], clock),
-        BARE: partial(timed, lambda: take_bare_step(bare, *batch), clock),
+        BARE: partial(timed, lambda: take_bare_step(*parts, *batch), clock),
     }
     steps = take_turns(candidates, options.steps)
     seconds = {name: statistics.median(second for second, _ in steps[name]) for name in reversed(candidates)}
@@ -137,12 +123,14 @@ def measure_steps(
     ]
 
 
-def take_bare_step(parts: Trainer, images: Tensor, labels: Tensor) -> float:
-    """A step with the model, loss and optimiser of a trainer, without the trainer."""
-    parts.optimizer.zero_grad()
-    loss = parts.loss_function(parts.model(images), labels)
+def take_bare_step(
+    model: nn.Module, loss_function: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
+) -> float:
+    """A training step without the trainer; returns the loss."""
+    optimizer.zero_grad()
+    loss = loss_function(model(images), labels)
     loss.backward()
-    parts.optimizer.step()
+    optimizer.step()
     return loss.item()
 
 
@@ -217,10 +205,10 @@ def measure(root: Path, options: argparse.Namespace) -> list[Row]:
     images = read_dataset(config.data.name, root)["train"]
     least = READ_AT_ONCE * (1 + max(options.workers)) + 1
     if min(len(images), options.images) < least:
-        raise DatasetError(
+        raise RetrievalError(
             f"{root}: reading is measured on at least {least} training images; give more, or fewer workers"
         )
-    preprocessing = build_preprocessing(config, build_model(config))
+    preprocessing = build_preprocessing(config, build_network(config))
     augmentation = build_augmentation(config, preprocessing)
     clock = "processor time" if options.threads == 1 else "wall time"
     work = f"{options.backbone}, {options.size} px"
@@ -253,7 +241,7 @@ def write(table: Sequence[Row], folder: Path) -> None:
     writer.writeheader()
     writer.writerows(asdict(row) for row in table)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "bench_training.csv", text.getvalue())
+    (folder / "bench_training.csv").write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def parse() -> argparse.Namespace:

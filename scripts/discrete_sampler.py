@@ -28,8 +28,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from retrieval.data import load_image, read_dataset
-from retrieval.errors import RetrievalError
+from retrieval import RetrievalError
+from retrieval.data import read_dataset
 from retrieval.solvers import Blackbox, gumbel, solve, standardize, sum_of_gamma, top_k
 
 VARIABLES, SIZE, K = 20, 20, 10  # of the latent: so many subsets of so many, with so many ones
@@ -143,7 +143,7 @@ def read_images(data: str) -> Tensor:
 
         return torch.from_numpy(load_digits().data >= 8).float()
     images = read_dataset("omniglot", data)["train"]
-    drawings = (np.asarray(load_image(images.root / path))[..., 0] for path in images.paths)
+    drawings = (np.asarray(images.load(index))[..., 0] for index in range(len(images)))
     small = np.stack([cv2.resize(drawing, (28, 28), interpolation=cv2.INTER_AREA) for drawing in drawings])
     return torch.from_numpy(small < 128).float().flatten(1)
 

@@ -33,8 +33,8 @@ from scipy import stats
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from retrieval.data import ImageSet, Preprocessing, load_image, prepare, read_dataset, split_classes
-from retrieval.errors import RetrievalError
+from retrieval import ImageSet, RetrievalError
+from retrieval.data import Preprocessing, prepare, read_dataset, split_classes
 from retrieval.solvers import Blackbox, Identity, match, normalize, solve, standardize, two_point, whole
 
 SIZE = 48  # pixels of a side of an image
@@ -59,7 +59,7 @@ class Pairs(NamedTuple):
 def load(images: ImageSet, count: int = 1000) -> Tensor:
     """Some of the images, grey: (count, 1, SIZE, SIZE) in -1 .. 1."""
     chosen = np.random.default_rng(0).permutation(len(images))[:count]
-    pixels = [prepare(load_image(images.root / images.paths[index]), PREPROCESSING).mean(axis=0) for index in chosen]
+    pixels = [prepare(images.load(index), PREPROCESSING).mean(axis=0) for index in chosen]
     return torch.from_numpy(np.stack(pixels))[:, None]
 
 

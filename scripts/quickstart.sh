@@ -15,10 +15,10 @@ step retrieval recall $index
 query=$(python - $index <<'PYTHON'
 import sys
 
-from retrieval.index import read_bundle
+import retrieval
 
-bundle = read_bundle(sys.argv[1])
-print(f"{bundle.manifest['images_root']}/{bundle.paths[0]}")
+index = retrieval.Index.open(sys.argv[1])
+print(index.root / index.paths[0])
 PYTHON
 )
 step retrieval search $index "$query" --k 8 --picture $run/search.png --overwrite

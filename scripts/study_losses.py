@@ -37,10 +37,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from retrieval.data import MPerClassSampler, read_dataset
-from retrieval.data.images import load_image
-from retrieval.data.transforms import Preprocessing, resize_and_crop
-from retrieval.evaluation import evaluate
+from retrieval import evaluate
+from retrieval.data import MPerClassSampler, Preprocessing, read_dataset
+from retrieval.data.transforms import resize_and_crop
 from retrieval.losses import CrossBatchMemory, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
 from retrieval.networks import create_embedder
 from retrieval.solvers import Blackbox
@@ -218,7 +217,7 @@ def arrays(task: Task, options: argparse.Namespace) -> dict[str, np.ndarray]:
         made = {}
         for split, images in read_dataset(task.dataset, find(options.data, task.dataset), **task.options).items():
             preprocessing = Preprocessing(task.resize, task.size, (0, 0, 0), (1, 1, 1))  # to cut only
-            pixels = np.stack([resize_and_crop(load_image(images.root / p), preprocessing) for p in tqdm(images.paths)])
+            pixels = np.stack([resize_and_crop(images.load(i), preprocessing) for i in tqdm(range(len(images)))])
             made[f"{split} labels"] = images.labels
             made[f"{split} groups"] = images.labels
             if task.dataset == "omniglot":  # the test has other alphabets

@@ -14,27 +14,12 @@ import numpy as np
 import torch
 from pytorch_metric_learning import samplers, testers, trainers
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
-from torch.utils.data import Dataset
 
-from retrieval.data import ImageSet, Preprocessing, load_image, prepare, read_dataset
-from retrieval.losses import RecallLoss
+from retrieval import RecallLoss
+from retrieval.data import Preprocessing, read_dataset
 from retrieval.networks import create_embedder
 
 PREPROCESSING = Preprocessing(resize=32, size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-
-
-class Images(Dataset[tuple[torch.Tensor, int]]):
-    """A split as the plain data set that their trainers expect."""
-
-    def __init__(self, images: ImageSet) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        image = load_image(self.images.root / self.images.paths[index])
-        return torch.from_numpy(prepare(image, PREPROCESSING)), int(self.images.labels[index])
 
 
 def main() -> None:
@@ -44,8 +29,8 @@ def main() -> None:
     classes = parser.parse_args().classes
     torch.manual_seed(0)
     splits = {
-        name: Images(images.select(np.flatnonzero(images.labels < (classes or images.num_classes))))
-        for name, images in read_dataset("glyphs", None).items()
+        name: images.select(np.flatnonzero(images.labels < (classes or images.num_classes)))
+        for name, images in read_dataset("glyphs", transform=PREPROCESSING).items()
     }
     model = create_embedder("test_resnet", embedding_dim=64, image_size=32)
     loss = RecallLoss(projection="std", weighting="linear")
@@ -61,9 +46,7 @@ def main() -> None:
         batch_size=128,
         loss_funcs={"metric_loss": loss},
         dataset=splits["train"],
-        sampler=samplers.MPerClassSampler(
-            splits["train"].images.labels, m=4, length_before_new_iter=len(splits["train"])
-        ),
+        sampler=samplers.MPerClassSampler(splits["train"].labels, m=4, length_before_new_iter=len(splits["train"])),
         dataloader_num_workers=0,
     )
     for when in ("before", "after"):

@@ -11,15 +11,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import tarfile
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from retrieval.errors import RetrievalError
-from retrieval.files import folder_in_one_piece
 
 SIDE = 105  # pixels, of an Omniglot drawing
 
@@ -82,12 +80,16 @@ def unpack(name: str, shared: Path, out: Path) -> Path:
     folder = out / name
     if folder.is_dir():
         return folder
-    try:
-        with folder_in_one_piece(folder) as temporary:
-            UNPACK[name](shared, temporary)
-    except RetrievalError:
-        if not folder.is_dir():  # or else another process was faster
-            raise
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as temporary:
+        new = Path(temporary) / name
+        new.mkdir()
+        UNPACK[name](shared, new)
+        try:
+            new.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was faster
+                raise
     return folder
 
 

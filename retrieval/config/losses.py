@@ -12,9 +12,8 @@ from torch import nn
 from retrieval.config.imports import import_object, is_import_path
 from retrieval.config.schema import LossConfig, LossTerm, NamedLoss
 from retrieval.errors import ConfigError, did_you_mean
-from retrieval.losses import RamboLoss, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
+from retrieval.losses import Blackbox, RamboLoss, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
 from retrieval.losses.memory import CrossBatchMemory
-from retrieval.solvers import Blackbox
 
 # Not listed: wrappers; losses that need more than embeddings and labels; pytorch-metric-learning's SmoothAPLoss, which is correct
 # for sorted batches only; and losses that raise deprecation warnings in new versions of torch or NumPy (histogram, large margin

@@ -15,6 +15,8 @@ from retrieval.config.schema import Config, ModelConfig
 from retrieval.data import Preprocessing
 from retrieval.networks import Embedder, create_embedder, pretraining_statistics
 
+__all__ = ["Embedder", "build_network", "build_preprocessing", "find_backbone", "own_network", "without_head"]
+
 
 def build_network(config: Config, *, pretrained: bool = True) -> Embedder:
     """Builds the network on the CPU; `pretrained=False` leaves out its weights, for a network that loads others.
@@ -48,6 +50,11 @@ def own_network(network: nn.Module, image_size: int) -> Embedder:
         return network
     with mistakes_in("network"):
         return create_embedder(network, embedding_dim=None, image_size=image_size)
+
+
+def without_head(network: Embedder) -> Embedder:
+    """The network without norm and head: the features of its backbone, with the same weights."""
+    return Embedder(network.backbone, network.embedding_dim, None, pooling=network.pooling)
 
 
 def build_preprocessing(config: Config, network: nn.Module) -> Preprocessing:

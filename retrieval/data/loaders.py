@@ -38,7 +38,7 @@ def training_loader(
     a run that is resumed at a later batch continues exactly.
 
     Args:
-        images: The images that the indices refer to.
+        images: The images that the indices refer to. Their transform is not used.
         batches: For every batch, a number (e.g. its step) and the indices of its images. An image that is repeated under the
             same number gets the same augmentation.
         augment: Returns the view (3, size, size) of an image for a seed; see `make_augmentation`.
@@ -67,7 +67,7 @@ def evaluation_loader(
     """Returns a loader of all images in order, with deterministic preprocessing. The last batch can be smaller.
 
     Args:
-        images: The images to read.
+        images: The images to read. Their transform is not used.
         preprocessing: A `Preprocessing`, or another function from an RGB image to an array or a tensor.
         batch_size: The number of images in a batch.
         workers: See `training_loader`, also for the errors.

@@ -468,6 +468,15 @@ class Index:
             queries, hits = [queries], [hits]
         drawing.draw(self._bundle, queries, hits, Path(file))
 
+    @staticmethod
+    def require_drawable(file: Place, *, overwrite: bool = False) -> None:
+        """Checks before a search that `draw` can write a file.
+
+        Raises:
+            RetrievalError: The file exists and `overwrite` is off, or it cannot be made.
+        """
+        require_free_file(file, overwrite)
+
     def report(
         self,
         out: Place | None = None,

@@ -1,7 +1,9 @@
-"""The report on an index."""
+"""The report on an index: one HTML page, and its pictures as PNGs in a folder beside it."""
 
 from __future__ import annotations
 
+import logging
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,11 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import ConfigError, RetrievalError
+from retrieval.files import require_place, write_bytes, write_text
 from retrieval.index.bundle import Bundle
-from retrieval.report import Facts, Images, write_report
+from retrieval.report import MARK, Facts, Images, analyse, make_report
+
+log = logging.getLogger("retrieval")
 
 
 def report(
@@ -24,7 +29,7 @@ def report(
     seed: int,
     **record: Any,
 ) -> tuple[Path, Path]:
-    """Writes the report on a bundle; see `retrieval.Index.report`.
+    """Writes the report on a bundle; see `retrieval.Index.report`. An earlier report is replaced, other files are not.
 
     Args:
         page: The HTML file.
@@ -35,6 +40,12 @@ def report(
         ks: Cut-offs of recall@k.
         seed: Seed of everything that is sampled at random.
         record: `results` and `rows` of a run; see `retrieval.report.Facts`.
+
+    Returns:
+        The page, and the folder of its pictures: its name with "-pictures" in place of ".html".
+
+    Raises:
+        RetrievalError: Nothing can be measured, or the page cannot be written.
     """
     if images is not None and not Path(images).is_dir():
         raise RetrievalError(f"{images}: does not exist; give the folder of the images")
@@ -42,7 +53,7 @@ def report(
     names = dict.fromkeys(name for part in reversed(bundles) for name in part.class_names)
     number = {name: i for i, name in enumerate(names)}
     try:
-        return write_report(
+        return _write(
             page,
             Facts(title, _lines(bundle, queries), **record),
             *(_images(part, number, images) for part in bundles),
@@ -51,6 +62,59 @@ def report(
         )
     except ValueError as error:
         raise ConfigError(f"{bundle}: cannot be measured: {error}") from error
+
+
+def check_replaceable(page: Path) -> None:
+    """Checks that a page and its pictures replace nothing but an earlier report.
+
+    Raises:
+        RetrievalError: Something else is there, or the page cannot be written.
+    """
+    require_place(page)
+    if page.is_dir():
+        inside = shlex.quote(str(page / "report.html"))
+        raise RetrievalError(f"{page}: is a folder, expected the name of a page; give --out {inside}")
+    if not page.exists():
+        folder = _pictures_folder(page)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise RetrievalError(
+                f"{folder}: exists and is of no report, so it is left alone; move it away, or choose another --out"
+            )
+        return
+    try:
+        with page.open("rb") as file:
+            if MARK.encode() in file.read(1000):
+                return
+    except OSError as error:
+        raise RetrievalError(f"{page}: cannot be read ({error.strerror}); choose another --out") from error
+    raise RetrievalError(f"{page}: exists and is no report, so it is left alone; choose another --out")
+
+
+def _write(
+    page: Path, facts: Facts, queries: Images, gallery: Images | None = None, *, ks: Sequence[int], seed: int
+) -> tuple[Path, Path]:
+    check_replaceable(page)
+    galleries = () if gallery is None else (gallery,)
+    log.info("ranking %d images for %d queries", len((gallery or queries).labels), len(queries.labels))
+    analysis = analyse(queries, *galleries, ks=ks, seed=seed)
+    log.info("drawing")
+    report = make_report(analysis, facts, seed=seed)
+    if report.unreadable:
+        log.warning(
+            "%d images cannot be read, the first: %s; give the folder they are in now with --images",
+            len(report.unreadable),
+            queries.root / report.unreadable[0],
+        )
+    folder = _pictures_folder(page)
+    check_replaceable(page)  # again, since the work has taken a while
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RetrievalError(f"{folder}: cannot be made ({error.strerror}); choose another --out") from error
+    write_text(page, report.html)  # first, since it marks the pictures as part of a report
+    for name, content in report.pictures.items():
+        write_bytes(folder / name, content)
+    return page, folder
 
 
 def _lines(gallery: Bundle, queries: Bundle | None) -> dict[str, Any]:
@@ -77,3 +141,7 @@ def _images(bundle: Bundle, number: dict[str, int], root: str | Path | None) -> 
         root=bundle.root if root is None else Path(root),
         pictures=pictures and [pictures[i] for i in order],
     )
+
+
+def _pictures_folder(page: Path) -> Path:
+    return page.with_name(f"{page.stem}-pictures")

@@ -5,8 +5,10 @@ from retrieval.losses.rambo import RamboLoss, rambo_loss
 from retrieval.losses.recall import RecallLoss, recall_loss
 from retrieval.losses.recall_surrogate import RecallSurrogateLoss, recall_surrogate_loss
 from retrieval.losses.smooth_ap import SmoothAPLoss, smooth_ap_loss
+from retrieval.solvers import Blackbox
 
 __all__ = [
+    "Blackbox",
     "CrossBatchMemory",
     "RamboLoss",
     "RecallLoss",

@@ -5,7 +5,6 @@ from retrieval.report.curves import plot_training
 from retrieval.report.gallery import GalleryRow, Neighbour, plot_gallery
 from retrieval.report.page import MARK, Facts, Report, make_report
 from retrieval.report.search_page import write_search_page
-from retrieval.report.writing import check_replaceable, write_report
 
 __all__ = [
     "MARK",
@@ -16,10 +15,8 @@ __all__ = [
     "Neighbour",
     "Report",
     "analyse",
-    "check_replaceable",
     "make_report",
     "plot_gallery",
     "plot_training",
-    "write_report",
     "write_search_page",
 ]

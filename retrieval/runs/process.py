@@ -15,7 +15,7 @@ from torch import nn
 
 from retrieval.config import Config, to_yaml
 from retrieval.config.check import build_callbacks, check
-from retrieval.config.network import build_network, build_preprocessing, own_network
+from retrieval.config.network import Embedder, build_network, build_preprocessing, own_network, without_head
 from retrieval.config.splits import (
     build_augmentation,
     build_sampler,
@@ -28,7 +28,6 @@ from retrieval.config.splits import (
 from retrieval.config.trainer import OptimizerFactory, build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
 from retrieval.files import write_json, write_text
-from retrieval.networks import Embedder
 from retrieval.report import plot_training
 from retrieval.runs.measuring import Measuring, describe
 from retrieval.runs.pictures import draw_neighbours
@@ -157,7 +156,7 @@ class _Process:
         if options.pretrained:
             has_more = options.embedding_dim or options.layer_norm
             results["frozen features"] = (
-                self.measuring.measure("test", _without_head(self.network)) if has_more else untrained
+                self.measuring.measure("test", without_head(self.network)) if has_more else untrained
             )
         results["untrained"] = untrained
         if distributed.is_main():
@@ -331,11 +330,6 @@ def _build(
         measuring=Measuring(config, splits, preprocessing, signals),
         callbacks=callbacks,
     )
-
-
-def _without_head(network: Embedder) -> Embedder:
-    """The network without norm and head: the features of its backbone, with the same weights."""
-    return Embedder(network.backbone, network.embedding_dim, None, pooling=network.pooling)
 
 
 def _name(value: object) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.config import build_sampler, name_images, read_splits
+from retrieval.config.splits import build_sampler, name_images, read_splits
 from retrieval.config import Config, load
 from retrieval.data import HierarchicalSampler
 from retrieval.errors import ConfigError

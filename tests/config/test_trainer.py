@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from retrieval.config import build_augmentation, build_model, build_preprocessing, build_trainer
 from retrieval.config import Config, config_names, load
+from retrieval.config.network import build_network, build_preprocessing
+from retrieval.config.splits import build_augmentation
+from retrieval.config.trainer import build_trainer
 from retrieval.errors import ConfigError
 from retrieval.training import SiMix, Trainer
 
@@ -19,7 +21,7 @@ def configure(*words: str) -> Config:
 def build(*words: str) -> Trainer:
     torch.manual_seed(0)
     config = configure(*words)
-    return build_trainer(config, build_model(config), num_classes=6, steps_per_epoch=STEPS)
+    return build_trainer(config, build_network(config), num_classes=6, steps_per_epoch=STEPS)
 
 
 def learning_rates(trainer: Trainer) -> dict[str, float]:
@@ -115,7 +117,7 @@ def test_unknown_words_are_mistakes(word, message):
 @pytest.mark.parametrize("name", config_names())
 def test_every_shipped_configuration_can_be_built(name):
     config = load(name)
-    model = build_model(config, pretrained=False)
+    model = build_network(config, pretrained=False)
     build_augmentation(config, build_preprocessing(config, model))
     trainer = build_trainer(config, model, num_classes=100, steps_per_epoch=STEPS)
     trainer.training_mode(trainer.model, 0)

@@ -4,7 +4,8 @@ import pytest
 
 from retrieval.errors import RetrievalError
 from retrieval.files import write_json
-from retrieval.training import RunFolder, list_runs
+from retrieval.runs import list_runs
+from retrieval.training import RunFolder
 
 ROWS = [
     {"epoch": 1, "step": 5, "loss": 0.5, "validation recall@1": 0.75},

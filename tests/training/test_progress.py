@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from retrieval.config import ProgressBar
+from retrieval.training.progress import ProgressBar
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,14 @@
+from .data import ImageSet as ImageSet
+from .errors import RetrievalError as RetrievalError
+from .evaluation import evaluate as evaluate
+from .index import Hit as Hit
+from .index import Index as Index
+from .losses import RecallLoss as RecallLoss
+from .losses import recall_loss as recall_loss
+from .model import Model as Model
+from .runs import Run as Run
+from .runs import list_runs as list_runs
+from .runs import train as train
+
+__version__: str
+__all__: list[str]

@@ -1,0 +1,59 @@
+"""Indexes of the images of a run, or of other images with the model of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from retrieval.data import images_in, listed_images
+from retrieval.errors import ConfigError
+from retrieval.index import Index
+from retrieval.model import Model
+from retrieval.runs.run import Run
+from retrieval.training import RunFolder
+
+
+def build_index(
+    source: str | Path,
+    out: str | Path | None = None,
+    *,
+    split: str | None = None,
+    images: str | Path | None = None,
+    listed: str | Path | None = None,
+    root: str | Path | None = None,
+    checkpoint: str | None = "last",
+    device: str | None = None,
+    **options: Any,
+) -> Index:
+    """Embeds a split of a run, a folder or a list of images, and writes an index of it.
+
+    Args:
+        source: The folder of a run, or of an index or a saved model, whose model embeds the images.
+        out: The folder of the index; by default `index-<split>` in the run, or `index-images` and `index-list`.
+        split: A split of the run; by default the one that is searched, "test" or "gallery".
+        images: A folder of images in place of a split; its subfolders are the classes.
+        listed: A CSV list of images in place of a split, with the columns path and label.
+        root: The folder that the paths of the list are relative to.
+        checkpoint: The weights of a run; see `retrieval.Model.load`.
+        device: The device; by default that of the run's configuration.
+        options: `kind`, `thumbnails` and `overwrite`; see `retrieval.Index.build`.
+
+    Raises:
+        RetrievalError: The images cannot be read, or the folder cannot be written.
+    """
+    if sum(value is not None for value in (split, images, listed)) > 1:
+        raise ConfigError("a split, a folder of images and a list exclude each other; give one of them")
+    if root is not None and listed is None:
+        raise ConfigError("--root belongs to --list, whose paths start from there")
+    is_run = RunFolder(source).config.is_file()
+    if images is None and listed is None:
+        if not is_run:
+            Model.load(source)  # an error if it is neither an index nor a saved model
+            raise ConfigError(f"{source}: is not a run, so it has no splits; give the images with --images or --list")
+        return Run.open(source).build_index(split, out, checkpoint=checkpoint, device=device, **options)
+    name = "images" if images is not None else "list"
+    image_set = images_in(images) if images is not None else listed_images(str(listed), root)
+    if is_run and device is None:  # then the device of the run's configuration
+        device = Run.open(source).config.device
+    model = Model.load(source, checkpoint=checkpoint, device=device or "auto")
+    return Index.build(model, image_set, out or Path(source) / f"index-{name}", split=name, **options)

@@ -1,0 +1,277 @@
+"""A training run: its folder, figures, model, index and report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from retrieval.config import Config, load
+from retrieval.config.splits import measured_splits, read_splits
+from retrieval.data import ImageSet
+from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError
+from retrieval.files.manifest import MANIFEST
+from retrieval.index import Index
+from retrieval.index.reporting import check_replaceable
+from retrieval.model import Model
+from retrieval.model.description import WEIGHTS
+from retrieval.model.places import load_run, require_known
+from retrieval.runs.record import Figures
+from retrieval.runs.run_list import RunSummary, summarize
+from retrieval.training import RunFolder
+from retrieval.training.device import pick_device
+
+log = logging.getLogger("retrieval")
+
+
+class Run:
+    """A training run, as its folder holds it. `retrieval.train` returns one, `Run.open` opens one.
+
+    Args:
+        path: The folder of the run.
+        splits: The images of the run; by default those that its configuration names are read when they are needed.
+        network: The network of a run that was trained with an own network.
+
+    Example:
+        >>> import retrieval
+        >>> run = retrieval.Run.open("runs/quickstart")  # doctest: +SKIP
+        >>> run.results["last"]["recall@1"]  # doctest: +SKIP
+        0.8806
+    """
+
+    def __init__(
+        self, path: str | Path, *, splits: Mapping[str, ImageSet] | None = None, network: nn.Module | None = None
+    ) -> None:
+        self.folder = RunFolder(path)
+        self._splits = None if splits is None else dict(splits)
+        self._network = network
+
+    @classmethod
+    def open(cls, path: str | Path, *, network: nn.Module | None = None, data: Any = None) -> Run:
+        """Opens a run.
+
+        Args:
+            path: The folder of the run.
+            network: The network, for a run that was trained with an own network given in Python.
+            data: The images, for a run that was trained with images given in Python.
+
+        Raises:
+            CheckpointError: It is not the folder of a run.
+        """
+        run = cls(path, network=network)
+        run.folder.require()
+        if data is not None:
+            run._splits = read_splits(run.config, data)
+        return run
+
+    @property
+    def path(self) -> Path:
+        """The folder of the run."""
+        return self.folder.path
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The pictures of a finished run: training curves, and queries with their neighbours."""
+        return [self.folder.curves, self.folder.gallery]
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration that the run was started with."""
+        return load(self.folder.config)
+
+    @property
+    def metrics(self) -> list[Figures]:
+        """A row for every epoch: "epoch", "step", "loss", and figures such as "validation recall@1"."""
+        return self._parse(self.folder.metrics_lines, lambda text: [json.loads(line) for line in text.splitlines()])
+
+    @property
+    def results(self) -> dict[str, Figures]:
+        """Figures of the test classes by what was measured.
+
+        "frozen features" are those of a pretrained backbone without a head, "untrained" those of the model before training, "last"
+        those of the last epoch, "best by validation" those of the epoch that is best on the held-out training classes. "best on
+        test" was chosen by the test figures themselves and is therefore too good; it is measured only if
+        `evaluation.test_every` is set. Empty as long as the run is not finished.
+        """
+        return self._parse(self.folder.results, lambda text: json.loads(text or "{}"))
+
+    @property
+    def summary(self) -> RunSummary:
+        """State, epochs and best figures of the run."""
+        return summarize(self.folder)
+
+    @property
+    def splits(self) -> dict[str, ImageSet]:
+        """The images of the run by split: "train", "validation", and "test" or "query" and "gallery".
+
+        Raises:
+            RetrievalError: The images cannot be read.
+        """
+        if self._splits is None:
+            require_known([self.config.data.name], self.path)
+            self._splits = read_splits(self.config)
+        return self._splits
+
+    def model(self, checkpoint: str | None = None, *, device: str | None = None) -> Model:
+        """The trained model.
+
+        Args:
+            checkpoint: "last", or "best" by the validation classes; by default "best" where the run has one.
+            device: The device; by default that of the run's configuration.
+
+        Raises:
+            CheckpointError: The checkpoint is missing or damaged.
+        """
+        loaded = load_run(self.path, checkpoint, self._network)
+        return Model.of(loaded).to(pick_device(self.config.device if device is None else device))
+
+    def index(self, split: str | None = None, *, checkpoint: str = "last", device: str | None = None) -> Index:
+        """The index of a split; built where the run has none.
+
+        Args:
+            split: "train", "validation", "test", "query" or "gallery"; by default the one that is searched, "test" or "gallery".
+            checkpoint: The weights of an index that is built; see `model`.
+            device: The device that embeds the images of an index that is built.
+
+        Raises:
+            IndexFormatError: The run has an index of other weights than its present ones.
+        """
+        folder = self._index_folder(split or self._searched_split())
+        if not folder.is_dir():
+            log.info("%s does not exist: embedding the images", folder)
+            return self.build_index(split, checkpoint=checkpoint, device=device)
+        index = Index.open(folder)
+        self._require_present_weights(index)
+        return index
+
+    def build_index(
+        self,
+        split: str | None = None,
+        out: str | Path | None = None,
+        *,
+        checkpoint: str | None = "last",
+        device: str | None = None,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> Index:
+        """Embeds a split and writes an index of it.
+
+        Args:
+            split: See `index`.
+            out: The folder of the index; by default `index-<split>` in the run.
+            checkpoint: See `model`.
+            device: See `model`.
+            overwrite: Replace an index in that folder.
+            options: `kind` and `thumbnails`; see `retrieval.Index.build`.
+
+        Raises:
+            RetrievalError: The run has no such split, its images cannot be read, or the folder cannot be written.
+        """
+        model = self.model(checkpoint, device=device)
+        split = split or measured_splits(self.splits)[1]
+        if split not in self.splits:
+            raise RetrievalError(f"{self.path}: has no split {split!r}; it has {', '.join(self.splits)}")
+        out = Path(out) if out else self._index_folder(split)
+        return Index.build(model, self.splits[split], out, split=split, overwrite=overwrite, **options)
+
+    def report(
+        self,
+        out: str | Path | None = None,
+        *,
+        queries: Index | str | Path | None = None,
+        images: str | Path | None = None,
+        ks: Sequence[int] = (1, 2, 4, 8),
+        seed: int = 0,
+        device: str | None = None,
+    ) -> tuple[Path, Path]:
+        """Writes a report on the run and its index, which is built where it is missing.
+
+        Args:
+            out: The page; by default `report.html` in the run. An earlier report is replaced, other files are not.
+            queries: An index of other queries.
+            images: The folder of the images, if they have moved.
+            ks: Cut-offs of recall@k.
+            seed: Seed of everything that is sampled at random.
+            device: The device that embeds the images of an index that is built.
+
+        Returns:
+            The page, and the folder of its pictures.
+
+        Raises:
+            IndexFormatError: The index was made with other weights than the run has now.
+        """
+        page = Path(out) if out else self.path / "report.html"
+        check_replaceable(page)
+        if images is not None and not Path(images).is_dir():
+            raise RetrievalError(f"{images}: does not exist; give the folder of the images")
+        index = self.index(device=device)
+        if queries is None and index.folder == self._index_folder("gallery"):
+            queries = self.index("query", device=device)
+        title = f"Retrieval report: {self.path.resolve().name}"
+        record: dict[str, Any] = {"results": self.results, "rows": self.metrics, "title": title}
+        return index.report(page, queries=queries, images=images, ks=ks, seed=seed, **record)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.summary.state})"
+
+    def _index_folder(self, split: str) -> Path:
+        return self.path / f"index-{split}"
+
+    def _searched_split(self) -> str:
+        """The split that is searched, without reading the images where an index tells."""
+        built = [name for name in ("gallery", "test") if self._index_folder(name).is_dir()]
+        return built[0] if built else measured_splits(self.splits)[1]
+
+    def _require_present_weights(self, index: Index) -> None:
+        """Checks that an index is of the weights that the run has now, as far as the run has kept them.
+
+        Raises:
+            IndexFormatError: It is of other weights.
+        """
+        assert index.folder is not None
+        source, files = index.manifest["source"], index.manifest["files"]
+        checkpoint = "best" if source.get("checkpoint") == "best" else "last"
+        kept = (self.folder.best,) if checkpoint == "best" else (self.folder.last, self.folder.previous)
+        if WEIGHTS not in files or not any(file.exists() for file in kept):
+            return
+        weights = self.model(checkpoint, device="cpu").stored().weights
+        if hashlib.sha256(weights).hexdigest() != files[WEIGHTS]["sha256"]:
+            split = index.folder.name.removeprefix("index-")
+            options = f"--split {split} --checkpoint {checkpoint} --overwrite"
+            raise IndexFormatError(
+                f"{index.folder}: was made with other weights than the run's {checkpoint} ones now; make it again with "
+                f"`retrieval index {shlex.quote(str(self.path))} {options}`, or report the index itself"
+            )
+
+    def _parse(self, file: Path, parse: Callable[[str], Any]) -> Any:
+        """The parsed text of a file of the run; that of an empty text where there is no file."""
+        try:
+            return parse(file.read_text(encoding="utf-8") if file.is_file() else "")
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.path}: {file.name} is damaged ({error})") from error
+
+
+def report(
+    source: str | Path, out: str | Path | None = None, *, device: str | None = None, **options: Any
+) -> tuple[Path, Path]:
+    """Writes a report on a run or an index.
+
+    Args:
+        source: The folder of either.
+        out: The page.
+        device: See `Run.report`.
+        options: `queries`, `images`, `ks` and `seed`; see `Run.report` and `retrieval.Index.report`.
+
+    Returns:
+        The page, and the folder of its pictures.
+    """
+    if RunFolder(source).config.is_file() and not (Path(source) / MANIFEST).is_file():
+        return Run.open(source).report(out, device=device, **options)
+    return Index.open(source).report(out, **options)

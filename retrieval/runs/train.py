@@ -1,0 +1,103 @@
+"""Training from Python: a configuration, and objects in place of the names in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from retrieval.config import Config, load
+from retrieval.config.folders import default_folder
+from retrieval.config.trainer import OptimizerFactory
+from retrieval.runs.process import Objects, run_process
+from retrieval.runs.run import Run
+
+
+def train(
+    config: str | Path | Config = "glyphs",
+    data: Any = None,
+    out: str | Path | None = None,
+    *,
+    network: nn.Module | None = None,
+    loss: nn.Module | str | Mapping[str, Any] | None = None,
+    optimizer: OptimizerFactory | torch.optim.Optimizer | str | None = None,
+    callbacks: Sequence[object] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    **overrides: Any,
+) -> Run:
+    """Trains a model and measures it on the test classes.
+
+    A run that was stopped or killed is continued by the same call with `resume=True`, bit for bit as if it had not been stopped.
+
+    Args:
+        config: A name of `retrieval config list`, a YAML file, or a `Config`.
+        data: The images in place of those of the configuration: a folder of images, a CSV list or the folder of the data set; an
+            `ImageSet` or a `torch.utils.data.Dataset` of (image, label), whose classes are divided into training and test
+            classes; or a dict of these with the keys "train" and "test". A mapping of options is the data section.
+        out: The folder of the run; by default `runs/<config>`.
+        network: A module from images (batch, 3, height, width) to vectors (batch, dim). It replaces the backbone and the head.
+        loss: A loss of pytorch-metric-learning's signature, the name of a loss, or options of the loss section.
+        optimizer: A function from parameter groups to an optimiser, such as `torch.optim.AdamW`; an optimiser over the parameters
+            of `network`; or the name of an optimiser.
+        callbacks: Objects with some of the methods of `retrieval.training.callbacks.Callback`.
+        resume: Continue the run in the folder.
+        overwrite: Replace the run in the folder.
+        overrides: Options of the configuration: a section as a mapping, `training={"epochs": 5}`, or `seed` and `device`.
+
+    Returns:
+        The run, with its figures in `results`.
+
+    Raises:
+        ConfigError: An option is unknown or cannot be used; one line for each mistake.
+        RetrievalError: The images cannot be read, or the folder cannot be written.
+        SystemExit: By SIGTERM or Ctrl-C, after everything was saved.
+
+    Example:
+        >>> import tempfile, retrieval
+        >>> folder = tempfile.mkdtemp() + "/run"
+        >>> options = {"training": {"max_steps": 1}, "data": {"workers": 0}, "device": "cpu"}
+        >>> run = retrieval.train("glyphs", out=folder, **options)
+        >>> sorted(run.results)
+        ['best by validation', 'last', 'untrained']
+    """
+    changes = dict(overrides)
+    if _is_options(data):
+        changes["data"], data = data, None
+    if isinstance(loss, str):
+        changes["loss.name"], loss = loss, None
+    elif _is_options(loss):
+        changes["loss"], loss = loss, None
+    if isinstance(optimizer, str):
+        changes["training.optimizer"], optimizer = optimizer, None
+    settings = load(config, changes)
+    if isinstance(data, (str, Path)):
+        settings, data = with_root(settings, Path(data)), None
+    factory = (lambda groups: optimizer) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    objects = Objects(data, network, loss, factory, tuple(callbacks))  # type: ignore[arg-type]
+    folder = (
+        Path(out) if out is not None else default_folder(config.data.name if isinstance(config, Config) else config)
+    )
+    return run_process(settings, folder, overwrite=overwrite, resume=resume, objects=objects)
+
+
+def with_root(config: Config, root: Path) -> Config:
+    """The configuration with the images in a folder or a CSV list.
+
+    The folder is that of the configuration's data set; a configuration of drawn glyphs, which has none, reads it as a folder of
+    classes.
+    """
+    data: dict[str, Any] = {"root": str(root)}
+    if root.suffix.lower() == ".csv":
+        data = {"name": "csv", "root": str(root.parent), "options": {"file": root.name}}
+    elif config.data.name == "glyphs":
+        data |= {"name": "folder", "options": {}}
+    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+
+
+def _is_options(value: Any) -> bool:
+    """Whether a value is a mapping of options, and not a dict of data sets by split."""
+    return isinstance(value, Mapping) and not any(key in ("train", "test", "query", "gallery") for key in value)
