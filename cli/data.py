@@ -16,6 +16,7 @@ from .output import paste, print_json
 from .parameters import DATASET, FILE, PLACE, Count, json_option
 
 if TYPE_CHECKING:
+    from retrieval.data.catalogue import Source
     from retrieval.data.verify import Report
 
 
@@ -72,19 +73,7 @@ def describe(name: str, as_json: bool) -> None:
         files = {"archives": source.archives, "md5": source.md5, "published": _by_split(source.published)}
         print_json({**about, **files, "options": options})
         return
-    for part in description.split("\n\n"):  # lists of files are indented, and stay as they are
-        click.echo(f"{part if part.startswith(' ') else _wrap(part)}\n")
-    click.echo(_wrap(f"source     {source.origin}", indent=11))
-    click.echo(_wrap(f"terms      {source.terms}", indent=11))
-    for split, (classes, images) in source.published.items():
-        click.echo(f"published  {split:9}{classes:7,} classes {images:7,} images")
-    for archive, md5 in source.md5.items():
-        click.echo(f"md5        {md5}  {archive}")
-    for option, default in options.items():
-        click.echo(f"option     {paste(f'{option}={json.dumps(default)}')}")
-    if source.archives:
-        click.echo(f"unpack     retrieval data prepare {name} {' '.join(source.archives)} --root DIR")
-    click.echo(f"check      retrieval data verify {name} --root DIR")
+    _print_description(name, source, description, options)
 
 
 @group.command(
@@ -164,6 +153,22 @@ def prepare(name: str, archives: tuple[str, ...], root: str, as_json: bool) -> N
     for archive, checked in unpacked.md5.items():
         click.echo(f"md5       {paste(archive)}: {'as published' if checked else 'none published, not checked'}")
     click.echo(f"next      retrieval data verify {name} --root {paste(root)}")
+
+
+def _print_description(name: str, source: Source, description: str, options: Mapping[str, Any]) -> None:
+    for part in description.split("\n\n"):  # lists of files are indented, and stay as they are
+        click.echo(f"{part if part.startswith(' ') else _wrap(part)}\n")
+    click.echo(_wrap(f"source     {source.origin}", indent=11))
+    click.echo(_wrap(f"terms      {source.terms}", indent=11))
+    for split, (classes, images) in source.published.items():
+        click.echo(f"published  {split:9}{classes:7,} classes {images:7,} images")
+    for archive, md5 in source.md5.items():
+        click.echo(f"md5        {md5}  {archive}")
+    for option, default in options.items():
+        click.echo(f"option     {paste(f'{option}={json.dumps(default)}')}")
+    if source.archives:
+        click.echo(f"unpack     retrieval data prepare {name} {' '.join(source.archives)} --root DIR")
+    click.echo(f"check      retrieval data verify {name} --root DIR")
 
 
 def _wrap(text: str, indent: int = 0) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .output import neighbours_table, print_json, print_places
 from .parameters import FILE, FOLDER, PLACE, Count, Place, device_option, json_option, overwrite_option
 from .recall import ranking_options, require_weighted
+
+if TYPE_CHECKING:
+    from retrieval.index import Hit
 
 
 @click.command(
@@ -60,16 +65,19 @@ def command(
         Index.require_drawable(file, overwrite=overwrite)
     opened, queries = Index.open(index, device=device), image_files(images)
     hits = opened.search(queries, k, exact=exact, qe=qe, alpha=alpha, dba=dba, rerank=rerank)
-    for file in files.values():
-        opened.draw(queries, hits, file, overwrite=overwrite)
-    results = [
-        {"query": str(q), "neighbours": [hit.to_dict() for hit in row]} for q, row in zip(queries, hits, strict=True)
-    ]
+    for name, file in files.items():
+        write = opened.draw if name == "picture" else opened.write_page
+        write(queries, hits, file, overwrite=overwrite)
+    results = [_to_dict(query, row) for query, row in zip(queries, hits, strict=True)]
     if as_json:
         print_json(results)
     else:
         click.echo("\n".join(map(neighbours_table, results)))
         print_places(**files)
+
+
+def _to_dict(query: Path, hits: Sequence[Hit]) -> dict[str, Any]:
+    return {"query": str(query), "neighbours": [hit.to_dict() for hit in hits]}
 
 
 def _require_two_files(picture: str | None, html: str | None) -> None:

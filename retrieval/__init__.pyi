@@ -1,4 +1,5 @@
 from .data import ImageSet as ImageSet
+from .data import Preprocessing as Preprocessing
 from .errors import RetrievalError as RetrievalError
 from .evaluation import evaluate as evaluate
 from .index import Hit as Hit

@@ -18,7 +18,16 @@ from difflib import get_close_matches
 
 
 class RetrievalError(Exception):
-    """Something a user can mend; the message says what, where and how."""
+    """An error that a user can mend. The message says what is wrong, where, and how to mend it.
+
+    Example:
+        >>> import retrieval
+        >>> try:
+        ...     retrieval.Index.open("no-such-folder")
+        ... except retrieval.RetrievalError as error:
+        ...     print(str(error)[:30])
+        no-such-folder: does not exist
+    """
 
     exit_code = 1
 

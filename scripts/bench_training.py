@@ -44,12 +44,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from retrieval import ImageSet, RetrievalError
+from retrieval import ImageSet, Preprocessing, RetrievalError
 from retrieval.config import Config
 from retrieval.config.network import build_network, build_preprocessing
 from retrieval.config.splits import build_augmentation, build_sampler, build_training_loader
 from retrieval.config.trainer import build_trainer
-from retrieval.data import Augmentation, Preprocessing, evaluation_loader, read_dataset, training_loader
+from retrieval.data import Augmentation, evaluation_loader, read_dataset, training_loader
 
 BARE = "bare loop"
 PER_CLASS = 4

@@ -33,8 +33,8 @@ from scipy import stats
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from retrieval import ImageSet, RetrievalError
-from retrieval.data import Preprocessing, prepare, read_dataset, split_classes
+from retrieval import ImageSet, Preprocessing, RetrievalError
+from retrieval.data import prepare, read_dataset, split_classes
 from retrieval.solvers import Blackbox, Identity, match, normalize, solve, standardize, two_point, whole
 
 SIZE = 48  # pixels of a side of an image

@@ -37,8 +37,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from retrieval import evaluate
-from retrieval.data import MPerClassSampler, Preprocessing, read_dataset
+from retrieval import Preprocessing, evaluate
+from retrieval.data import MPerClassSampler, read_dataset
 from retrieval.data.transforms import resize_and_crop
 from retrieval.losses import CrossBatchMemory, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
 from retrieval.networks import create_embedder

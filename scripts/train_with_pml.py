@@ -15,8 +15,8 @@ import torch
 from pytorch_metric_learning import samplers, testers, trainers
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 
-from retrieval import RecallLoss
-from retrieval.data import Preprocessing, read_dataset
+from retrieval import Preprocessing, RecallLoss
+from retrieval.data import read_dataset
 from retrieval.networks import create_embedder
 
 PREPROCESSING = Preprocessing(resize=32, size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -28,10 +28,9 @@ def main() -> None:
     parser.add_argument("--classes", type=int, help="of each split, 32 at least; all if left out")
     classes = parser.parse_args().classes
     torch.manual_seed(0)
-    splits = {
-        name: images.select(np.flatnonzero(images.labels < (classes or images.num_classes)))
-        for name, images in read_dataset("glyphs", transform=PREPROCESSING).items()
-    }
+    splits = {name: images.with_transform(PREPROCESSING) for name, images in read_dataset("glyphs").items()}
+    if classes:
+        splits = {name: images.select(np.flatnonzero(images.labels < classes)) for name, images in splits.items()}
     model = create_embedder("test_resnet", embedding_dim=64, image_size=32)
     loss = RecallLoss(projection="std", weighting="linear")
     tester = testers.GlobalEmbeddingSpaceTester(

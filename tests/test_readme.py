@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import command_words
+import numpy as np
 import pytest
 from retrieval.cli import run
 
@@ -49,3 +52,74 @@ def test_the_transcript_is_what_the_commands_print(tmp_path, monkeypatch, capsys
             words += ["training.epochs=1", "training.max_steps=2", "data.workers=0"]
         assert run(words) == 0
         assert masked(capsys.readouterr().out) == masked(expected), line
+
+
+FROM_PYTHON = README.partition("## From Python")[2].partition("\n## ")[0]
+SCRIPTS = re.findall(r"```python\n(.*?)```", FROM_PYTHON, flags=re.DOTALL)
+
+MY_CODE = """
+import numpy as np
+import torch
+from PIL import Image
+
+
+class MyDataset(torch.utils.data.Dataset):
+    def __len__(self):
+        return 480
+
+    def __getitem__(self, index):
+        shade = np.random.default_rng(index // 6).integers(0, 256, (40, 40, 3))
+        noise = np.random.default_rng(index).integers(-20, 21, (40, 40, 3))
+        return Image.fromarray((shade + noise).clip(0, 255).astype(np.uint8)), f"class {index // 6}"
+
+
+class MyNetwork(torch.nn.Sequential):
+    def __init__(self):
+        super().__init__(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(192, 16))
+
+
+class MyLoss(torch.nn.Module):
+    def forward(self, embeddings, labels):
+        same = (labels[:, None] == labels).float()
+        return ((torch.nn.functional.normalize(embeddings) @ torch.nn.functional.normalize(embeddings).T - same) ** 2).mean()
+"""
+
+
+def test_the_scripts_from_python_have_at_most_five_lines():
+    assert len(SCRIPTS) == 7
+    for script in SCRIPTS:
+        lines = [line for line in script.splitlines() if line.strip()]
+        assert len(lines) <= 5, script
+
+
+@pytest.mark.slow
+def test_the_scripts_from_python_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_code", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_code.py").write_text(MY_CODE)
+    names: dict[str, object] = {}
+    exec(f"{MY_CODE}\nimport retrieval", names)
+    for index in range(480):
+        image, label = names["MyDataset"]()[index]
+        file = Path("photos", "cat" if index < 6 else label, f"{index % 6}.jpg")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    shutil.copy("photos/cat/1.jpg", "query.jpg")
+    options = ["training.epochs=1", "data.workers=0", "device=cpu"]
+    assert (
+        run(["train", "--config", "glyphs", "--out", "runs/mine", "data.name=folder", "data.root=photos", *options])
+        == 0
+    )
+    assert run(["index", "runs/mine", "--images", "photos", "--out", "photos-index"]) == 0
+    names |= {"vectors": np.random.default_rng(0).normal(size=(40, 8)), "labels": [f"{i // 2}" for i in range(40)]}
+    names["transform"] = np.array
+    for script in SCRIPTS:
+        exec(script, names)
+        if "model.encode" in script:
+            assert names["vectors"].shape == (2, 128)
+            names["vectors"] = np.random.default_rng(0).normal(size=(40, 8))
+    assert names["hits"][0].path == "cat/1.jpg"
+    assert names["run"].path == Path("runs/own-network")
+    assert len(next(iter(names["loader"]))[1].unique()) == 8
+    capsys.readouterr()

@@ -55,6 +55,19 @@ def check(config: Config, parts: tuple[str, ...] = PARTS, *, pretrained: bool = 
         raise ConfigError(mistakes)
 
 
+def names_in(config: Config, parts: tuple[str, ...] = PARTS) -> list[str]:
+    """The names by which a configuration names its parts; some may be import paths."""
+    terms = (config.loss, *config.loss.terms)
+    names: dict[str, list[str | None]] = {
+        "data": [config.data.name],
+        "network": [config.model.backbone],
+        "loss": [name for term in terms for name in (term.name, term.miner)],
+        "optimizer": [config.training.optimizer],
+        "callbacks": [entry if isinstance(entry, str) else entry.name for entry in config.training.callbacks],
+    }
+    return [name for part in parts for name in names[part] if name is not None]
+
+
 def build_callbacks(config: Config) -> list[Any]:
     """The callbacks of a configuration.
 

@@ -43,6 +43,13 @@ class ImageSet(Dataset[tuple[Any, int]]):
 
     Raises:
         ValueError: The arguments do not fit together, there is no image, or a path leads out of `root`.
+
+    Example:
+        >>> import numpy as np
+        >>> import retrieval
+        >>> images = retrieval.ImageSet.from_dataset(np.zeros((4, 8, 8, 3), dtype=np.uint8), labels=["a", "b", "b", "a"])
+        >>> len(images), images.class_names, images[1][1]
+        (4, ('a', 'b'), 1)
     """
 
     root: Path

@@ -33,6 +33,13 @@ class Preprocessing:
 
     Raises:
         ValueError: A value cannot be used. The message begins with its name.
+
+    Example:
+        >>> import retrieval
+        >>> from PIL import Image
+        >>> preprocessing = retrieval.Preprocessing(resize=36, size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> preprocessing(Image.new("RGB", (64, 48), "white")).shape
+        torch.Size([3, 32, 32])
     """
 
     resize: int

@@ -59,9 +59,9 @@ def evaluate(
             numbers of vectors and labels, missing labels (None, NaN), a k that is too large, or no item with a relevant item.
 
     Example:
-        >>> from retrieval.evaluation import evaluate
+        >>> import retrieval
         >>> embeddings = [[3.0, 0.0], [2.0, 0.1], [0.0, 1.0], [2.0, 0.5]]
-        >>> evaluate(embeddings, ["cat", "cat", "dog", "dog"], ks=(1, 3), metrics=["recall"])
+        >>> retrieval.evaluate(embeddings, ["cat", "cat", "dog", "dog"], ks=(1, 3), metrics=["recall"])
         {'recall@1': 0.75, 'recall@3': 1.0, 'queries': 4, 'left_out': 0, 'ties': 0}
     """
     if (gallery is None) != (gallery_labels is None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +16,38 @@ from retrieval.report import GalleryRow, Neighbour, plot_gallery, write_search_p
 
 
 def draw(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]], file: Path) -> None:
-    """Writes queries and their hits into a file: a page if its name ends in .html, else a PNG.
+    """Draws queries and their hits into a PNG.
 
     Args:
         bundle: The bundle that was searched. Its thumbnails are drawn, or else the files of its images.
         queries: The queries: paths, or images of another form.
         hits: The hits of every query.
-        file: The file.
+        file: The PNG file.
     """
+    rows = [replace(row, query_label=Path(row.query_label).name) for row in _rows(bundle, queries, hits)]
+    columns = max(1, *(len(row.neighbours) for row in rows))
+    plot_gallery(rows, file, title=f"Nearest neighbours in {bundle}", columns=columns)
+
+
+def write_page(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]], file: Path) -> None:
+    """Writes queries and their hits as a web page; see `draw`."""
+    write_search_page(_rows(bundle, queries, hits), file, title=f"Nearest neighbours in {bundle}")
+
+
+def _rows(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]]) -> list[GalleryRow]:
     position = {int(id_): row for row, id_ in enumerate(bundle.ids)}
-    rows = [
+
+    def neighbour(hit: Hit) -> Neighbour:
+        return Neighbour(bundle.picture(position[hit.id]), hit.class_name, hit.score, None, name=hit.path)
+
+    return [
         GalleryRow(
             _query_picture(query),
             str(query) if isinstance(query, (str, Path)) else f"query {number}",
-            tuple(
-                Neighbour(bundle.picture(position[hit.id]), hit.class_name, hit.score, None, name=hit.path)
-                for hit in found
-            ),
+            tuple(map(neighbour, row)),
         )
-        for number, (query, found) in enumerate(zip(queries, hits, strict=True), start=1)
+        for number, (query, row) in enumerate(zip(queries, hits, strict=True), start=1)
     ]
-    title = f"Nearest neighbours in {bundle}"
-    if file.suffix.lower() == ".html":
-        write_search_page(rows, file, title=title)
-    else:
-        named = [GalleryRow(row.query, Path(row.query_label).name, row.neighbours) for row in rows]
-        plot_gallery(named, file, title=title, columns=max(1, *(len(row.neighbours) for row in rows)))
 
 
 def _query_picture(query: Any) -> Path | bytes:

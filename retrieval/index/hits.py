@@ -29,6 +29,12 @@ class Hit:
         label: The label of its class.
         class_name: The name of its class.
         path: Its path, relative to the root of the images.
+
+    Example:
+        >>> import retrieval
+        >>> index = retrieval.Index.from_vectors([[1.0, 0.0], [0.0, 1.0]], ["cat", "dog"], paths=["a.jpg", "b.jpg"])
+        >>> index.search([0.6, 0.8], k=1)
+        [Hit(rank=1, score=0.800000011920929, id=1, label=1, class_name='dog', path='b.jpg')]
     """
 
     rank: int

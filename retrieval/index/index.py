@@ -454,23 +454,28 @@ class Index:
         return write_arrays(folder, self.vectors, table, LABELS, overwrite=overwrite)
 
     def draw(self, queries: Any, hits: Any, file: Place, *, overwrite: bool = False) -> None:
-        """Draws queries and their hits.
+        """Draws queries and their hits as a PNG.
 
         Args:
             queries: The queries that were given to `search`.
             hits: What `search` returned for them.
-            file: A web page if its name ends in .html, otherwise a PNG.
+            file: The PNG file.
             overwrite: Replace the file if it exists.
+
+        Raises:
+            RetrievalError: The file exists and `overwrite` is off, or it cannot be written.
         """
-        require_free_file(file, overwrite)
         claim_file(file, overwrite)
-        if hits and isinstance(hits[0], Hit):
-            queries, hits = [queries], [hits]
-        drawing.draw(self._bundle, queries, hits, Path(file))
+        drawing.draw(self._bundle, *_rows(queries, hits), Path(file))
+
+    def write_page(self, queries: Any, hits: Any, file: Place, *, overwrite: bool = False) -> None:
+        """Writes queries and their hits as a web page of one file; see `draw`."""
+        claim_file(file, overwrite)
+        drawing.write_page(self._bundle, *_rows(queries, hits), Path(file))
 
     @staticmethod
     def require_drawable(file: Place, *, overwrite: bool = False) -> None:
-        """Checks before a search that `draw` can write a file.
+        """Checks before a search that `draw` or `write_page` can write a file.
 
         Raises:
             RetrievalError: The file exists and `overwrite` is off, or it cannot be made.
@@ -527,6 +532,11 @@ def _bundle_of(index: Index | Place | None) -> Bundle | None:
     if index is None or isinstance(index, Index):
         return None if index is None else index._bundle
     return read_bundle(index)
+
+
+def _rows(queries: Any, hits: Any) -> tuple[Sequence[Any], Sequence[Sequence[Hit]]]:
+    """Queries and hits as sequences, also of a single query."""
+    return ([queries], [hits]) if not hits or isinstance(hits[0], Hit) else (queries, hits)
 
 
 def _positions(bundle: Bundle, kind: str, wanted: Sequence[Any], values: Sequence[Any]) -> set[int]:

@@ -97,6 +97,13 @@ def recall_loss(
 
     Raises:
         ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, negative numbers, bad cut-offs.
+
+    Example:
+        >>> import torch, retrieval
+        >>> scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.7, 0.6]])
+        >>> relevant = torch.tensor([[False, True, False], [False, False, True]])
+        >>> retrieval.recall_loss(scores, relevant, weighting="linear")  # one intruder for each query
+        tensor(1.)
     """
     widths = {"local_margin": local_margin, "temperature": temperature, "tau": tau}
     _check(projection, weighting, ks, gradient, noise=noise, margin=margin, **widths)
@@ -151,6 +158,15 @@ class RecallLoss(ScoreMatrixLoss):
             is the share of queries without an intruder, `mean_intruders` their mean over relevant items, and `score_spread`
             the mean over queries of the standard deviation of their scores: near 0, the scores have collapsed. Of a batch
             without a relevant item the first two are 0.
+
+    Example:
+        >>> import torch, retrieval
+        >>> loss_function = retrieval.RecallLoss()
+        >>> embeddings = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        >>> loss = loss_function(embeddings, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
+        >>> loss.backward()
+        >>> embeddings.grad.shape
+        torch.Size([8, 16])
     """
 
     def __init__(

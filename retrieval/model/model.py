@@ -46,9 +46,10 @@ class Model:
         ValueError: A module lacks its preprocessing, or an argument is of the wrong type.
 
     Example:
-        >>> import numpy as np, torch, retrieval
-        >>> from retrieval.data import Preprocessing
-        >>> prepare = Preprocessing(resize=32, size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+        >>> import numpy as np
+        >>> import torch
+        >>> import retrieval
+        >>> prepare = retrieval.Preprocessing(resize=32, size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
         >>> network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 8))
         >>> model = retrieval.Model(network, prepare)
         >>> photo = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)

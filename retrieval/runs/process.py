@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from retrieval.config import Config, to_yaml
-from retrieval.config.check import build_callbacks, check
+from retrieval.config.check import build_callbacks, check, names_in
 from retrieval.config.network import Embedder, build_network, build_preprocessing, own_network, without_head
 from retrieval.config.splits import (
     build_augmentation,
@@ -28,6 +28,7 @@ from retrieval.config.splits import (
 from retrieval.config.trainer import OptimizerFactory, build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
 from retrieval.files import write_json, write_text
+from retrieval.model.places import require_known
 from retrieval.report import plot_training
 from retrieval.runs.measuring import Measuring, describe
 from retrieval.runs.pictures import draw_neighbours
@@ -115,7 +116,10 @@ def run_process(
     else:
         folder.check_free(overwrite=overwrite)
     config = with_absolute_paths(objects.describe(config))
-    check(config, objects.parts_of_the_configuration(), pretrained=not resume)
+    parts = objects.parts_of_the_configuration()
+    if resume:
+        require_known(names_in(config, parts), folder.path)
+    check(config, parts, pretrained=not resume)
     with StopSignals() as signals, distributed.joined(pick_device(config.device)) as device, _owned(folder):
         callbacks = Callbacks([*build_callbacks(config), *objects.callbacks] if distributed.is_main() else [])
         process = _build(config, folder, device, signals, objects, callbacks, resume=resume)

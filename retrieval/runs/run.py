@@ -40,10 +40,18 @@ class Run:
         network: The network of a run that was trained with an own network.
 
     Example:
+        >>> import tempfile
+        >>> import numpy as np
         >>> import retrieval
-        >>> run = retrieval.Run.open("runs/quickstart")  # doctest: +SKIP
-        >>> run.results["last"]["recall@1"]  # doctest: +SKIP
-        0.8806
+        >>> pixels = np.random.default_rng(0).integers(0, 256, (48, 40, 40, 3), dtype=np.uint8)
+        >>> images = retrieval.ImageSet.from_dataset(pixels, labels=[i // 4 for i in range(48)])
+        >>> options = {"data.validation_share": 0.0, "data.workers": 0, "batch.size": 16, "training.max_steps": 1}
+        >>> trained = retrieval.train("glyphs", images, tempfile.mkdtemp(), **options)
+        >>> run = retrieval.Run.open(trained.path)
+        >>> run.metrics[0]["step"], sorted(run.results)
+        (1, ['last', 'untrained'])
+        >>> trained.model().encode(pixels[:2]).shape
+        (2, 128)
     """
 
     def __init__(

@@ -40,6 +40,11 @@ def list_runs(folder: str | Path) -> list[RunSummary]:
 
     Raises:
         RetrievalError: There is no such folder.
+
+    Example:
+        >>> import tempfile, retrieval
+        >>> retrieval.list_runs(tempfile.mkdtemp())
+        []
     """
     folder = Path(folder)
     if not folder.is_dir():

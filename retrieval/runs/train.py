@@ -57,12 +57,15 @@ def train(
         SystemExit: By SIGTERM or Ctrl-C, after everything was saved.
 
     Example:
-        >>> import tempfile, retrieval
-        >>> folder = tempfile.mkdtemp() + "/run"
-        >>> options = {"training": {"max_steps": 1}, "data": {"workers": 0}, "device": "cpu"}
-        >>> run = retrieval.train("glyphs", out=folder, **options)
-        >>> sorted(run.results)
-        ['best by validation', 'last', 'untrained']
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import retrieval
+        >>> pixels = np.random.default_rng(0).integers(0, 256, (48, 40, 40, 3), dtype=np.uint8)
+        >>> images = retrieval.ImageSet.from_dataset(pixels, labels=[i // 4 for i in range(48)])
+        >>> options = {"data.validation_share": 0.0, "data.workers": 0, "batch.size": 16, "training.max_steps": 2}
+        >>> run = retrieval.train("glyphs", images, tempfile.mkdtemp(), loss="contrastive", **options)
+        >>> 0 <= run.results["last"]["recall@1"] <= 1
+        True
     """
     changes = dict(overrides)
     if _is_options(data):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from small_run import arguments, call
 
-from retrieval.index import read_bundle
+from retrieval.index import Index
+from retrieval.index.bundle import read_bundle
 
 
 def test_a_run_leaves_everything_that_was_promised(run):
@@ -209,24 +210,20 @@ class TestBadInput:
             assert err.count("\n") == 1
 
     def test_a_fault_of_the_program_is_one_line_and_a_traceback_only_on_request(self, capsys, monkeypatch):
-        from retrieval import recipes
-
         def fail(*args, **kwargs):
             raise ZeroDivisionError("by accident")
 
-        monkeypatch.setattr(recipes, "evaluate", fail)
+        monkeypatch.setattr(Index, "open", fail)
         self.expect(capsys, 1, "ZeroDivisionError: by accident", "recall", "x")
         code, _, err = call(capsys, "--debug", "recall", "x")
         assert code == 1
         assert "Traceback" in err
 
     def test_torch_and_torchvision_that_do_not_fit_are_named_with_the_mend(self, capsys, monkeypatch):
-        from retrieval import recipes
-
         def fail(*args, **kwargs):
             raise RuntimeError("operator torchvision::nms does not exist")
 
-        monkeypatch.setattr(recipes, "evaluate", fail)
+        monkeypatch.setattr(Index, "open", fail)
         self.expect(capsys, 1, "pip install --force-reinstall torch torchvision", "recall", "x")
 
 

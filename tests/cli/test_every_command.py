@@ -152,12 +152,12 @@ def test_the_traceback_is_shown_where_debug_stands_behind_the_command(capsys):
 
 
 def test_ctrl_c_is_one_word_and_130(capsys, monkeypatch):
-    from retrieval import recipes
+    from retrieval.index import Index
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipes, "evaluate", interrupted)
+    monkeypatch.setattr(Index, "open", interrupted)
     code, out, err = call(capsys, "recall", "x")
     assert (code, out, err.split()) == (130, "", ["interrupted"])
 

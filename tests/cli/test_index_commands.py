@@ -14,7 +14,7 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 from small_run import call
 
-from retrieval.index import read_bundle
+from retrieval.index.bundle import read_bundle
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_folder_of_images_becomes_an_index_whose_classes_are_its_folders(run, 
     assert_array_equal(bundle.vectors, read_bundle(run / "index-test").vectors)
     with Image.open(photos.parent / "images" / bundle.paths[3]) as image:
         assert image.size == (40, 40)
-    pictures = bundle.thumbnails()
+    pictures = bundle.thumbnails
     assert pictures is not None
     assert len(pictures) == 28
     assert all(picture.startswith(b"\xff\xd8") for picture in pictures)
@@ -70,14 +70,14 @@ def test_a_killed_call_is_taken_up_and_ends_with_the_same_index(run, images, tmp
     program = """
 import os, sys
 from retrieval import cli
-from retrieval.recipes import embedding
-embedding.PART = 8
-whole = embedding._write_part
+from retrieval.index import parts
+parts.PART = 8
+whole = parts._write_part
 def write(file, vectors):
     whole(file, vectors)
     if file.name == "000000008.npy":
         os.kill(os.getpid(), 9)
-embedding._write_part = write
+parts._write_part = write
 cli.run(sys.argv[1:])
 """
     (tmp_path / "batch").mkdir()
@@ -89,24 +89,29 @@ cli.run(sys.argv[1:])
     assert killed.returncode == -signal.SIGKILL
     side = tmp_path / ".index.embedded"
     assert not (tmp_path / "index").exists()
-    parts = sorted(path.name for path in side.glob("*.npy"))
-    assert parts == ["000000000.npy", "000000008.npy"]
+    assert sorted(path.name for path in side.glob("*.npy")) == ["000000000.npy", "000000008.npy"]
 
-    from retrieval.recipes import build_index, embedding
+    from retrieval.index import parts
+    from retrieval.runs import build_index
 
-    monkeypatch.setattr(embedding, "PART", 8)
+    monkeypatch.setattr(parts, "PART", 8)
     embedded = []
-    embed_part = embedding._embed_part
-    monkeypatch.setattr(embedding, "_embed_part", lambda s, i, b: embedded.append(len(i)) or embed_part(s, i, b))
+    encode_shared = parts.encode_shared
+
+    def counted(model, images, **options):
+        embedded.append(len(images))
+        return encode_shared(model, images, **options)
+
+    monkeypatch.setattr(parts, "encode_shared", counted)
     build_index(tmp_path / "run", tmp_path / "index", images=images / "test")
     assert embedded == [8, 4]
     assert not side.exists()
     whole = build_index(tmp_path / "run", tmp_path / "whole", images=images / "test")
-    assert_array_equal(read_bundle(tmp_path / "index").vectors, read_bundle(whole).vectors)
+    assert_array_equal(read_bundle(tmp_path / "index").vectors, whole.vectors)
 
 
 def test_what_was_embedded_of_other_images_or_damaged_is_not_taken_up(run, images, tmp_path, monkeypatch):
-    from retrieval.recipes import build_index
+    from retrieval.runs import build_index
 
     shutil.copytree(images / "test", tmp_path / "images")
 
@@ -115,7 +120,7 @@ def test_what_was_embedded_of_other_images_or_damaged_is_not_taken_up(run, image
 
     def interrupted():
         with monkeypatch.context() as patch:
-            patch.setattr("retrieval.recipes.index.write_bundle", fail)
+            patch.setattr("retrieval.index.building.write_bundle", fail)
             with pytest.raises(KeyboardInterrupt):
                 build_index(run, tmp_path / "index", images=tmp_path / "images", overwrite=True)
         return tmp_path / ".index.embedded" / "000000000.npy"
@@ -168,7 +173,7 @@ def test_images_are_removed_by_path_id_and_class_and_added_again(photos, capsys)
         np.testing.assert_allclose(new[path], old[path], atol=1e-6)
     names = dict(zip(after.paths, after.class_names, strict=True))
     assert names["class 11/3.png"] == "class 11"
-    assert len(after.thumbnails() or []) == 27
+    assert len(after.thumbnails or []) == 27
 
 
 def test_the_index_of_images_that_have_moved_is_added_to_with_their_new_root(photos, capsys, tmp_path):
@@ -182,7 +187,7 @@ def test_the_index_of_images_that_have_moved_is_added_to_with_their_new_root(pho
     words = ("--root", str(tmp_path / "moved" / "images"), "--class", "mine")
     assert call(capsys, "index", "add", str(photos), str(new), *words)[0] == 0
     bundle = read_bundle(photos)
-    assert bundle.describe(28) == {"label": 4, "class": "mine", "path": "class 08/new.png"}
+    assert (bundle.labels[28], bundle.class_names[28], bundle.paths[28]) == (4, "mine", "class 08/new.png")
     assert bundle.manifest["images_root"] == str(tmp_path / "moved" / "images")
 
 
@@ -350,7 +355,8 @@ class TestMistakes:
 def test_a_reader_never_meets_half_a_bundle_while_it_is_changed(photos):
     program = """
 import sys, numpy as np
-from retrieval.index import editing, read_bundle
+from retrieval.index import editing
+from retrieval.index.bundle import read_bundle
 print("ready", flush=True)
 while True:
     bundle = read_bundle(sys.argv[1])

@@ -7,17 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 from small_run import call
 
-from retrieval import recipes
 from retrieval.errors import RetrievalError
-from retrieval.index import read_bundle
-from retrieval.recipes import Ranking, export
-from retrieval.recipes.compare import paired
+from retrieval.index import Index
+from retrieval.index.bundle import read_bundle
+from retrieval.index.comparison import paired
+from retrieval.index.measuring import Ranking
+from retrieval.model import onnx
 from retrieval.training import load_checkpoint, save_checkpoint
 
 
@@ -82,7 +84,7 @@ def by_sorting_everything(scores, labels, gallery_labels, own, k):
     return dict(zip((f"recall@{k}", "map@r", "r_precision"), np.mean(values, axis=0), strict=True))
 
 
-@pytest.mark.parametrize("ranking", [Ranking(expand=3), Ranking(augment=2, expand=1), Ranking(rerank=6)])
+@pytest.mark.parametrize("ranking", [Ranking(qe=3), Ranking(dba=2, qe=1), Ranking(rerank=6)])
 @pytest.mark.parametrize("with_queries", [False, True])
 def test_better_rankings_are_measured_as_by_sorting_everything(tmp_path, ranking, with_queries):
     lot = np.random.default_rng(3)
@@ -95,7 +97,7 @@ def test_better_rankings_are_measured_as_by_sorting_everything(tmp_path, ranking
         (tmp_path / f"{name}.csv").write_text(
             "label,id\n" + "".join(f"class {label},{id_}\n" for label, id_ in zip(labels, ids, strict=True))
         )
-        recipes.index_vectors(tmp_path / f"{name}.npy", tmp_path / f"{name}.csv", tmp_path / name)
+        Index.from_files(tmp_path / f"{name}.npy", tmp_path / f"{name}.csv", tmp_path / name)
     gallery, asked = read_bundle(tmp_path / "index"), read_bundle(tmp_path / "queries")
     order = np.argsort(gallery.ids)
     items, names = gallery.vectors[order], np.array(gallery.class_names)[order]
@@ -103,7 +105,7 @@ def test_better_rankings_are_measured_as_by_sorting_everything(tmp_path, ranking
     own = None if with_queries else np.arange(20)
     place = tmp_path / "queries" if with_queries else None
     for k in (1, 4, 19):
-        found = recipes.evaluate_rankings(tmp_path / "index", (k,), ranking, queries=place)
+        found = Index.open(tmp_path / "index").evaluate_rankings((k,), queries=place, **asdict(ranking))
         for name, step in ranking.steps().items():
             scores = np.concatenate(list(step.scores(queries, items, own)))
             expected = by_sorting_everything(scores, wanted, names, own, k)
@@ -181,14 +183,14 @@ def test_a_model_is_exported_as_onnx_and_does_the_same(run, images, capsys, tmp_
 def test_an_onnx_file_that_does_not_do_as_torch_does_is_refused(run, capsys, monkeypatch, tmp_path, change):
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
-    compare = export._compare
+    compare = onnx.compare
 
     def compare_with_another(content, model, inputs):
         with torch.no_grad():
             change(max(model.parameters(), key=torch.numel))
         return compare(content, model, inputs)
 
-    monkeypatch.setattr(export, "_compare", compare_with_another)
+    monkeypatch.setattr(onnx, "compare", compare_with_another)
     code, out, err = call(capsys, "export", "onnx", str(run), "--out", str(tmp_path / "m.onnx"))
     assert (code, out) == (1, "")
     assert re.fullmatch(
@@ -201,10 +203,10 @@ def test_other_neighbours_are_refused_but_where_two_are_as_near():
     def at(*angles: float) -> np.ndarray:
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
 
-    export._require_same_neighbours(at(0, 0.1, 0.19999, 0.6), at(0, 0.1, 0.20001, 0.6), k=1)
+    onnx._require_same_neighbours(at(0, 0.1, 0.19999, 0.6), at(0, 0.1, 0.20001, 0.6), k=1)
     vectors, expected = at(0, 0.1, 0.15, 0.6), at(0, 0.1, 0.3, 0.6)  # the nearest of 0.1
     with pytest.raises(RetrievalError, match="onnxruntime finds other neighbours of image 1 than torch"):
-        export._require_same_neighbours(vectors, expected, k=1)
+        onnx._require_same_neighbours(vectors, expected, k=1)
 
 
 def test_without_assertions_the_figures_are_the_same(run, capsys):

@@ -10,8 +10,8 @@ import pytest
 from retrieval.cli import output
 from small_run import call
 
-from retrieval import recipes
 from retrieval.errors import RetrievalError
+from retrieval.runs import report
 
 LONG = "a rather long name of a class of things that nobody would want to type twice"
 FEW = [f"recall@{k}" for k in (1, 2, 4, 8)]
@@ -61,7 +61,7 @@ def test_paths_that_commands_print_can_be_pasted(run, images, tmp_path, capsys, 
     assert call(capsys, *words)[2].endswith(", listed in 'my faults'\n")
     Path("my pages").mkdir()
     with pytest.raises(RetrievalError, match=r"give --out 'my pages/report\.html'"):
-        recipes.write_report(index, "my pages")
+        report(index, "my pages")
 
 
 @pytest.mark.parametrize("columns", [FEW, MANY], ids=["few", "many"])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_run import call
 
-from retrieval import recipes
-from retrieval.index import read_bundle, write_bundle
+from retrieval.index import Index
+from retrieval.index.bundle import read_bundle
 from retrieval.training import load_checkpoint, save_checkpoint
 
 PICTURES = {f"{name}.png" for name in ("loss", "validation", "recall", "ranks", "classes", "scores", "map", "random")}
@@ -28,7 +28,7 @@ def test_a_run_gets_a_page_and_pictures_in_its_folder(run, tmp_path, capsys):
     code, out, err = call(capsys, "report", str(run))
     assert (code, out) == (0, f"report    {run}/report.html\npictures  {run}/report-pictures\n"), err
     text = text_of(run / "report.html")
-    figures = recipes.evaluate(run / "index-test")
+    figures = Index.open(run / "index-test").evaluate()
     assert f"recall@1 {100 * figures['recall@1']:.2f}" in text
     assert "untrained" in text
     assert "images 28 classes 4" in text

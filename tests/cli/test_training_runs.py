@@ -14,10 +14,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from small_run import arguments, call, draw_images
+from small_run import arguments, call, draw_images, record_training
 
 from retrieval import cli
-from retrieval.recipes import figures
+from retrieval.runs import measuring
 from retrieval.training import RunFolder, Trainer, load_checkpoint
 
 # All that a run remembers from step to step.
@@ -97,15 +97,15 @@ def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_end_as_one_that_wa
 def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(
     images, run, tmp_path, monkeypatch, capsys, measurement
 ):
-    embed_images, calls = figures.embed_images, []
+    encode_shared, calls = measuring.encode_shared, []
 
     def and_a_signal(*words, **more):
         calls.append(words)
         if len(calls) == measurement:
             os.kill(os.getpid(), signal.SIGINT)
-        return embed_images(*words, **more)
+        return encode_shared(*words, **more)
 
-    monkeypatch.setattr(figures, "embed_images", and_a_signal)
+    monkeypatch.setattr(measuring, "encode_shared", and_a_signal)
     out = tmp_path / "run"
     code, printed, err = call(capsys, *arguments(images, out))
     assert (code, printed) == (130, "")
@@ -196,8 +196,7 @@ def test_a_run_whose_images_have_moved_and_whose_first_weights_are_gone_is_resum
 
 def test_a_run_without_a_folder_goes_by_the_name_of_its_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = []
-    monkeypatch.setattr("retrieval.recipes.train", lambda config, out, **_: found.append(Path(out)))
+    calls = record_training(monkeypatch)
     (tmp_path / "mine").mkdir()
     for file in ("config.yaml", "other.yaml", "mine/config.yaml"):
         Path(file).write_text("seed: 1\n")
@@ -205,7 +204,7 @@ def test_a_run_without_a_folder_goes_by_the_name_of_its_configuration(tmp_path, 
     assert cli.run(["train"]) == 0
     assert cli.run(["train", "--config", "mine/config.yaml", "--resume"]) == 0
     names = [tmp_path.name, "other", "mine", "glyphs"]
-    assert found == [*(Path("runs") / name for name in names), Path("mine")]
+    assert [Path(out) for _, out, _ in calls] == [*(Path("runs") / name for name in names), Path("mine")]
 
 
 def test_a_second_run_in_the_same_folder_is_refused(images, tmp_path, capsys):
@@ -249,9 +248,9 @@ def test_two_processes_train_the_model_that_one_would(images, tmp_path):
 STOPPED_IN_A_MEASUREMENT = """
 import os, signal, sys
 from retrieval import cli
-from retrieval.recipes import figures
+from retrieval.runs import measuring
 
-embed_images, calls = figures.embed_images, []
+encode_shared, calls = measuring.encode_shared, []
 
 def and_a_signal(*words, watch):
     def watched(batches):
@@ -260,9 +259,9 @@ def and_a_signal(*words, watch):
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
     calls.append(words)
-    return embed_images(*words, watch=watched)
+    return encode_shared(*words, watch=watched)
 
-figures.embed_images = and_a_signal
+measuring.encode_shared = and_a_signal
 code = cli.run(sys.argv[1:])
 print("process", os.environ["RANK"], "exits with", code)
 """

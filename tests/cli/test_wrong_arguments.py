@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from small_run import arguments, call
 
-from retrieval.index import editing, read_bundle, write_bundle
+from retrieval.index import Index, editing, index, reporting
 
 
 def refused(capsys, code: int, words: str, *command: str | Path) -> None:

@@ -185,7 +185,7 @@ def test_values_that_do_not_fit_together_are_mistakes(tmp_path):
     for text, words in (
         ("data: {folds: 4, fold: 4}", "fold is 4, expected a number below folds, which is 4"),
         ("training: {schedule: step}", "expected one number for the schedule step"),
-        ("training: {schedule: multistep, decay_epochs: [4, 2]}", "expected numbers that rise"),
+        ("training: {schedule: multistep, decay_epochs: [4, 2]}", "expected increasing numbers for the schedule multistep"),
         ("training: {decay_epochs: [4]}", "expected none for the schedule cosine"),
         ("training: {patience: 3}\ndata: {validation_share: 0}", "data.validation_share holds out none"),
         ("batch: {size: 64}\nloss: {memory: 32}", "loss.memory is 32, but 64 embeddings enter it with every batch"),
@@ -199,7 +199,7 @@ def test_values_that_do_not_fit_together_are_mistakes(tmp_path):
 
 def test_words_of_the_recall_loss_beside_another_loss_are_mistakes(tmp_path):
     found = mistakes(tmp_path, "loss: {name: triplet, margin: 0.1, noise: 0.2}")
-    assert found == ["loss: noise, margin: of the loss 'recall', not of 'triplet', whose words go under options"]
+    assert found == ["loss: noise, margin: options of the loss 'recall', not of 'triplet', whose options go under options"]
     found = mistakes(tmp_path, "loss: {projection: norm, terms: [{name: triplet}]}")
     assert found == ["loss: projection: beside terms nothing of a single loss can be set; put it into a term"]
 

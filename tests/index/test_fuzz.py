@@ -13,8 +13,10 @@ import hashlib, json, random, shutil, sys, tempfile, warnings
 from pathlib import Path
 import numpy as np
 from retrieval.errors import RetrievalError
-from retrieval.index import read_bundle, write_bundle
-from retrieval.index.manifest import write_manifest
+from retrieval.index.bundle import read_bundle
+from retrieval.index.manifest import INDEX_FOLDER
+from retrieval.index.writing import make_bundle, write_bundle
+from retrieval.model.description import StoredModel
 
 seed, count = int(sys.argv[1]), int(sys.argv[2])
 lot, folder = random.Random(seed), Path(tempfile.mkdtemp())
@@ -25,15 +27,18 @@ found = {}
 
 def outcome(path):
     bundle = read_bundle(path)
-    index = bundle.approximate()
+    index = bundle.approximate
     positions = index.search(vectors[:9], 5)[0].tolist() if index else None
     return [bundle.vectors.tobytes(), bundle.ids.tolist(), bundle.labels.tolist(), bundle.class_names, bundle.paths,
-            bundle.model, bundle.weights(), bundle.thumbnails(), positions]
+            bundle.model.description, bundle.model.weights, bundle.model.is_onnx, bundle.model_hash, bundle.thumbnails,
+            positions]
 
 for kind in kinds:
-    write_bundle(folder / kind, vectors=vectors, ids=np.arange(120), labels=np.arange(120) % 7,
-        class_names=[f"class {i}" for i in range(7)], paths=[f"{i}.png" for i in range(120)], model={"a": 1}, weights=bytes(99),
-        images_root="images", split="test", source={}, kind=kind, pictures=[b"picture %d" % i for i in range(120)])
+    bundle = make_bundle(vectors=vectors, ids=np.arange(120), labels=np.arange(120) % 7,
+        class_names=[f"class {i}" for i in range(7)], paths=[f"{i}.png" for i in range(120)],
+        model=StoredModel({"a": 1}, bytes(99)), images_root="images", split="test", source={}, kind=kind,
+        pictures=[b"picture %d" % i for i in range(120)])
+    write_bundle(bundle, folder / kind)
     found[kind] = outcome(folder / kind)
 
 def alter(content):
@@ -65,7 +70,9 @@ for number in range(count):
     fits = number % 2 and file.name != "manifest.json"
     if fits:
         facts = json.loads((folder / kind / "manifest.json").read_text())
-        write_manifest(path, {key: facts[key] for key in facts if key not in ("format", "version", "files", "checksum")})
+        contents = {name: (path / name).read_bytes() for name in INDEX_FOLDER.files if (path / name).exists()}
+        manifest = INDEX_FOLDER.text({key: facts[key] for key in INDEX_FOLDER.facts}, contents)
+        (path / "manifest.json").write_bytes(manifest)
     print(number, kind, file.name, bool(fits), file=sys.stderr, flush=True)
     try:
         now = outcome(path)

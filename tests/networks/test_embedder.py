@@ -79,7 +79,7 @@ def test_a_model_is_built_again_from_its_description(backbone, options):
 
 
 def test_a_model_made_by_hand_has_no_description():
-    with pytest.raises(ValueError, match="was not built by create_embedder"):
+    with pytest.raises(ValueError, match="the backbone Flatten is not a model of timm"):
         Embedder(torch.nn.Flatten(), 12, 4).describe()
 
 

@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_old_checkpoints_and_nothing_else_and_says_so_in_
         save_checkpoint(last, {"number": count} | weights, keep=previous)
     (small_disk / "other").write_bytes(bytes(900_000))
     with pytest.raises(
-        RetrievalError, match=r"last: cannot be written \(.*No space left.*\); what was there"
+        RetrievalError, match=r"last: cannot be written \(.*No space left.*\); any previous content is unchanged"
     ) as caught:
         save_checkpoint(last, {"number": 2} | weights, keep=previous)
     assert "\n" not in str(caught.value)
