@@ -26,7 +26,7 @@ Examples:
 def command(
     model: str, images: tuple[str, ...], out: str, checkpoint: str, device: str, overwrite: bool, as_json: bool
 ) -> None:
-    """Embed IMAGES with the model of MODEL (a run, or an index) into plain files.
+    """Embed IMAGES with the model of MODEL (a run, an index or a saved model) into plain files.
 
     These are vectors.npy, float32 vectors of unit length, and paths.csv, with a line for each.
     """

@@ -13,6 +13,7 @@ from .parameters import FILE, FOLDER, PLACE, checkpoint_option, json_option, ove
     epilog="""\b
 Examples:
   retrieval export npy runs/glyphs/index-test --out vectors
+  retrieval export model runs/glyphs --out model
   retrieval export onnx runs/glyphs --out model.onnx""",
 )
 def group() -> None:
@@ -42,6 +43,34 @@ def npy(index: str, out: str, overwrite: bool, as_json: bool) -> None:
         print_json({"out": out, "count": files.count})
     else:
         click.echo(f"exported  {files.count:,} vectors: {paste(files.vectors)}, {files.table.name}")
+
+
+@group.command(
+    "model",
+    short_help="Save a model without its run.",
+    epilog="""\b
+Examples:
+  retrieval export model runs/glyphs --out model
+  retrieval index model --images photos --out photos-index""",
+)
+@click.argument("model", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="New folder for the model.")
+@checkpoint_option()
+@overwrite_option("the model in that folder")
+@json_option()
+def save(model: str, out: str, checkpoint: str, overwrite: bool, as_json: bool) -> None:
+    """Save the model of MODEL (a run, an index or a saved model) as a folder of its own.
+
+    Every command that takes a run for its model takes this folder, too.
+    """
+    from retrieval.model import Model
+
+    source = Model.load(model, checkpoint=checkpoint, device="cpu")
+    source.save(out, overwrite=overwrite)
+    if as_json:
+        print_json({"out": out, "dimension": source.embedding_dim})
+    else:
+        click.echo(f"saved     {paste(out)}: images to vectors of {source.embedding_dim} numbers")
 
 
 @group.command(

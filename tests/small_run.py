@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from retrieval import cli
+from retrieval.config import Config
 
 SMALL = [
     "data.name=folder",
@@ -53,3 +56,16 @@ def call(capsys, *words: str) -> tuple[int, str, str]:
     code = cli.run(list(words))
     out, err = capsys.readouterr()
     return code, out, err
+
+
+def record_training(monkeypatch) -> list[tuple[Config, str, dict[str, Any]]]:
+    """Replaces `retrieval.runs.train`: the configuration, folder and options of every call are recorded, nothing is trained."""
+    calls = []
+
+    def train(config: Config, out: str, **options: Any) -> SimpleNamespace:
+        calls.append((config, out, options))
+        results = {"last": {"recall@1": 0.5, "queries": 4, "left_out": 0}}
+        return SimpleNamespace(path=Path(out), results=results, pictures=[])
+
+    monkeypatch.setattr("retrieval.runs.train", train)
+    return calls

@@ -1,4 +1,8 @@
-"""YAML by the rules of YAML 1.2: `1e-4` is a number, `010` is ten and `no` is a word; and no key stands twice."""
+"""YAML 1.2, in which `1e-4` is a number, `010` is ten and `no` is a string; repeated keys are mistakes.
+
+PyYAML follows YAML 1.1. ruamel.yaml follows YAML 1.2, but stops at the first repeated key, while here all mistakes are reported at
+once.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,15 @@ import yaml
 from retrieval.errors import ConfigError
 
 
-def parse(text: str, place: str) -> tuple[dict[str, Any], list[str]]:
-    """The mapping that a text holds, and a line for every key that stands twice.
+def parse(text: str, origin: str) -> tuple[dict[str, Any], list[str]]:
+    """The mapping in a text, and a line for every repeated key.
 
     Args:
-        text: what was read.
-        place: where it was read from, for messages.
+        text: The text.
+        origin: The file that it was read from, for messages.
 
     Raises:
-        ConfigError: it is not YAML, or not a mapping.
+        ConfigError: The text is not YAML, or not a mapping.
     """
     loader = _Loader(text)
     try:
@@ -27,33 +31,33 @@ def parse(text: str, place: str) -> tuple[dict[str, Any], list[str]]:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
         raise ConfigError(
-            f"{place}:{line} not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})"
+            f"{origin}:{line} not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})"
         ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{place}: expected sections such as `data:` and `model:`, found a {type(values).__name__}")
-    return values, [f"{place}: {doubled}" for doubled in loader.doubled]
+        raise ConfigError(f"{origin}: expected sections such as `data:` and `model:`, found a {type(values).__name__}")
+    return values, [f"{origin}: {doubled}" for doubled in loader.doubled]
 
 
 def parse_value(text: str) -> Any:
     """A single value.
 
     Raises:
-        yaml.YAMLError, ValueError: it is not YAML.
+        yaml.YAMLError, ValueError: The text is not YAML.
     """
     return _Loader(text).get_single_data()
 
 
 def write(values: dict[str, Any]) -> str:
-    """A mapping as YAML that `parse` reads back."""
+    """A mapping as YAML that `parse` reads."""
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars, and a list of the keys that stand twice."""
+    """Reads the scalars of YAML 1.2, and lists repeated keys."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - pyyaml's own name; emptied of the YAML 1.1 rules
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the name that PyYAML looks for; without the rules of YAML 1.1
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -70,12 +74,12 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """A decimal number; by the rules of 1.1 a zero in front would make it octal."""
+        """A decimal number; in YAML 1.1 a leading zero makes it octal."""
         return int(self.construct_scalar(node))
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts into quotes what the rules of either version would take for something else than text."""
+    """Quotes strings that either version would read as another type."""
 
 
 for _tag, _pattern, _first in (

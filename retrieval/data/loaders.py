@@ -193,6 +193,7 @@ def _prepare_worker(worker: int) -> None:
     """Turns off the threads of OpenCV in a worker, as torch does for its own, and the tracebacks of a worker's threads."""
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent process, which ends its workers
     # Data errors are returned as values. The hook only hides those of a torch thread whose peer has ended before it.
     sys.excepthook = lambda *_: None
     cv2.setNumThreads(0)  # 1 would wait without end for threads of the parent process, which do not exist here

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +23,7 @@ from retrieval.errors import DatasetError, RetrievalError
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
 
 CHUNK = 16  # images per task of a process
+MOST_PROCESSES = 61 if sys.platform == "win32" else 1024  # the limit of Windows
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def open_images(paths: Sequence[Path], processes: int) -> Iterator[str | None]:
         yield from map(_fault, paths)
         return
     try:
-        with ProcessPoolExecutor(processes, initializer=_leave_interrupts_to_the_parent) as pool:
+        with ProcessPoolExecutor(min(processes, MOST_PROCESSES), initializer=_leave_interrupts_to_the_parent) as pool:
             yield from pool.map(_fault, paths, chunksize=CHUNK)
     except BrokenProcessPool as error:
         raise RetrievalError(

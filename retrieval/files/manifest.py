@@ -82,6 +82,10 @@ class FolderKind:
                 if manifest_text(folder) == text:  # otherwise another program has replaced the folder meanwhile
                     raise
 
+    def claims(self, folder: Path) -> bool:
+        """Whether the manifest of a folder, which may be damaged, says that the folder is of this kind."""
+        return f'"format": "{self.format}"'.encode() in (manifest_text(folder) or b"")
+
     def parse(self, folder: Path, text: bytes | None) -> dict[str, Any]:
         """The checked manifest of a folder from the text of its file.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from retrieval import evaluation
 from retrieval.data import ImageSet, folder_class, image_files, images_below, images_in, listed_images
 from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
 from retrieval.index import approximate, arrays, editing
-from retrieval.index.bundle import Bundle
+from retrieval.index.bundle import Bundle, read_bundle
 from retrieval.index.parts import embed_in_parts, parts_folder, thumbnails_of
 from retrieval.index.writing import make_bundle, write_bundle
 from retrieval.model import Model
@@ -27,50 +27,46 @@ log = logging.getLogger("retrieval")
 
 def build(
     model: Model, images: ImageSet, out: Path | None, *, kind: str, thumbnails: bool, split: str, overwrite: bool
-) -> Bundle | None:
-    """Embeds images and makes a bundle of them; see `retrieval.Index.build`.
-
-    Returns:
-        The bundle; None in the processes of torchrun that do not write it.
-    """
+) -> Bundle:
+    """Embeds images and makes a bundle of them; see `retrieval.Index.build`."""
     if kind != approximate.EXACT:
         with usage_errors():
             kind = approximate.factory_string(kind, len(images), model.embedding_dim)
     stored = _stored_model(model, out)
-    with distributed.joined(model.device) as device:
+
+    def make(vectors: np.ndarray) -> Bundle:
+        return make_bundle(
+            vectors=model.unit(vectors),
+            ids=np.arange(len(images)),
+            labels=images.labels,
+            class_names=images.class_names,
+            paths=images.paths,
+            model=stored,
+            images_root=str(images.root.resolve()),
+            split=split,
+            source=model.source,
+            kind=kind,
+            pictures=thumbnails_of(images) if thumbnails else None,
+            where=out or "index",
+        )
+
+    if out is None:
+        return make(model.encode(images))
+    with distributed.joined(model.device) as device, contextlib.ExitStack() as stack:
         model.to(device)
-        with contextlib.ExitStack() as stack:
-            if out is None or stored is None or not images.is_on_disk:
-                vectors = model.encode(images)
-            else:
-                folder = stack.enter_context(parts_folder(out, model, stored, images))
-                vectors = model.unit(embed_in_parts(model, images, folder))
-            made: list[Bundle] = []
-
-            def finish() -> None:
-                bundle = make_bundle(
-                    vectors=vectors,
-                    ids=np.arange(len(images)),
-                    labels=images.labels,
-                    class_names=images.class_names,
-                    paths=images.paths,
-                    model=stored,
-                    images_root=str(images.root.resolve()),
-                    split=split,
-                    source=model.source,
-                    kind=kind,
-                    pictures=thumbnails_of(images) if thumbnails else None,
-                    where=out or "index",
-                )
-                made.append(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
-
-            distributed.on_main(finish)
-            return made[0] if made else None
+        if stored is None or not images.is_on_disk:
+            vectors = model.encode(images)
+        else:
+            folder = stack.enter_context(parts_folder(out, model, stored, images))
+            vectors = embed_in_parts(model, images, folder)
+        written: list[Bundle] = []  # in rank 0 only; the others read it
+        distributed.on_main(lambda: written.append(write_bundle(make(vectors), out, overwrite=overwrite)))
+        return written[0] if written else read_bundle(out)
 
 
 def from_vectors(
     vectors: Any,
-    labels: Sequence[Hashable],
+    labels: Sequence[Any],
     *,
     ids: Sequence[int] | None,
     paths: Sequence[str] | None,
@@ -81,6 +77,7 @@ def from_vectors(
 ) -> Bundle:
     """Makes a bundle of vectors; see `retrieval.Index.from_vectors`."""
     rows = evaluation.unit_vectors("vectors", vectors)
+    labels = [label.item() if getattr(label, "ndim", None) == 0 else label for label in labels]
     names = [str(label) for label in labels]
     (numbers,) = evaluation.number_labels(labels)
     if len(numbers) != len(rows):
@@ -133,13 +130,12 @@ def add(
         The number of images that were added, and the new bundle.
     """
     images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]
-    places = [images] if isinstance(images, (str, Path)) else images
-    added = images if isinstance(images, ImageSet) else images_below(images_root, image_files(places))
+    added = images if isinstance(images, ImageSet) else images_below(images_root, image_files(_paths(images)))
     if class_name is None and not isinstance(images, ImageSet):
         _require_folder_classes(bundle)
     editing.require_new(bundle, added.paths)
     with contextlib.ExitStack() as stack:
-        if bundle.folder is None or bundle.model is None or not added.is_on_disk:
+        if bundle.folder is None or bundle.model is None or not model.takes_tensors or not added.is_on_disk:
             vectors = model.encode(added)
         else:
             folder = stack.enter_context(parts_folder(bundle.folder, model, bundle.model, added))
@@ -163,7 +159,7 @@ def image_set_of(images: Any) -> ImageSet:
         return listed_images(path) if path.suffix.lower() == ".csv" else images_in(path)
     if hasattr(images, "__getitem__") and not isinstance(images, (list, tuple)):
         return ImageSet.from_dataset(images)
-    files = [file.resolve() for file in image_files(images)]
+    files = [file.resolve() for file in image_files(_paths(images))]
     if not files:
         raise ConfigError("there are no images to embed; give a folder, a list or image files")
     root = os.path.commonpath([file.parent for file in files])
@@ -177,6 +173,16 @@ def usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(str(error)) from error
+
+
+def _paths(images: Any) -> list[str | Path]:
+    """Image files and folders, or one of them, as a list."""
+    places = list(images) if isinstance(images, Iterable) and not isinstance(images, str) else [images]
+    wrong = [place for place in places if not isinstance(place, (str, Path))]
+    if wrong:
+        kind = type(wrong[0]).__name__
+        raise ConfigError(f"the images are of type {kind}; give paths, or a Dataset of (image, label)")
+    return places
 
 
 def _require_folder_classes(bundle: Bundle) -> None:

@@ -12,10 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from retrieval.evaluation import Gallery
+from retrieval.evaluation.inputs import to_numpy
 from retrieval.index import reranking
 from retrieval.index.approximate import Approximate
 from retrieval.index.bundle import Bundle
 from retrieval.index.measuring import Ranking
+from retrieval.model import Model
+from retrieval.model.places import load_stored
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,33 @@ class Generation:
 
     Args:
         bundle: The bundle.
+        model: The model that embeds queries; by default that of the bundle.
+        device: The device of the bundle's own model.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, model: Model | None = None, *, device: str = "auto") -> None:
         self.bundle = bundle
+        self._model = model
+        self._device = device
         self._lock = threading.Lock()
+
+    def followed_by(self, bundle: Bundle) -> Generation:
+        """The next state of the index. A model that is built already is kept if the new bundle holds the same one."""
+        model = self._model if bundle.model_hash == self.bundle.model_hash else None
+        return Generation(bundle, model, device=self._device)
+
+    @property
+    def model(self) -> Model:
+        """The model; that of the bundle is built when it is first used.
+
+        Raises:
+            IndexFormatError: The bundle holds no model, or one that this version cannot build.
+        """
+        with self._lock:
+            if self._model is None:
+                stored = load_stored(str(self.bundle), self.bundle.manifest, self.bundle.model)
+                self._model = Model.of(stored).to(self._device)
+            return self._model
 
     @property
     def gallery(self) -> Gallery:
@@ -77,7 +102,16 @@ class Generation:
         return Gallery(self.bundle.vectors, ids=self.bundle.ids)
 
     def search(self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking) -> list[list[Hit]]:
-        """The k nearest items of every query (num_queries, dim), best first; fewer where the index finds no more."""
+        """The k nearest items of every query (num_queries, dim), best first; fewer where the index finds no more.
+
+        Raises:
+            ValueError: The queries have another dimension than the index.
+        """
+        dimension = self.bundle.vectors.shape[1]
+        if queries.shape[1] != dimension:
+            raise ValueError(
+                f"queries have {queries.shape[1]} dimensions and {self.bundle} {dimension}; use one model for both"
+            )
         k = min(k, len(self.bundle.ids))
         approximate = None if exact or ranking else self.approximate
         if approximate is not None:
@@ -114,7 +148,7 @@ def query_vectors(queries: Any) -> np.ndarray | None:
     if isinstance(queries, Sequence) and not isinstance(queries, (str, bytes)) and len(queries):
         first = queries[0]
         if isinstance(first, (int, float, np.floating)) or _is_vector(first):
-            return np.stack([np.asarray(row) for row in queries])
+            return to_numpy("queries", list(queries))
     return None
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from retrieval import evaluation
 from retrieval.data import load_image
 from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean
+from retrieval.evaluation.arrays import check_k
 from retrieval.files import claim_file, require_elsewhere, require_free_file, require_free_folder
 from retrieval.files.arrays import LABELS, ArrayFiles, write_arrays
 from retrieval.index import approximate, building, comparison, drawing, editing, measuring, reporting
@@ -22,7 +23,6 @@ from retrieval.index.manifest import REMEDY
 from retrieval.index.measuring import METRICS, Figures, Ranking
 from retrieval.index.writing import require_replaceable, write_bundle
 from retrieval.model import Model
-from retrieval.model.places import load_stored
 
 log = logging.getLogger("retrieval")
 
@@ -48,10 +48,8 @@ class Index:
     """
 
     def __init__(self, bundle: Bundle, model: Model | None = None, *, device: str = "auto") -> None:
-        self._generation = Generation(bundle)
-        self._model = model
-        self._device = device
-        self._given = model is not None
+        self._generation = Generation(bundle, model, device=device)
+        self._given = model
         self._lock = threading.RLock()
 
     @classmethod
@@ -87,9 +85,8 @@ class Index:
             require_free_folder(out, overwrite, require_replaceable)
         model = model if isinstance(model, Model) else Model.load(model)
         options: dict[str, Any] = {"kind": kind, "thumbnails": thumbnails, "split": split, "overwrite": overwrite}
-        folder = None if out is None else Path(out)
-        bundle = building.build(model, building.image_set_of(images), folder, **options)
-        return cls(bundle, model) if bundle is not None else cls.open(Path(str(out)), model=model)
+        image_set = building.image_set_of(images)
+        return cls(building.build(model, image_set, None if out is None else Path(out), **options), model)
 
     @classmethod
     def from_vectors(
@@ -221,11 +218,7 @@ class Index:
         Raises:
             IndexFormatError: The index holds no model, or one that this version cannot build.
         """
-        with self._lock:
-            if self._model is None:
-                bundle = self._bundle
-                self._model = Model.of(load_stored(str(bundle), bundle.manifest, bundle.model)).to(self._device)
-            return self._model
+        return self._generation.model
 
     def search(
         self,
@@ -257,11 +250,11 @@ class Index:
             ValueError: The queries are of the wrong shape or type.
             RetrievalError: A query cannot be read as an image, or the index has no model to embed it.
         """
-        if k < 1:
-            raise ConfigError(f"k is {k}, expected at least 1")
-        generation = self._generation
+        with building.usage_errors():
+            k = check_k(k)
+        generation = self._generation  # one state for the whole search: another thread may replace it
         vectors = query_vectors(queries)
-        vectors = self.model.encode(queries) if vectors is None else vectors
+        vectors = generation.model.encode(queries) if vectors is None else vectors
         single = vectors.ndim == 1
         rows = evaluation.unit_vectors("queries", vectors[None] if single else vectors)
         hits = generation.search(rows, k, exact=exact, ranking=Ranking(qe, alpha, dba, rerank))
@@ -337,7 +330,7 @@ class Index:
         """Embeds images and adds them to the index, and to its folder at once.
 
         Args:
-            images: Image files and folders, below the root of the images.
+            images: Image files and folders, below the root of the images, or an `ImageSet`.
             class_name: The class of all of them; by default the folder directly below the root.
             root: The folder of the images, if it has moved.
 
@@ -352,7 +345,7 @@ class Index:
         with self._lock:
             bundle = self._editable()
             added, bundle = building.add(bundle, self.model, images, class_name=class_name, root=root)
-            self._generation = Generation(bundle)
+            self._generation = self._generation.followed_by(bundle)
         return added
 
     def remove(self, paths: Sequence[str] = (), *, ids: Sequence[int] = (), classes: Sequence[str] = ()) -> int:
@@ -381,9 +374,10 @@ class Index:
             if not positions:
                 raise ConfigError("nothing to remove; give a path, --id or --class")
             try:
-                self._generation = Generation(editing.remove(bundle, np.array(sorted(positions))))
+                bundle = editing.remove(bundle, np.array(sorted(positions)))
             except ValueError as error:  # the type of the index needs more items
                 raise IndexFormatError(f"{bundle}: {error}; {REMEDY}") from error
+            self._generation = self._generation.followed_by(bundle)
         return len(positions)
 
     def merge(self, *others: Index | Place, out: Place | None = None, overwrite: bool = False) -> Index:
@@ -401,7 +395,7 @@ class Index:
             require_free_folder(out, overwrite, require_replaceable)
         bundles = [self._bundle, *(_bundle_of(other) for other in others)]
         bundle = editing.merge(bundles, where=out or "index")  # type: ignore[arg-type]
-        return Index(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
+        return Index(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), self._given)
 
     def save(self, folder: Place, *, overwrite: bool = False) -> None:
         """Writes the index into a folder, which becomes its folder.
@@ -411,7 +405,7 @@ class Index:
         """
         require_free_folder(folder, overwrite, require_replaceable)
         with self._lock:
-            self._generation = Generation(write_bundle(self._bundle, folder, overwrite=overwrite))
+            self._generation = self._generation.followed_by(write_bundle(self._bundle, folder, overwrite=overwrite))
 
     def reload(self) -> bool:
         """Reads the index again if its folder has been replaced; returns whether it was.
@@ -424,11 +418,11 @@ class Index:
             if bundle.is_current() or bundle.folder is None:
                 return False
             new = read_bundle(bundle.folder)
-            if self._given:
-                _check_model(new, self.model)
-            elif new.model_hash != bundle.model_hash:
-                self._model = None
-            self._generation = Generation(new)
+            if self._given is not None:
+                _check_model(new, self._given)
+                self._generation = Generation(new, self._given)
+            else:
+                self._generation = self._generation.followed_by(new)
         return True
 
     def describe(self) -> dict[str, Any]:

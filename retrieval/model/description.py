@@ -31,6 +31,7 @@ MODEL_FILES = (DESCRIPTION, WEIGHTS, ONNX)
 
 LARGEST_DIMENSION = 2**16
 LARGEST_SIDE = 4096  # pixels
+_LONGEST_NAME = 200  # characters of the name of a backbone; those of timm have at most 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +53,19 @@ class StoredModel:
         """The model in the files of a folder; None where it has none.
 
         Raises:
-            ValueError: model.json is not a JSON object.
+            ValueError: model.json is not a JSON object, or does not lie beside one file of weights.
         """
         if DESCRIPTION not in files:
             return None
         try:
             description = json.loads(files[DESCRIPTION].decode())
+            json.dumps(description, allow_nan=False)  # JSON has neither NaN nor infinity, although Python reads them
         except (ValueError, RecursionError) as error:
             raise ValueError(f"is not valid JSON ({error})") from error
         if not isinstance(description, dict):
             raise ValueError(f"holds a {type(description).__name__}, expected a JSON object")
+        if (WEIGHTS in files) == (ONNX in files):
+            raise ValueError(f"lies beside {'both' if ONNX in files else 'none'} of {WEIGHTS} and {ONNX}, expected one")
         is_onnx = ONNX in files
         return cls(description, files[ONNX if is_onnx else WEIGHTS], is_onnx)
 
@@ -92,6 +96,7 @@ class StoredModel:
         preprocessing = options.pop("preprocessing")
         if self.is_onnx:
             network: Any = onnx.OnnxNetwork(self.weights, options["embedding_dim"])
+            network.check(preprocessing.size)
         else:
             network = create_embedder(**{"image_size": preprocessing.size, **options})
             try:
@@ -112,7 +117,7 @@ def check_description(description: Mapping[str, Any], *, is_onnx: bool) -> dict[
     allowed = _ONNX_OPTIONS if is_onnx else _TIMM_OPTIONS
     for key, value in description.items():
         if key not in allowed:
-            raise ValueError(f"it has an unknown key {key!r}{did_you_mean(str(key), allowed)}")
+            raise ValueError(f"it has an unknown key {_shorten(key)}{did_you_mean(str(key), allowed)}")
         if not allowed[key](value):
             raise ValueError(f"its {key} is {_shorten(value)}, which is not allowed")
     for key in ("preprocessing", "embedding_dim" if is_onnx else "backbone"):
@@ -125,7 +130,7 @@ def check_description(description: Mapping[str, Any], *, is_onnx: bool) -> dict[
 
 
 def _is_backbone(value: Any) -> bool:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST_NAME:
         return False
     check_name(value)  # a name of timm's list, not "hf-hub:..." or "local-dir:...", which timm would follow
     return True

@@ -41,7 +41,7 @@ def batches_of(images: Iterable[Any], prepare: Callable[[Image.Image], Any], siz
     """
     iterator = iter(images)
     while items := list(islice(iterator, size)):
-        yield torch.stack([_prepare(item, prepare) for item in items])
+        yield _stack([_prepare(item, prepare) for item in items])
 
 
 def batches_of_loader(loader: Iterable[Any], prepare: Callable[[Image.Image], Any]) -> Iterator[Tensor]:
@@ -55,7 +55,7 @@ def batches_of_loader(loader: Iterable[Any], prepare: Callable[[Image.Image], An
         if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
             yield images
         elif isinstance(batch, (tuple, list)) and isinstance(images, (str, Path, Image.Image)):
-            yield torch.stack([_prepare(item, prepare) for item in batch])
+            yield _stack([_prepare(item, prepare) for item in batch])
         else:
             raise ValueError(f"a batch of the loader holds {_shape(images)}; give {PREPARED}")
 
@@ -112,10 +112,21 @@ def with_progress(items: Iterable[Any], count: int | None, size: int) -> Iterabl
 def _prepare(item: Any, prepare: Callable[[Image.Image], Any]) -> Tensor:
     if isinstance(item, Tensor) and item.is_floating_point():
         if item.ndim != 3:
-            raise ValueError(f"an image is {_shape(item)}; give {PREPARED}")
+            raise ValueError(f"an image is a tensor {_shape(item)}; give {PREPARED}")
         return item.float()
-    return torch.as_tensor(prepare(to_image(item)))
+    made = prepare(to_image(item))
+    if not isinstance(made, (Tensor, np.ndarray)) or made.ndim != 3:
+        raise ValueError(f"the preprocessing makes {_shape(made)}, expected a float tensor (3, height, width)")
+    return torch.as_tensor(made)
+
+
+def _stack(prepared: list[Tensor]) -> Tensor:
+    shapes = {tuple(image.shape): image for image in prepared}
+    if len(shapes) > 1:
+        first, second, *_ = shapes
+        raise ValueError(f"prepared images have the shapes {first} and {second}; prepare all to one size, as by a crop")
+    return torch.stack(prepared)
 
 
 def _shape(value: Any) -> str:
-    return f"a {value.dtype} {tuple(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+    return f"{value.dtype} {tuple(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"

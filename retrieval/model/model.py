@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from retrieval import evaluation
 from retrieval.data import ImageSet, Preprocessing, image_files, to_image
 from retrieval.errors import RetrievalError
+from retrieval.evaluation.inputs import to_numpy
 from retrieval.files import claim_file, folder_in_one_piece, require_free_file, require_free_folder, write_bytes
 from retrieval.files.arrays import PATHS, ArrayFiles, require_free_for_arrays, write_arrays
 from retrieval.model import encoding, onnx
@@ -41,6 +42,7 @@ class Model:
         workers: Processes that read the images of an `ImageSet`; with 0, this process reads.
         timeout: Seconds to wait for a batch of the workers.
         precision: "float32", or "bfloat16" for autocast.
+        source: Where the model comes from, for the manifest of an index.
 
     Raises:
         ValueError: A module lacks its preprocessing, or an argument is of the wrong type.
@@ -88,8 +90,10 @@ class Model:
         self.preprocessing: Any = preprocessing
         self.batch_size, self.workers, self.timeout, self.precision = batch_size, workers, timeout, precision
         self.source = dict(source or {})
-        self._takes_tensors = takes_tensors
-        self._embedding_dim: int | None = getattr(network, "embedding_dim", None)
+        self.takes_tensors = takes_tensors
+        self._embedding_dim: int | None = None
+        if isinstance(network, (Embedder, onnx.OnnxNetwork)):
+            self._embedding_dim = network.embedding_dim
 
     @classmethod
     def load(cls, place: str | Path, *, checkpoint: str | None = None, device: str | torch.device = "auto") -> Model:
@@ -135,7 +139,8 @@ class Model:
         Args:
             images: One image, or an iterable of images: paths, PIL images, uint8 arrays (height, width, 3) or (height, width),
                 uint8 tensors (3, height, width), or float tensors (3, height, width) that are prepared already. Also an
-                `ImageSet`, or a `DataLoader` of prepared batches, alone or as (images, labels).
+                `ImageSet` or another `Dataset` of (image, label), or a `DataLoader` of prepared batches, alone or as (images,
+                labels).
 
         Returns:
             (number, dim) float32; (dim,) for one image.
@@ -147,8 +152,10 @@ class Model:
         """
         if encoding.is_single(images):
             return self.unit(self._raw([images]))[0]
-        if isinstance(images, ImageSet) and not self._takes_tensors:
-            images = (images.load(i) for i in range(len(images)))
+        if not isinstance(images, Iterable) and not hasattr(images, "__getitem__"):
+            raise ValueError(f"the images are of type {type(images).__name__}; give an image, or an iterable of images")
+        if isinstance(images, Dataset) and not isinstance(images, ImageSet):
+            images = ImageSet.from_dataset(images)
         return self.unit(self._raw(images))
 
     def embed_files(self, images: Sequence[str | Path], folder: str | Path, *, overwrite: bool = False) -> ArrayFiles:
@@ -243,7 +250,11 @@ class Model:
     def _raw(self, images: Any) -> np.ndarray:
         """The output of the network (number, dim) float32."""
         count = len(images) if hasattr(images, "__len__") else None
-        if not self._takes_tensors:
+        if not self.takes_tensors:
+            if isinstance(images, DataLoader):
+                raise ValueError("a DataLoader gives tensors, but this model is a function of images; give the images")
+            if isinstance(images, ImageSet):
+                images = map(images.load, range(len(images)))
             return self._call(encoding.with_progress(images, count, self.batch_size))
         if isinstance(images, ImageSet):
             loader = encoding.loader_of(images, self.preprocessing, self)
@@ -273,7 +284,7 @@ class Model:
 
     def _call_once(self, batch: list[Image.Image]) -> np.ndarray:
         made = self.network(batch)
-        vectors = made.detach().cpu().float().numpy() if isinstance(made, Tensor) else np.asarray(made)
+        vectors = to_numpy("the function's result", made)
         if vectors.ndim != 2 or len(vectors) != len(batch):
             raise ValueError(
                 f"the function makes {vectors.shape} of {len(batch)} images, expected ({len(batch)}, dimension)"

@@ -43,6 +43,9 @@ class OnnxNetwork:
         self.content = content
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what is wrong is raised
+        options.add_session_config_entry(
+            "session.load_model_format", "ONNX"
+        )  # the format that was checked, and no other
         try:
             self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has an error class for each of its codes
@@ -57,6 +60,20 @@ class OnnxNetwork:
         """Embeds images (batch, 3, size, size) as vectors (batch, embedding_dim)."""
         (vectors,) = self._session.run(None, {self._input: images.float().cpu().numpy()})
         return torch.from_numpy(vectors)
+
+    def check(self, size: int) -> None:
+        """Checks, by a black image, that the network makes vectors of the dimension that it promises.
+
+        Raises:
+            ValueError: It does not.
+        """
+        try:
+            vectors = self(torch.zeros(1, 3, size, size))
+        except Exception as error:  # onnxruntime has an error class for each of its codes
+            raise ValueError(f"onnxruntime cannot run it ({reason_of(error)})") from error
+        if vectors.shape != (1, self.embedding_dim) or not vectors.is_floating_point():
+            made = f"{vectors.dtype} {tuple(vectors.shape)}"
+            raise ValueError(f"it makes {made} of one image, expected floats (1, {self.embedding_dim})")
 
 
 def export_network(network: nn.Module, size: int, metadata: dict[str, Any]) -> tuple[bytes, int]:
@@ -165,12 +182,16 @@ def _check_content(content: bytes) -> None:
     while graphs:
         graph = graphs.pop()
         tensors = list(getattr(graph, "initializer", ()))
+        sparse = list(getattr(graph, "sparse_initializer", ()))
         for node in graph.node:
             if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
                 raise ValueError(f"it uses the operator {node.domain}.{node.op_type}, which is not standard")
             for attribute in node.attribute:
-                graphs += [item for item in (attribute.g, *attribute.graphs) if item.node]
+                graphs += [attribute.g] if attribute.HasField("g") else []
+                graphs += attribute.graphs
                 tensors += [attribute.t, *attribute.tensors]
+                sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+        tensors += [part for tensor in sparse for part in (tensor.values, tensor.indices)]
         if any(_is_external(tensor) for tensor in tensors):
             raise ValueError("it keeps weights in another file, expected them inside")
 

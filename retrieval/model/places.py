@@ -13,9 +13,9 @@ from retrieval.config import Config, load
 from retrieval.config.imports import is_import_path, require_trusted
 from retrieval.config.network import build_network, build_preprocessing, own_network
 from retrieval.data import Preprocessing
-from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError, reason_of
+from retrieval.errors import CheckpointError, ConfigError, IndexFormatError, reason_of
 from retrieval.files import require_only
-from retrieval.files.manifest import MANIFEST, FolderKind, manifest_text
+from retrieval.files.manifest import MANIFEST, FolderKind
 from retrieval.model.description import DESCRIPTION, MODEL_FILES, StoredModel
 from retrieval.training import RunFolder, load_checkpoint
 
@@ -74,14 +74,17 @@ class Loaded:
 def load_place(place: Path, checkpoint: str | None) -> Loaded:
     """The model in a folder; see `retrieval.Model.load`."""
     if (place / MANIFEST).exists():
-        is_saved = MODEL_FOLDER.format.encode() in (manifest_text(place) or b"")
-        kind = MODEL_FOLDER if is_saved else INDEX_FOLDER
+        kind = MODEL_FOLDER if MODEL_FOLDER.claims(place) else INDEX_FOLDER
         contents = kind.read(place, MODEL_FILES)
         try:
             stored = StoredModel.from_files(contents.files)
         except ValueError as error:
             raise kind.error(f"{place / DESCRIPTION}: {error}; {kind.remedy}") from error
-        return load_stored(place, contents.manifest, stored, kind.error)
+        return load_stored(place, contents.manifest, stored, kind)
+    if not RunFolder(place).config.is_file():
+        raise CheckpointError(
+            f"{place}: not the folder of a training run, an index or a saved model (it has neither config.yaml nor {MANIFEST})"
+        )
     return load_run(place, checkpoint)
 
 
@@ -89,7 +92,7 @@ def load_stored(
     place: str | Path,
     manifest: Mapping[str, Any],
     stored: StoredModel | None,
-    error_class: type[RetrievalError] = IndexFormatError,
+    kind: FolderKind = INDEX_FOLDER,
 ) -> Loaded:
     """The model that an index or a saved model holds.
 
@@ -97,21 +100,23 @@ def load_stored(
         place: The folder, for messages.
         manifest: The manifest of the folder.
         stored: The model as its files hold it.
-        error_class: The class of the errors.
+        kind: The kind of the folder, for messages.
 
     Raises:
         RetrievalError: There is no model, or it is one that this version cannot build.
     """
     if stored is None:
-        raise error_class(
+        if kind is MODEL_FOLDER:
+            raise kind.error(f"{place}: has no {DESCRIPTION}; {kind.remedy}")
+        raise kind.error(
             f"{place}: holds vectors without a model, so images cannot be searched in it; "
             "open it in Python with Index.open(..., model=model)"
         )
     try:
         network, preprocessing = stored.build(manifest["dimension"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise error_class(
-            f"{place}/{DESCRIPTION}: its model cannot be built ({reason_of(error)}); build the index again"
+        raise kind.error(
+            f"{place}/{DESCRIPTION}: its model cannot be built ({reason_of(error)}); {kind.remedy}"
         ) from error
     source = {key: value for key, value in manifest["source"].items() if key in ("dataset", "checkpoint", "step")}
     return Loaded(network, preprocessing, source, settings_of(Config()))
@@ -126,8 +131,11 @@ def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | Non
         network: The network to load the weights into; by default the one that the run's configuration describes.
 
     Raises:
+        ConfigError: There is no checkpoint of that name.
         CheckpointError: The folder is not that of a run, its checkpoint is missing or damaged, or does not fit the network.
     """
+    if checkpoint not in (None, "last", "best"):
+        raise ConfigError(f"checkpoint is {checkpoint!r}; give last or best")
     folder = RunFolder(place)
     folder.require()
     config = load(folder.config)
@@ -190,5 +198,4 @@ def require_replaceable(folder: Path) -> None:
     Raises:
         RetrievalError: Something else would be lost.
     """
-    is_saved = MODEL_FOLDER.format.encode() in (manifest_text(folder) or b"")
-    require_only(folder, (*MODEL_FILES, MANIFEST) if is_saved else (), "a saved model")
+    require_only(folder, (*MODEL_FILES, MANIFEST) if MODEL_FOLDER.claims(folder) else (), "a saved model")

@@ -1,4 +1,4 @@
-"""Embedding networks: a timm backbone or any other, pooling and head."""
+"""Embedding networks: a backbone (of timm, or any other module), pooling and a head."""
 
 from retrieval.networks.backbone import check_name
 from retrieval.networks.embedder import Embedder, create_embedder, pretraining_statistics

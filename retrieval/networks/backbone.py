@@ -1,4 +1,4 @@
-"""A timm network without its classifier: its name, its weights, and errors that say how to mend them."""
+"""Backbones: timm networks without their classifier, with pretrained or random weights."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from torch import nn
 from retrieval.errors import CheckpointError, RetrievalError, did_you_mean
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which timm looks for them
-HUB_PATIENCE = 4.0  # seconds until a hub that does not answer counts as out of reach
+HUB_PATIENCE = 4.0  # seconds to wait for an answer of the hub
 
 
 def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -> nn.Module:
-    """Builds a network of timm whose output is features (batch, width).
+    """Builds a timm network whose output is features (batch, width).
 
     Args:
-        name: a name of `timm.list_models()`, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
-        pretrained: False for random weights, True for timm's own, or a local weights file. timm's own come from the cache of
-            earlier downloads, without asking the network, or else from the hub.
-        image_size: side of the images that it will see, for networks that must know it (vision transformers).
+        name: A name of `timm.list_models()`, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
+        pretrained: False for random weights, True for the pretrained weights of timm, or a local weights file. Pretrained
+            weights are loaded from the local cache if they are there, and downloaded from the hub otherwise.
+        image_size: Side of the input images in pixels, for networks with a fixed input size (vision transformers).
 
     Raises:
-        ValueError: an unknown name; the message has the nearest ones.
-        CheckpointError: the weights file is missing, damaged, or of another network.
-        RetrievalError: the hub cannot be reached.
+        ValueError: The name is unknown. The message lists similar names.
+        CheckpointError: The weights file is missing or damaged, or belongs to another network.
+        RetrievalError: The hub cannot be reached.
     """
     check_name(name)
     config = get_pretrained_cfg(name)
@@ -51,15 +51,15 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -
         _require_hub(name, config.hf_hub_id)
     try:
         return timm.create_model(name, pretrained=True, **options)
-    except Exception as error:  # which errors a download has depends on the version of the hub's library
+    except Exception as error:  # the exceptions of a download depend on the version of huggingface_hub
         raise RetrievalError(f"weights of {name} cannot be fetched ({_reason(error)}); {_remedy()}") from error
 
 
 def check_name(name: str) -> None:
-    """Checks that timm has a model of that name, with weights of that tag if it has one.
+    """Checks that timm has a model of this name, and weights of its tag if the name has one.
 
     Raises:
-        ValueError: It has not; the message has the nearest names.
+        ValueError: The name or the tag is unknown. The message lists similar names.
     """
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
@@ -79,30 +79,35 @@ def _from_file(name: str, path: Path, options: dict[str, Any], *, custom: bool =
 
 
 def _from_users_file(name: str, path: Path, options: dict[str, Any], *, custom: bool) -> nn.Module:
-    """Builds the network twice, with and without the weights: timm only logs what it does not find in a file, so that one of
-    another network would leave this one at random."""
+    """Builds a network with the weights of a file, and checks that the file belongs to this network.
+
+    timm only logs a warning for missing weights. A file of another network would therefore leave random weights. To find them,
+    the network is built a second time with random weights.
+    """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such weights file; model.pretrained takes true, false or a path")
+        raise CheckpointError(
+            f"{path}: no such weights file; set model.pretrained to true, false or the path of a file"
+        )
     random_state = torch.get_rng_state()
-    # Networks with weights of another program ("custom") read those as .npz; timm would read no other file for them.
+    # Some networks have published weights in a custom .npz format. With custom_load, timm reads no other format.
     network = _from_file(name, path, options, custom=custom and path.suffix == ".npz")
     torch.set_rng_state(random_state)
     fresh = dict(timm.create_model(name, **options).named_parameters())
     left = [key for key, value in network.named_parameters() if _is_random(value) and torch.equal(value, fresh[key])]
     if left:
         raise CheckpointError(
-            f"{path}: these weights do not fit {name} ({len(left)} of its weight matrices are not among them, e.g. {left[0]})"
+            f"{path}: these weights do not fit {name} ({len(left)} of its weight matrices are not in the file, e.g. {left[0]})"
         )
     return network
 
 
 def _is_random(parameter: nn.Parameter) -> bool:
-    """A matrix that initialisation filled at random; constants, e.g. a class token of zeros, may well be equal to trained ones."""
+    """Whether a parameter is a matrix with random values. Constants, e.g. a class token of zeros, may equal trained values."""
     return parameter.ndim > 1 and bool((parameter != parameter.flatten()[0]).any())
 
 
 def _cached_file(repository: str) -> Path | None:
-    """The weights of a repository of the hub that an earlier run has downloaded."""
+    """The weights file of a hub repository in the local cache; None if it was not downloaded before."""
     for file in HUB_FILES:
         found = try_to_load_from_cache(repository, file)
         if isinstance(found, str):
@@ -111,7 +116,11 @@ def _cached_file(repository: str) -> Path | None:
 
 
 def _require_hub(name: str, repository: str) -> None:
-    """Asks the hub once, since its library takes most of a minute of retries before it gives up."""
+    """Checks that the hub answers. Without this check, huggingface_hub retries for most of a minute.
+
+    Raises:
+        RetrievalError: The hub does not answer, or answers with a server error.
+    """
     url = hf_hub_url(repository, HUB_FILES[0])
     failures: list[str | None] = [f"no answer within {HUB_PATIENCE:.0f} s"]
 
@@ -120,12 +129,12 @@ def _require_hub(name: str, repository: str) -> None:
             get_hf_file_metadata(url, timeout=HUB_PATIENCE)
             failures.append(None)
         except HfHubHTTPError as error:
-            # An answer, if only to say that the file has another name; but 5xx come from a gateway on the way, or a broken hub.
+            # 4xx is an answer: the file may have another name. 5xx comes from a proxy or a broken hub.
             failures.append(_reason(error) if getattr(error.response, "status_code", 0) >= 500 else None)
-        except Exception as error:  # noqa: BLE001 - which errors there are depends on the version of the hub's library
+        except Exception as error:  # noqa: BLE001 - the exceptions depend on the version of huggingface_hub
             failures.append(_reason(error))
 
-    # In a thread, because the time limit does not cover the look-up of the hub's address.
+    # The check runs in a thread, because its time limit does not include the DNS lookup.
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(HUB_PATIENCE)

@@ -1,4 +1,4 @@
-"""The embedding network: a backbone, pooling, a linear head, and vectors of unit length."""
+"""The embedding network: a backbone, pooling, a linear head and L2 normalisation."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Embedder(nn.Module):
     Args:
         backbone: A module from images (batch, 3, height, width) to features (batch, width).
         width: Number of features.
-        embedding_dim: Dimension of the vectors; None leaves out the head and keeps the dimension of the features.
-        pooling: Applied between the backbone's `forward_features` and `forward_head`; None calls the backbone itself.
+        embedding_dim: Dimension of the vectors. With None there is no head, and the vectors have the dimension of the features.
+        pooling: Applied between the backbone's `forward_features` and `forward_head`. With None, the backbone pools itself.
         layer_norm: Whether LayerNorm is applied to the features before the head.
         description: The value that `describe` returns.
     """
@@ -48,12 +48,12 @@ class Embedder(nn.Module):
         self._description = description
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embeds images (batch, 3, height, width) as vectors of unit length (batch, embedding_dim), float32 under autocast too."""
+        """Embeds images (batch, 3, height, width) as unit vectors (batch, embedding_dim), which are float32 under autocast too."""
         vectors = self.head(self.norm(_features(self.backbone, self.pooling, images)))
         return functional.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=1)
 
     def train(self, mode: bool = True) -> Embedder:
-        """Training or evaluation mode; a backbone whose parameters are all frozen stays in evaluation mode."""
+        """Sets training or evaluation mode. A backbone whose parameters are all frozen stays in evaluation mode."""
         super().train(mode)
         parameters = list(self.backbone.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
@@ -61,7 +61,7 @@ class Embedder(nn.Module):
         return self
 
     def describe(self) -> dict[str, Any]:
-        """The arguments of `create_embedder` that build this network again, without its weights.
+        """Returns the arguments of `create_embedder` that build this network again, without its weights.
 
         Raises:
             ValueError: The backbone is not a model of timm, so no arguments describe it.
@@ -72,7 +72,7 @@ class Embedder(nn.Module):
 
     @property
     def is_described(self) -> bool:
-        """Whether `describe` can describe the network."""
+        """Whether the backbone is a model of timm, so that `describe` works."""
         return self._description is not None
 
 
@@ -90,18 +90,18 @@ def create_embedder(
 
     Args:
         backbone: A name of `timm.list_models()`, or a module from images (batch, 3, height, width) to features (batch, width).
-        pretrained: False for random weights, True for timm's own from the hub, or a local weights file. Ignored for a module,
-            which has its weights.
+        pretrained: False for random weights, True for the pretrained weights of timm, or a local weights file. Ignored for a
+            module, which already has weights.
         embedding_dim: See `Embedder`.
-        image_size: Pixels of the side of the input, for backbones that must know it (vision transformers).
-        pooling: None for the backbone's own, or one of `Pooling`: "avg", "max", "avgmax", "gem", "cls".
+        image_size: Side of the input images in pixels, for backbones with a fixed input size (vision transformers).
+        pooling: None for the backbone's own pooling, or a kind of `Pooling`: "avg", "max", "avgmax", "gem", "cls".
         layer_norm: See `Embedder`.
-        gradient_checkpointing: Recompute the backbone's activations in the backward pass: a larger batch in the same memory, for
-            a third more time. BatchNorm that is not frozen updates its statistics twice a step.
+        gradient_checkpointing: Recompute the backbone's activations in the backward pass. This saves memory and takes a third
+            more time. BatchNorm layers that are not frozen update their statistics twice per step.
 
     Raises:
-        ValueError: The backbone is unknown (the message has the nearest names), lacks what is asked for, or cannot take images of
-            that size.
+        ValueError: The backbone is unknown (the message lists similar names), does not support an option, or cannot take images
+            of this size.
         CheckpointError: The weights file is missing or does not fit.
         RetrievalError: The hub cannot be reached.
     """
@@ -124,13 +124,13 @@ def create_embedder(
 
 
 def pretraining_statistics(network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Mean, standard deviation and resizing filter of the backbone's pretraining; those of ImageNet if timm does not know them."""
+    """Returns mean, standard deviation and interpolation of the backbone's pretraining, or those of ImageNet if timm has none."""
     config = resolve_model_data_config(getattr(network, "backbone", network))
     return tuple(config["mean"]), tuple(config["std"]), str(config["interpolation"])
 
 
 def _features(backbone: Any, pooling: Pooling | None, images: Tensor) -> Tensor:
-    """The backbone's features (batch, width). Layers after its own pooling, e.g. ConvNeXt's norm, are applied after ours too."""
+    """The backbone's features (batch, width). Its layers after the pooling, e.g. the norm of ConvNeXt, also run after ours."""
     if pooling is None:
         return cast(Tensor, backbone(images))
     return cast(Tensor, backbone.forward_head(pooling(backbone.forward_features(images))))
@@ -139,10 +139,10 @@ def _features(backbone: Any, pooling: Pooling | None, images: Tensor) -> Tensor:
 def _create_pooling(name: str, network: nn.Module, kind: str) -> Pooling:
     if not hasattr(network, "forward_features") or not hasattr(network, "forward_head"):
         raise ValueError(
-            f"pooling is {kind!r}, but {name} has no forward_features and forward_head; leave pooling to it"
+            f"pooling is {kind!r}, but {name} has no forward_features and forward_head; set pooling to null to use its own"
         )
     if any(isinstance(module, ATTENTION_POOLINGS) for module in network.modules()):
-        raise ValueError(f"pooling is {kind!r}, but {name} pools by attention that it has learned; leave pooling to it")
+        raise ValueError(f"pooling is {kind!r}, but {name} pools by attention; set pooling to null to use its own")
     return Pooling(
         kind, getattr(network, "num_prefix_tokens", 0), channels_last=getattr(network, "output_fmt", "") == "NHWC"
     )
@@ -156,7 +156,7 @@ def _checkpoint_gradients(name: str, network: Any) -> None:
 
 
 def _feature_width(name: str, network: nn.Module, pooling: Pooling | None, image_size: int) -> int:
-    """The number of features, by a forward pass: timm's `num_features` is wrong for some poolings."""
+    """The number of features, found by a forward pass because timm's `num_features` is wrong for some poolings."""
     training = network.training
     network.eval()
     device = next((parameter.device for parameter in network.parameters()), None)
@@ -168,5 +168,5 @@ def _feature_width(name: str, network: nn.Module, pooling: Pooling | None, image
     network.train(training)
     if not isinstance(features, Tensor) or features.ndim != 2:
         made = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise ValueError(f"{name} makes {made} of one image, expected features (1, width)")
+        raise ValueError(f"{name} returns {made} for one image, expected features (1, width)")
     return int(features.shape[1])

@@ -16,8 +16,8 @@ def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False) ->
     Args:
         network: A function or module from images (batch, 3, height, width) to vectors (batch, dim).
         batches: Image tensors on any device.
-        autocast: Whether to compute in bfloat16 where that is safe. It is faster on processors that have it; the vectors change in
-            the third digit.
+        autocast: Whether to compute in bfloat16 where autocast considers it safe. It is faster on hardware with bfloat16. The
+            vectors change in the third digit.
 
     Returns:
         (num_images, dim) float32.
@@ -35,15 +35,15 @@ def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False) ->
             if not isinstance(made, Tensor) or made.ndim != 2 or len(made) != len(images):
                 shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
                 raise ValueError(
-                    f"the network makes {shape} of {len(images)} images, expected ({len(images)}, dimension)"
+                    f"the network returns {shape} for {len(images)} images, expected ({len(images)}, dimension)"
                 )
             vectors.append(made.float().cpu())
     if not vectors:
-        raise ValueError("no batch of images to embed; give one at least")
+        raise ValueError("no batch of images to embed; give at least one")
     return torch.cat(vectors).numpy()
 
 
 def device_of(network: Any) -> torch.device:
-    """The device of a network's parameters; the CPU where it has none."""
+    """The device of a network's parameters, or the CPU if it has none."""
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     return next((parameter.device for parameter in parameters), torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""Keeping parts of a model as they are while the rest is trained."""
+"""Freezing parts of a model while the rest is trained."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ BATCHNORM_MODES = ("none", "statistics", "affine")
 
 
 def freeze_batchnorm(model: nn.Module, mode: str) -> None:
-    """Freezes every BatchNorm of a model; call it after each `model.train()`, which would undo it.
+    """Freezes all BatchNorm layers of a model. `model.train()` undoes this, so call the function again after it.
 
     Args:
-        model: any model.
-        mode: "none" changes nothing; "statistics" normalises by the running statistics and keeps them, while scale and shift are
-            trained; "affine" keeps scale and shift too.
+        model: Any model.
+        mode: "none" changes nothing. "statistics" normalises by the running statistics and does not update them; scale and shift
+            are still trained. "affine" also freezes scale and shift.
 
     Raises:
-        ValueError: an unknown mode.
+        ValueError: The mode is unknown.
     """
     if mode not in BATCHNORM_MODES:
         raise ValueError(f"BatchNorm's mode is {mode!r}, expected one of {', '.join(BATCHNORM_MODES)}")
@@ -30,21 +30,21 @@ def freeze_batchnorm(model: nn.Module, mode: str) -> None:
             if mode == "affine":
                 for parameter in module.parameters(recurse=False):
                     parameter.requires_grad_(False)
-                    parameter.grad = None  # an optimiser would go on with it
+                    parameter.grad = None  # an optimiser would still apply an old gradient
 
 
 def set_backbone_trainable(model: Embedder, trainable: bool) -> None:
-    """Freezes the backbone, so that only pooling and head learn, or sets it free.
+    """Freezes or unfreezes the backbone. With a frozen backbone, only pooling and head are trained.
 
-    A frozen backbone is a fixed function: it also stays in evaluation mode, so neither BatchNorm nor dropout changes its features.
-    Setting it free frees the parameters of BatchNorm with it: call `freeze_batchnorm` afterwards.
+    A frozen backbone is a fixed function. It stays in evaluation mode, so neither BatchNorm nor dropout changes its features.
+    Unfreezing also unfreezes the parameters of BatchNorm; call `freeze_batchnorm` afterwards.
 
     Args:
-        model: in the mode, training or evaluation, that it is to stay in.
-        trainable: False freezes the backbone.
+        model: The network. Its training or evaluation mode does not change.
+        trainable: False freezes the backbone, True unfreezes it.
     """
     for parameter in model.backbone.parameters():
         parameter.requires_grad_(trainable)
         if not trainable:
-            parameter.grad = None  # an optimiser would go on with it
+            parameter.grad = None  # an optimiser would still apply an old gradient
     model.train(model.training)

@@ -1,4 +1,4 @@
-"""Which learning rate and weight decay each parameter of a model gets."""
+"""Learning rate and weight decay of every parameter of a model."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ def parameter_groups(
     pooling: float = 1.0,
     extra: Mapping[str, tuple[nn.Module, float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """The groups to give to an optimiser.
+    """Returns the parameter groups for an optimiser.
 
-    Every parameter is in exactly one group, frozen ones too: without a gradient an optimiser leaves them alone, and they may be
-    set free later. Vectors and single numbers (norms, biases, GeM's power) and what the backbone exempts (position embeddings)
-    have no weight decay.
+    Every parameter is in exactly one group. This includes frozen parameters: an optimiser skips them as long as they have no
+    gradient, and they may be unfrozen later. Vectors and scalars (norms, biases, the power of GeM) have no weight decay, nor do
+    the parameters that the backbone exempts (position embeddings).
 
     Args:
-        model: what is trained.
-        learning_rate: that of the backbone's last layer.
-        weight_decay: of matrices.
-        layer_decay: each layer of the backbone has its learning rate times this of the layer above it; None for one and the same.
-        head: the learning rate of head and LayerNorm, as a multiple of `learning_rate`.
-        pooling: that of the pooling's parameters.
-        extra: further modules by name, with their multiples: `{"proxies": (loss, 100.0)}`.
+        model: The network to train.
+        learning_rate: Learning rate of the backbone's last layer.
+        weight_decay: Weight decay of matrices.
+        layer_decay: Learning rate of a backbone layer, as a multiple of the rate of the next layer. With None, all layers have
+            the same rate.
+        head: Learning rate of head and LayerNorm, as a multiple of `learning_rate`.
+        pooling: Learning rate of the pooling's parameters, as a multiple of `learning_rate`.
+        extra: Further modules by name, with their multiples: `{"proxies": (loss, 100.0)}`.
 
     Returns:
         Groups with the keys "params", "lr", "weight_decay" and "name".
 
     Raises:
-        ValueError: a negative multiple, a layer decay outside (0, 1], or one for a backbone whose layers timm does not know.
+        ValueError: A multiple is negative, the layer decay is outside (0, 1], or timm does not know the backbone's layers.
     """
     backbone: Any = model.backbone
     modules = {
@@ -68,7 +69,7 @@ def parameter_groups(
 
 
 def _layers(backbone: Any, layer_decay: float) -> dict[str, tuple[str, float]]:
-    """From a parameter's name to its layer's name, counted from the image, and multiple of the learning rate."""
+    """For every parameter name, the name of its layer and the multiple of its learning rate. Layer 0 is next to the image."""
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay is {layer_decay}, expected above 0 and at most 1")
     if not hasattr(backbone, "group_matcher"):

@@ -1,4 +1,4 @@
-"""Pooling: from the features at every position of an image to one feature vector."""
+"""Pooling of the features at all positions of an image into one feature vector."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import torch
 from torch import Tensor, nn
 
 POOLINGS = ("avg", "max", "avgmax", "gem", "cls")
-SMALLEST = 1e-6  # the generalised mean is of positive numbers: what lies below counts as this
+SMALLEST = 1e-6  # the generalised mean needs positive numbers, so smaller ones are clamped to this
 
 
 def generalized_mean(features: Tensor, power: Tensor) -> Tensor:
-    """The mean of x^p over the positions, to the power 1/p (GeM; Radenović et al., TPAMI 2019).
+    """Returns the mean of x^p over the positions, to the power 1/p (GeM; Radenović et al., TPAMI 2019).
+
+    The computation uses at least float32, under autocast too. Features are divided by their maximum first, so that their powers
+    neither overflow nor underflow.
 
     Args:
-        features: (batch, positions, width); what is below 1e-6, negative numbers too, counts as 1e-6.
-        power: p, one number; 1 is the average, towards infinity it becomes the maximum. Below 1 counts as 1.
+        features: (batch, positions, width). Values below 1e-6 are clamped to 1e-6.
+        power: p, a single number. 1 gives the average, infinity the maximum. Values below 1 are clamped to 1.
 
     Returns:
-        (batch, width). It is worked out in float32 at least, autocast or not, and relative to the largest position, so that no
-        power of a large or small feature leaves the range of the numbers.
+        (batch, width).
     """
     with torch.autocast(features.device.type, enabled=False):
         wide = features.to(torch.promote_types(features.dtype, torch.float32)).clamp(min=SMALLEST)
-        # The mean is homogeneous: the result does not depend on the scale, so neither does the gradient.
+        # The mean is homogeneous, so the scale changes neither the result nor the gradient.
         scale = wide.detach().amax(dim=1, keepdim=True)
         power = power.to(wide.dtype).clamp(min=1.0)
         mean = (wide / scale).pow(power).mean(dim=1).pow(1.0 / power)
@@ -33,20 +35,20 @@ class Pooling(nn.Module):
     """Replaces the pooling of a timm backbone, between its `forward_features` and its `forward_head`.
 
     Args:
-        kind: "avg", "max", "avgmax" (the mean of the two), "gem" (`generalized_mean` with a power that is learned, from 3) or
-            "cls" (the class token).
-        prefix_tokens: how many tokens stand before those of the positions; only "cls" looks at them.
-        channels_last: feature maps are (batch, height, width, channels), as those of Swin.
+        kind: "avg", "max", "avgmax" (the mean of the two), "gem" (`generalized_mean` with a learned power, initially 3) or "cls"
+            (the class token).
+        prefix_tokens: Number of tokens before those of the positions. Only "cls" uses them.
+        channels_last: Whether feature maps are (batch, height, width, channels), as in Swin.
 
     Raises:
-        ValueError: an unknown kind, or "cls" where there is no class token.
+        ValueError: The kind is unknown, or is "cls" and the backbone has no class token.
     """
 
     def __init__(self, kind: str, prefix_tokens: int = 0, *, channels_last: bool = False) -> None:
         super().__init__()
         if kind not in POOLINGS:
             raise ValueError(
-                f"pooling is {kind!r}, expected one of {', '.join(POOLINGS)}, or none for the backbone's own"
+                f"pooling is {kind!r}, expected one of {', '.join(POOLINGS)}, or null for the backbone's own"
             )
         if kind == "cls" and not prefix_tokens:
             raise ValueError("pooling is 'cls', but the backbone has no class token; use avg, max, avgmax or gem")
@@ -60,12 +62,12 @@ class Pooling(nn.Module):
         """Pools the positions into one.
 
         Args:
-            features: maps (batch, channels, height, width), or (batch, height, width, channels) with `channels_last`; or tokens
-                (batch, tokens, channels).
+            features: Feature maps (batch, channels, height, width), or (batch, height, width, channels) with `channels_last`; or
+                tokens (batch, tokens, channels).
 
         Returns:
-            Features of the same layout, of height and width 1; or the same number of prefix tokens and one more, all alike, so that
-            whichever the backbone's own pooling takes, it takes this.
+            Features of the same layout. Feature maps have height and width 1. Tokens are `prefix_tokens + 1` copies of the pooled
+            features, so the backbone's own pooling returns them whichever token it takes.
         """
         if features.ndim == 3:
             pooled = features[:, 0] if self.kind == "cls" else self._pool(features[:, self.prefix_tokens :])
@@ -75,7 +77,7 @@ class Pooling(nn.Module):
         return self._pool(features.flatten(2).transpose(1, 2))[:, :, None, None]
 
     def _pool(self, positions: Tensor) -> Tensor:
-        """(batch, positions, width) to (batch, width)."""
+        """Pools (batch, positions, width) to (batch, width)."""
         if self.kind == "gem":
             return generalized_mean(positions, self.power)
         if self.kind == "avg":

@@ -1,4 +1,4 @@
-"""The training loop, its checkpoints and its folder, and processes that train together."""
+"""The training loop, checkpoints, the run folder and distributed training."""
 
 from retrieval.training import distributed
 from retrieval.training.checkpoint import load_checkpoint, load_newest, save_checkpoint

@@ -1,8 +1,8 @@
-"""Checkpoints: one safetensors file each, without pickle.
+"""Checkpoints: safetensors files, without pickle.
 
-The state of a run is a tree of dicts and lists with tensors and plain values at its leaves. The tensors become the tensors of the
-file, named by their place in the tree; everything else becomes JSON in the file's header, together with a digest of both,
-since the format itself does not notice altered bytes.
+The state of a run is a tree of dicts and lists. Its leaves are tensors and plain values. The tensors are stored as tensors of the
+file, named by their path in the tree. Everything else is stored as JSON in the file's header. The header also has a digest of both,
+because the format does not detect altered bytes.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ log = logging.getLogger("retrieval")
 
 
 def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: Path | None = None) -> None:
-    """Writes `state` atomically.
+    """Writes a checkpoint atomically.
 
     Args:
-        path: the file, e.g. `last.safetensors`.
-        state: nested dicts and lists of tensors, numbers, strings, booleans and None. Tensors below the key "model" can be read by
-            any safetensors reader as `model.<name>`.
-        keep: another name in the folder, under which the checkpoint that is replaced goes on.
+        path: The file, e.g. `last.safetensors`.
+        state: Nested dicts and lists of tensors, numbers, strings, booleans and None. Any safetensors reader can read the tensors
+            below the key "model", as `model.<name>`.
+        keep: A second path in the same folder. The previous checkpoint is kept there.
 
     Raises:
-        RetrievalError: the disk is full or not writable; what was there is unchanged.
-        TypeError: the state holds something else.
-        ValueError: two tensors have the same place, as of the keys {"a": {"b": ...}, "a.b": ...}.
+        RetrievalError: The disk is full or not writable. A previous checkpoint is unchanged.
+        TypeError: The state holds a value of another type.
+        ValueError: Two tensors have the same name in the file, e.g. for the keys {"a": {"b": ...}, "a.b": ...}.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = _take_tensors(state, "", tensors)
@@ -48,22 +48,24 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: Path | Non
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads what `save_checkpoint` wrote, to the CPU.
+    """Reads a checkpoint of `save_checkpoint` to the CPU.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or of another kind.
+        CheckpointError: The file is missing or damaged, or is not a checkpoint.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
         with path.open("rb"):
-            pass  # safetensors says of any file that it cannot open that there is none
+            pass  # safetensors reports every file that it cannot open as missing
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except PermissionError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); mend that, or use another one") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({error.strerror}); change its permissions or use another checkpoint"
+        ) from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path}: not a readable safetensors file ({error}); use another checkpoint of the run"
@@ -73,18 +75,19 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path}: not a checkpoint of a training run (format {header.get('format')!r}, expected {FORMAT!r})"
         )
     if _digest(header.get("state", ""), tensors) != header.get("sha256"):
-        raise CheckpointError(
-            f"{path}: its content was altered after it was written; use another checkpoint of the run"
-        )
+        raise CheckpointError(f"{path}: the file was altered after it was written; use another checkpoint of the run")
     state: dict[str, Any] = _put_tensors(json.loads(header["state"]), tensors)
     return state
 
 
 def load_newest(*paths: Path) -> dict[str, Any]:
-    """Reads the first of some checkpoints, newest first, that is whole; a warning says which were not.
+    """Reads the newest checkpoint that is complete. Logs a warning if newer ones are missing or damaged.
+
+    Args:
+        *paths: The checkpoints, newest first.
 
     Raises:
-        CheckpointError: none is; the message is that of the first.
+        CheckpointError: None of them can be read. The error is that of the newest one.
     """
     errors = []
     for path in paths:
@@ -94,21 +97,21 @@ def load_newest(*paths: Path) -> dict[str, Any]:
             errors.append(error)
             continue
         if errors:
-            log.warning("%s; going on from %s, the one before", errors[0], path.name)
+            log.warning("%s; continuing from the previous checkpoint %s", errors[0], path.name)
         return state
     raise errors[0]
 
 
 def _take_tensors(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:
-    """Moves the tensors of a tree into `tensors` and leaves {"tensor": name} in their places."""
+    """Copies the tensors of a tree into `tensors`. Returns the tree with {"tensor": name} in place of each tensor."""
     if isinstance(tree, Tensor):
         if place in tensors:
-            raise ValueError(f"{place}: two tensors of the state would have this name; rename a key")
-        # Tied weights would share memory, which the format refuses: every place gets its own copy.
+            raise ValueError(f"{place}: two tensors of the state have this name; rename a key")
+        # The format refuses tensors that share memory, as tied weights do. Therefore each tensor is copied.
         tensors[place] = tree.detach().to("cpu", copy=True).contiguous()
         return {"tensor": place}
     if isinstance(tree, dict):
-        # Keys may be integers (optimizers number their parameters), which JSON objects cannot hold.
+        # JSON objects cannot have integer keys, which optimizers use for their parameters.
         return {
             "dict": [[key, _take_tensors(value, f"{place}.{key}".lstrip("."), tensors)] for key, value in tree.items()]
         }

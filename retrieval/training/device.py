@@ -8,7 +8,7 @@ from retrieval.errors import ConfigError
 
 
 def pick_device(name: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is the first CUDA GPU if there is one, else the CPU.
+    """Returns the device of a name. "auto" is the first CUDA GPU, or the CPU if there is none.
 
     Raises:
         ConfigError: The device is not available on this machine.
@@ -17,9 +17,9 @@ def pick_device(name: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError):  # torch asserts that it was compiled with CUDA
+    except (RuntimeError, AssertionError):  # torch raises AssertionError if it was built without CUDA
         device = torch.device("meta")
-    if device.type == "meta":  # its tensors hold no numbers
+    if device.type == "meta":  # meta tensors have no data
         known = "auto, cpu or cuda" if torch.cuda.is_available() else "auto or cpu"
         raise ConfigError(f"device: {str(name)!r} is not available on this machine; use {known}")
     return device

@@ -1,4 +1,4 @@
-"""What to say about a step that cannot be taken."""
+"""The error message of a training step whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ def diagnose(
     parameters: Iterable[tuple[str, nn.Parameter]],
     images: Sequence[Any] | None = None,
 ) -> str:
-    """Describes a loss or gradient that is not finite: what it is, where it begins, and what may help.
+    """Describes a loss or gradient that is not finite: the values, where they occur first, and what may help.
 
     Args:
-        step: the number of the step.
-        loss: its loss.
-        norm: norm of the whole gradient.
-        learning_rate: of the step.
-        embeddings: (batch, dim), of this process.
-        parameters: names and parameters, with their gradients.
-        images: names of the images, in the order of the embeddings.
+        step: Number of the step.
+        loss: Loss of the step.
+        norm: Norm of the whole gradient.
+        learning_rate: Learning rate of the step.
+        embeddings: (batch, dim) Embeddings of this process.
+        parameters: Names and parameters, with their gradients.
+        images: Names of the images, in the order of the embeddings.
 
     Returns:
-        Some lines.
+        A message of several lines.
     """
     return "\n".join(
         (
             f"step {step}: the loss is {loss:.6g} and the gradient's norm {norm:.6g}; "
-            "the step was not taken, and the weights are those before it",
+            "the step was skipped and the weights are unchanged",
             f"step {step}: {_about_embeddings(embeddings, images)}",
             f"step {step}: {_about_gradients(parameters)}",
             f"step {step}: lower training.learning_rate (now {learning_rate:.3g}), set training.clip_norm, "
@@ -49,14 +49,14 @@ def _about_embeddings(embeddings: Tensor, images: Sequence[Any] | None) -> str:
     finite = embeddings.isfinite()
     rows = (~finite.all(dim=1)).nonzero()[:, 0].tolist()
     seen = embeddings[finite]
-    extremes = f"from {seen.min():.4g} to {seen.max():.4g}" if len(seen) else "without a finite number"
+    extremes = f"from {seen.min():.4g} to {seen.max():.4g}" if len(seen) else "none"
     if not rows:
         batch = f" of the images {_some(images)}" if images is not None else ""
         return f"all {len(embeddings)} embeddings{batch} are finite, {extremes}"
     names = rows if images is None else [images[row] for row in rows]
     kind = "rows" if images is None else "images"
     return (
-        f"{len(rows)} of {len(embeddings)} embeddings are not finite ({kind} {_some(names)}); the others lie {extremes}"
+        f"{len(rows)} of {len(embeddings)} embeddings are not finite ({kind} {_some(names)}); finite values: {extremes}"
     )
 
 
@@ -67,7 +67,7 @@ def _about_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:
     about = [f"the gradient is not finite in {len(wrong)} of {len(norms)} parameters ({_some(wrong)})"] if wrong else []
     if right:
         largest = max(right, key=right.__getitem__)
-        about.append(f"its largest finite part is that of {largest}, of norm {right[largest]:.4g}")
+        about.append(f"the largest finite gradient is that of {largest}, with norm {right[largest]:.4g}")
     return "; ".join(about) or "there is no gradient"
 
 

@@ -1,7 +1,7 @@
-"""Several processes that train one model, as `torchrun` starts them.
+"""Distributed training in the processes that `torchrun` starts.
 
-Every process embeds its part of a batch; all see all embeddings, and so the same loss. Alone, every function here does nothing, or
-returns what it is given.
+Every process embeds its part of a batch. The embeddings are gathered, so all processes compute the same loss on the whole batch. In
+a single process, every function of this module does nothing or returns its argument.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def joined(device: torch.device | str, timeout: timedelta = timedelta(hours=1)) -> Iterator[torch.device]:
-    """Joins the processes that torchrun started with this one, and leaves them at the end; alone, nothing happens.
+    """Joins the process group of torchrun, and leaves it at the end. Does nothing in a single process.
 
     Args:
-        device: where this process computes; of several GPUs each process of a machine takes its own.
-        timeout: how long to wait for the others, e.g. while one of them measures, until they are taken for lost.
+        device: The type of device. With CUDA, each process of a machine uses its own GPU.
+        timeout: The longest time to wait for the other processes, for example while one of them evaluates.
 
     Yields:
         The device of this process.
 
     Raises:
-        RetrievalError: more processes than GPUs, a device that has no means of exchange, or no connection.
+        RetrievalError: There are more processes than GPUs, the device does not support distributed training, or the processes
+            cannot connect.
     """
     device = torch.device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -47,14 +48,20 @@ def joined(device: torch.device | str, timeout: timedelta = timedelta(hours=1)) 
         device = torch.device("cuda", own)
         torch.cuda.set_device(device)
     elif device.type != "cpu":
-        raise RetrievalError(f"several processes can share cpu or cuda devices, not {device.type}")
+        raise RetrievalError(
+            f"several processes can train on cpu or cuda, not {device.type}; set device to one of them"
+        )
+    if device.type == "cuda" and not distributed.is_nccl_available():
+        raise RetrievalError("several GPUs need NCCL, which this build of torch lacks; train with one process")
     try:
         if device.type == "cuda":
             distributed.init_process_group("nccl", timeout=timeout, device_id=device)
         else:
             distributed.init_process_group("gloo", timeout=timeout)
     except (ValueError, RuntimeError) as error:
-        raise RetrievalError(f"the {os.environ['WORLD_SIZE']} processes do not find each other ({error})") from error
+        raise RetrievalError(
+            f"the {os.environ['WORLD_SIZE']} processes cannot connect to each other ({error})"
+        ) from error
     try:
         yield device
     finally:
@@ -67,17 +74,17 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """The rank of this process, from 0."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
-    """Whether this is process 0, the one that writes."""
+    """Whether this is rank 0. Only rank 0 writes files."""
     return rank() == 0
 
 
 def gather(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The whole batch from the parts of the processes, in their order, without a gradient.
+    """Gathers the whole batch from the parts of all processes, in the order of their ranks. It has no gradient.
 
     Args:
         embeddings: (part, dim).
@@ -87,13 +94,13 @@ def gather(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         Embeddings (batch, dim) and labels (batch,), the same in every process.
 
     Raises:
-        ValueError: parts of different sizes, which would be read as garbage.
+        ValueError: The parts have different sizes.
     """
     if world_size() == 1:
         return embeddings, labels
     sizes = _all(torch.tensor([len(embeddings)], device=_device()))
     if len(sizes.unique()) > 1:
-        raise ValueError(f"the processes have {sizes.tolist()} images of a batch; give all of them equally many")
+        raise ValueError(f"the processes have {sizes.tolist()} images of a batch; give each the same number")
     return _all(embeddings), _all(labels)
 
 
@@ -108,12 +115,12 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replaces every gradient by its mean: of what all processes compute alike, so that rounding cannot drive them apart."""
+    """Replaces every gradient by its mean over the processes. Equal gradients then stay equal in spite of rounding."""
     _reduce_gradients(parameters, divisor=world_size())
 
 
 def synchronize(module: nn.Module) -> None:
-    """Gives every process the parameters and buffers of process 0."""
+    """Copies the parameters and buffers of rank 0 to all processes."""
     if world_size() > 1:
         for tensor in (*module.parameters(), *module.buffers()):
             value = tensor.detach().to(_device()).contiguous()
@@ -122,7 +129,7 @@ def synchronize(module: nn.Module) -> None:
 
 
 def largest(number: int) -> int:
-    """The largest of the processes' numbers."""
+    """The maximum of a number over the processes."""
     if world_size() == 1:
         return number
     numbers = torch.tensor([number], device=_device())
@@ -131,10 +138,10 @@ def largest(number: int) -> int:
 
 
 def on_main(function: Callable[[], Result]) -> Result:
-    """Calls a function in process 0 only, and returns its result everywhere.
+    """Calls a function on rank 0 only, and returns its result in all processes.
 
     Raises:
-        RetrievalError: in the other processes, if the function failed; process 0 has its own error.
+        RetrievalError: The function failed. This error is raised on the other ranks; rank 0 raises the original error.
     """
     if world_size() == 1:
         return function()
@@ -145,18 +152,17 @@ def on_main(function: Callable[[], Result]) -> Result:
     finally:
         distributed.broadcast_object_list(outcome, 0, device=_device())
     if not outcome[0]:
-        raise RetrievalError("process 0 has failed; its own message says why")
+        raise RetrievalError("rank 0 failed; see its error message")
     return outcome[1]
 
 
 def share_out(work: Callable[[slice], np.ndarray], count: int, unit: int) -> np.ndarray:
-    """Embeds images, each process its share, and gathers all vectors in order.
+    """Distributes the embedding of images over the processes, and gathers all vectors in order.
 
     Args:
-        work: embeds the images of a slice as (number, dim) float32.
-        count: number of all images.
-        unit: images of a batch. Shares consist of whole batches, so every vector comes from the same batch, and is the same to the
-            last bit, as with one process.
+        work: Embeds the images of a slice as (number, dim) float32.
+        count: Number of all images.
+        unit: Images of a batch. Each process embeds whole batches, so the vectors are bit-for-bit those of a single process.
 
     Returns:
         (count, dim) float32, in every process.
@@ -180,19 +186,19 @@ def _reduce_gradients(parameters: Iterable[nn.Parameter], divisor: int) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients):
         same = [gradient for gradient in gradients if gradient.dtype == dtype]
-        flat = torch.cat([gradient.reshape(-1) for gradient in same])  # one message in place of hundreds
+        flat = torch.cat([gradient.reshape(-1) for gradient in same])  # one transfer instead of hundreds
         distributed.all_reduce(flat)
         for gradient, total in zip(same, flat.div_(divisor).split([g.numel() for g in same]), strict=True):
             gradient.copy_(total.view(gradient.shape))
 
 
 def _all(tensor: Tensor) -> Tensor:
-    """Equally shaped tensors (n, ...) of all processes as one (world_size * n, ...)."""
+    """Concatenates the tensors (n, ...) of all processes, which have equal shapes, to (world_size * n, ...)."""
     parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world_size())]
     distributed.all_gather(parts, tensor.contiguous())
     return torch.cat(parts)
 
 
 def _device() -> torch.device:
-    """Where the means of exchange wants its tensors."""
+    """The device of the tensors that the backend exchanges."""
     return torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")

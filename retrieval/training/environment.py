@@ -1,4 +1,4 @@
-"""What decides a run besides its configuration."""
+"""The environment of a run: the command, versions and hardware."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PACKAGES = (
 
 
 def describe_environment(**more: Any) -> dict[str, Any]:
-    """Command, versions and machine.
+    """Returns command, versions and hardware, to reproduce a run.
 
     Args:
-        **more: what the caller knows: seed, device, fingerprints of the data.
+        **more: Further entries, such as seed, device and fingerprints of the data.
     """
     return {
         "command": sys.argv,
@@ -43,5 +43,5 @@ def describe_environment(**more: Any) -> dict[str, Any]:
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # another distribution of the same module, such as faiss-gpu
+    except metadata.PackageNotFoundError:  # another distribution provides the module, such as faiss-gpu
         return None

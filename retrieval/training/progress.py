@@ -1,4 +1,4 @@
-"""Progress bars on the screen."""
+"""Progress bars."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Item = TypeVar("Item")
 
 
 class ProgressBar(tqdm):
-    """A progress bar on stderr that disappears when it is done.
+    """A progress bar on stderr that disappears at the end.
 
-    It is shown on a terminal only, by rank 0 only, and not at all where the log level hides warnings (`--quiet`).
+    Only rank 0 shows it, and only if stderr is a terminal and the log level includes warnings (no `--quiet`).
 
     Args:
         total: Number of steps.
         description: Text in front of the bar.
-        initial: Steps that were done before.
-        delay: Seconds before the bar appears, so that short work shows none.
+        initial: Number of steps that are already done.
+        delay: Seconds before the bar appears, so that short tasks show none.
     """
 
     def __init__(self, total: int, description: str, *, initial: int = 0, delay: float = 0.0) -> None:
@@ -34,13 +34,13 @@ class ProgressBar(tqdm):
             desc=description,
             initial=initial,
             leave=False,
-            disable=None if shows else True,  # None: unless stderr is a terminal
+            disable=None if shows else True,  # None: disabled unless stderr is a terminal
             dynamic_ncols=True,
             delay=delay,
         )
 
     def each(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Passes the items on and counts them."""
+        """Iterates over items and counts them."""
         for item in items:
             yield item
             self.update()

@@ -1,4 +1,4 @@
-"""Randomness as a function of numbers: a resumed run, a second pass and another process need no stored state."""
+"""Random numbers as a function of seeds, so that a resumed run, a second pass or another process needs no stored state."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import torch
 
 @contextlib.contextmanager
 def seeded(device: torch.device, *numbers: int) -> Iterator[None]:
-    """Within the block, torch's random numbers depend on `numbers` alone; afterwards they go on as if it had not been.
+    """A context in which torch's random numbers depend on `numbers` only. The previous random state is restored at the end.
 
     Args:
-        device: where random numbers are drawn, besides the CPU.
-        *numbers: not negative, e.g. a seed and a step.
+        device: A device that generates random numbers, besides the CPU.
+        *numbers: Numbers from 0, e.g. a seed and a step.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))

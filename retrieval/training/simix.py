@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 
 def mix(embeddings: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-    """Appends a virtual embedding for every pair of a class, a point drawn uniformly from the line between the two.
+    """Appends a virtual embedding for every pair of embeddings of a class: a random point on the line between the two.
 
-    Since scores are inner products, its score with anything is the same mixture of the two scores.
+    Scores are inner products, so the scores of a virtual embedding are the same mixture of the scores of the pair.
 
     Args:
         embeddings: (batch, dim).
         labels: (batch,).
-        generator: source of the mixtures.
+        generator: Random generator of the mixtures.
 
     Returns:
-        Embeddings (batch + pairs, dim) and labels (batch + pairs,), the given ones first.
+        Embeddings (batch + pairs, dim) and labels (batch + pairs,). The real embeddings come first.
     """
     one, other = torch.triu(labels[:, None] == labels, diagonal=1).nonzero(as_tuple=True)
     share = torch.rand(len(one), 1, generator=generator, device=embeddings.device, dtype=embeddings.dtype)
@@ -26,14 +26,14 @@ def mix(embeddings: Tensor, labels: Tensor, generator: torch.Generator | None = 
 
 
 class SiMix(nn.Module):
-    """A loss over the embeddings of a batch and, in training mode, the virtual ones of `mix`.
+    """A loss on the embeddings of a batch and, in training mode, on the virtual embeddings of `mix`.
 
-    Losses with cosine similarity bring virtual embeddings to unit length like all others. A cross-batch memory inside takes
-    them up like all others.
+    Losses with cosine similarity normalise virtual embeddings like real ones. A cross-batch memory in the loss stores virtual
+    embeddings like real ones.
 
     Args:
-        loss: of pytorch-metric-learning's signature.
-        generator: source of the mixtures.
+        loss: A loss with the signature of pytorch-metric-learning.
+        generator: Random generator of the mixtures.
     """
 
     def __init__(self, loss: nn.Module, generator: torch.Generator | None = None) -> None:

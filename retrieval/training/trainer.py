@@ -21,28 +21,28 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 @dataclass
 class Trainer:
-    """A model in training: everything that changes from step to step.
+    """The training loop of a model, with all state that changes from step to step.
 
-    Processes that train together (see `retrieval.training.distributed`) have a trainer each, with equal arguments.
+    In distributed training (see `retrieval.training.distributed`), every process has a trainer with equal arguments.
 
     Args:
-        model: images (batch, 3, height, width) to embeddings (batch, dim), on the device where it is to be trained.
-        loss_function: a loss of pytorch-metric-learning's signature: (embeddings, labels) to a scalar. It gets the whole batch of
-            all processes at once, in float32 (float64 for embeddings of that).
-        optimizer: over the parameters of the model, and of the loss if it has any.
-        scheduler: one of timm's, stepped by `step_update(num_updates)`.
-        training_mode: called with the model and the number of finished epochs whenever training begins or goes on; it puts the
-            model into training mode and freezes what is to be frozen in that epoch.
-        precision: of the model's forward pass: "float32", or "bfloat16" or "float16" by autocast.
-        clip_norm: largest norm of the gradient; None leaves it alone.
-        chunk_size: images that pass through the model at a time, see `retrieval.training.large_batch`; None takes all at once.
-        average: timm's `ModelEmaV3` of the model, updated after every step; None keeps no average.
-        seed: of what is random in the model and the loss. Every step draws from a state of its own, and leaves torch's alone.
-        name_images: from a step to the images that this process sees in it, for the diagnosis of a step that failed.
-        step: steps taken.
+        model: A module from images (batch, 3, height, width) to embeddings (batch, dim), on the device that trains it.
+        loss_function: A loss with the signature of pytorch-metric-learning: (embeddings, labels) to a scalar. It gets the whole
+            batch of all processes, in float32 (float64 if the embeddings are float64).
+        optimizer: Optimizer of the parameters of the model, and of the loss if it has any.
+        scheduler: A scheduler of timm, stepped by `step_update(num_updates)`.
+        training_mode: A function of the model and the number of finished epochs. It is called at the start of training and after
+            each epoch. It puts the model into training mode and freezes the parts that are frozen in the next epoch.
+        precision: Precision of the model's forward pass: "float32", or "bfloat16" or "float16" by autocast.
+        clip_norm: Largest norm of the gradient. With None, gradients are not clipped.
+        chunk_size: Images that pass through the model at a time, see `retrieval.training.large_batch`. With None, all do.
+        average: timm's `ModelEmaV3` of the model, updated after every step. With None, there is no average.
+        seed: Seed of random numbers in the model and the loss. Every step has its own random state and does not change torch's.
+        name_images: A function from a step to the names of its images in this process, for the message of a failed step.
+        step: Number of steps taken.
 
     Raises:
-        ValueError: an unknown precision.
+        ValueError: The precision is unknown.
     """
 
     model: nn.Module
@@ -58,18 +58,18 @@ class Trainer:
     seed: int = 0
     name_images: Callable[[int], Sequence[Any]] | None = None
     step: int = 0
-    _losses: list[float] = field(default_factory=list, init=False)  # of the open epoch
+    _losses: list[float] = field(default_factory=list, init=False)  # of the current epoch
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         self.device = next(self.model.parameters()).device
-        # bfloat16 has the range of float32; gradients in float16 have to be scaled to stay above its smallest number.
+        # bfloat16 has the range of float32. float16 gradients must be scaled so that they do not underflow.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
 
     @property
     def evaluated(self) -> nn.Module:
-        """The model to measure and to keep: the average where there is one."""
+        """The model to evaluate and to save: the average if there is one, else the model itself."""
         return self.model if self.average is None else self.average.module
 
     def epochs(
@@ -80,23 +80,23 @@ class Trainer:
         max_steps: int | None = None,
         after_step: Callable[[float], None] = lambda loss: None,
     ) -> Iterator[tuple[int, float]]:
-        """Takes one step a batch, and pauses at the end of every epoch.
+        """Trains one step per batch, and yields at the end of every epoch.
 
-        An epoch is open until the next one is asked for: a state that is saved in the pause, before a measurement that may fail,
-        makes the resumed run begin with the same pause.
+        An epoch is finished when the caller continues the iteration. If the state is saved at the yield, before an evaluation that
+        may fail, the resumed run starts with the same yield.
 
         Args:
-            batches: images (batch, 3, height, width) and labels (batch,), beginning with the batch of step `self.step`.
-            steps_per_epoch: how many steps make an epoch.
-            max_steps: the training ends with that many, and with it the epoch under way; None takes all batches.
-            after_step: called with the loss of every step.
+            batches: Images (batch, 3, height, width) and labels (batch,), starting with the batch of step `self.step`.
+            steps_per_epoch: Number of steps of an epoch.
+            max_steps: Training and its last epoch end after this number of steps. With None, training uses all batches.
+            after_step: Called with the loss of every step.
 
         Yields:
-            The number of the epoch that has ended, from 1, and its mean loss. Meanwhile the model may be put into evaluation mode.
+            The number of the epoch, from 1, and its mean loss. The caller may put the model into evaluation mode.
 
         Raises:
-            RetrievalError: the loss or the gradient is not finite, and the weights are still those before the step; or BatchNorm
-                is not frozen where the whole batch does not pass through the model at once.
+            RetrievalError: The loss or the gradient is not finite; the weights are those before the step. Or a BatchNorm layer is
+                not frozen, although the batch passes through the model in chunks or in several processes.
         """
         for module in filter(None, (self.model, self.loss_function, self.average)):
             distributed.synchronize(module)
@@ -123,14 +123,14 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with seeded(self.device, self.seed, self.step, 1 + distributed.rank()):
             embeddings = self._embed(images)
-        # The loss is cut off from the model here: it sees the whole batch, while a process, or a chunk, takes its part backward.
+        # The graph of the loss ends here: the loss gets the whole batch, and each process backpropagates its own part.
         whole, all_labels = distributed.gather(embeddings.detach(), labels.to(self.device))
         whole.requires_grad_()
         with seeded(self.device, self.seed, self.step, 0):
             loss = self.loss_function(whole, all_labels)
         self.scaler.scale(loss).backward()
         assert whole.grad is not None
-        if embeddings.requires_grad:  # not so where only the loss has something to learn
+        if embeddings.requires_grad:  # False if only the loss has trainable parameters
             embeddings.backward(distributed.own_part(whole.grad))
         distributed.sum_gradients(self.model.parameters())
         distributed.average_gradients(self.loss_function.parameters())
@@ -139,7 +139,7 @@ class Trainer:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         total = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         value, norm = torch.stack([loss.detach(), total.to(loss)]).tolist()
-        # The scaler skips a step whose gradient left float16's range, and tries a smaller scale for the next one.
+        # If a float16 gradient overflows, the scaler skips the step and lowers the scale for the next one.
         scaled_too_far = not math.isfinite(norm) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
         if not (math.isfinite(value) and (math.isfinite(norm) or scaled_too_far)):
             self._fail(value, norm, embeddings)
@@ -173,20 +173,20 @@ class Trainer:
         raise RetrievalError(message)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs to go on as if it had not stopped."""
+        """The state that a resumed run needs to continue bit for bit as if it had not stopped."""
         return {
             "model": self.model.state_dict(),
             "loss": self.loss_function.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
-            "step": self.step,  # from which the schedule follows, and with the seed all that is random
+            "step": self.step,  # determines the schedule and, with the seed, all random numbers
             "seed": self.seed,
             "losses": list(self._losses),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` returned."""
+        """Restores the state of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.loss_function.load_state_dict(state["loss"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -4,7 +4,6 @@ import re
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from small_run import call
 
@@ -115,28 +114,17 @@ def test_a_report_is_replaced_and_another_file_is_left_alone(run, tmp_path, caps
 
 
 def test_images_that_have_moved_are_missed_and_found_in_their_new_folder(run, tmp_path, capsys, caplog):
-    bundle = read_bundle(run / "index-test")
+    whole = Index.open(run / "index-test")
     index = tmp_path / "index"
-    write_bundle(
-        index,
-        vectors=bundle.vectors,
-        ids=bundle.ids,
-        labels=np.unique(bundle.labels, return_inverse=True)[1],
-        class_names=sorted(set(bundle.class_names)),
-        paths=bundle.paths,
-        model=None,
-        weights=None,
-        images_root=str(tmp_path / "gone"),
-        split="test",
-        source={"from": "elsewhere"},
-    )
+    places = {"ids": whole.ids, "paths": whole.paths, "root": tmp_path / "gone"}
+    Index.from_vectors(whole.vectors, whole.classes, index, **places)
     code, _, err = call(capsys, "report", str(index))
     assert code == 0, err
     assert "images cannot be read" in caplog.text
     assert "--images" in caplog.text
     caplog.clear()
     assert "could not be read" in text_of(tmp_path / "index-report.html")
-    code, _, err = call(capsys, "report", str(index), "--images", bundle.manifest["images_root"])
+    code, _, err = call(capsys, "report", str(index), "--images", str(whole.root))
     assert code == 0, err
     assert "cannot be read" not in caplog.text
     assert "could not be read" not in text_of(tmp_path / "index-report.html")

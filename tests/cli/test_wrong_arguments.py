@@ -8,16 +8,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_run import arguments, call
+from small_run import arguments, call, record_training
 
-from retrieval.index import Index, editing, index, reporting
+from retrieval.index import editing
+from retrieval.index.bundle import read_bundle
+from retrieval.index.writing import make_bundle, write_bundle
+from retrieval.model import Model, onnx
 
 
 def refused(capsys, code: int, words: str, *command: str | Path) -> None:
@@ -218,8 +223,8 @@ def test_a_name_that_is_no_utf_8_is_one_line(capsys, here, run, index, query):
 
 def test_why_weights_do_not_fit_a_model_is_said(capsys, here, run, index, query):
     bundle = read_bundle(index)
-    changed = editing.contents(bundle) | {"model": bundle.model | {"embedding_dim": 8}}
-    write_bundle("index", **changed)
+    model = replace(bundle.model, description={**bundle.model.description, "embedding_dim": 8})
+    write_bundle(make_bundle(**editing.contents(bundle) | {"model": model}), "index")
     refused(capsys, 1, "size mismatch for head.weight: copying a param with shape", "search", "index", query)
     shutil.copytree(run, "run")
     config = Path("run/config.yaml")
@@ -254,15 +259,14 @@ def test_a_report_that_must_make_its_index_takes_a_device(capsys, run, tmp_path)
 
 
 def test_a_seed_and_a_device_can_be_given_to_a_training_as_options(capsys, monkeypatch):
-    found = []
-    monkeypatch.setattr("retrieval.recipes.train", lambda config, out, **_: found.append((config.seed, config.device)))
+    calls = record_training(monkeypatch)
     for words in (
         ["--seed", "3", "--device", "cpu"],
         ["seed=3", "device=cpu"],
         ["seed=4", "--seed", "3", "--device", "cpu"],
     ):
         assert call(capsys, "train", *words)[0] == 0
-    assert found == [(3, "cpu")] * 3
+    assert [(config.seed, config.device) for config, _, _ in calls] == [(3, "cpu")] * 3
     refused(capsys, 2, "'--seed'", "train", "--seed", "-1")
 
 
@@ -280,12 +284,11 @@ def test_a_configuration_that_is_a_folder_or_missing_says_what_to_give(capsys, r
 
 
 def test_a_run_is_resumed_by_its_folder_alone(capsys, run, monkeypatch):
-    found = []
-    monkeypatch.setattr("retrieval.recipes.train", lambda config, out, **words: found.append((config, out, words)))
+    calls = record_training(monkeypatch)
     assert call(capsys, "train", "--out", str(run), "--resume", "training.epochs=9")[0] == 0
-    ((config, out, words),) = found
+    ((config, out, options),) = calls
     assert (config.model.embedding_dim, config.training.epochs) == (16, 9)
-    assert (out, words["resume"]) == (str(run), True)
+    assert (out, options["resume"]) == (str(run), True)
 
 
 def test_how_to_resume_can_be_pasted(capsys, images, tmp_path):
@@ -356,28 +359,27 @@ class TestNothingIsLost:
         assert call(capsys, "export", "onnx", str(run), "--out", "new/model.onnx")[0] == 0
 
     def test_what_comes_while_the_work_is_done_is_not_lost(self, capsys, here, run, index, query, monkeypatch):
-        work = import_module("retrieval.recipes.export")
+        def meanwhile(owner: Any, name: str, place: str) -> None:
+            done = getattr(owner, name)
 
-        def meanwhile(name: str, place: str) -> None:
-            done = getattr(work, name)
-
-            def patched(*arguments, **words):
+            def patched(*arguments, **options):
                 Path(place).write_text("years of work")
-                return done(*arguments, **words)
+                return done(*arguments, **options)
 
-            monkeypatch.setattr(work, name, patched)
+            monkeypatch.setattr(owner, name, patched)
 
         for command in (["embed", run, query], ["export", "npy", index]):
             assert call(capsys, *map(str, command), "--out", "vectors", "--overwrite")[0] == 0
-        meanwhile("write_arrays", "vectors/photo.png")
+        for module in ("retrieval.model.model", "retrieval.index.index"):
+            meanwhile(import_module(module), "write_arrays", "vectors/photo.png")
         for command in (["embed", run, query], ["export", "npy", index]):
             refused(capsys, 1, "vectors: holds 'photo.png', which ", *command, "--out", "vectors", "--overwrite")
             assert Path("vectors/photo.png").read_text() == "years of work"
             Path("vectors/photo.png").unlink()
-        monkeypatch.setattr(work, "_require_packages", lambda: None)
-        monkeypatch.setattr(work, "_onnx", lambda *words: (b"model", 18))
-        monkeypatch.setattr(work, "_compare", lambda *words: {"largest_difference": 0.0})
-        meanwhile("_compare", "model.onnx")
+        monkeypatch.setattr(onnx, "require_packages", lambda *names: None)
+        monkeypatch.setattr(onnx, "export_network", lambda *arguments: (b"model", 18))
+        monkeypatch.setattr(onnx, "compare", lambda *arguments: 0.0)
+        meanwhile(onnx, "compare", "model.onnx")
         refused(capsys, 1, "model.onnx: exists already", "export", "onnx", run, "--out", "model.onnx")
         assert Path("model.onnx").read_text() == "years of work"
 
@@ -419,9 +421,8 @@ class TestNothingIsLost:
         def work(*_, **__):
             raise AssertionError("not reached")
 
-        for name in ("search.embed_files", "export.embed_files", "report.analyse", "export._onnx"):
-            module, _, function = name.partition(".")
-            monkeypatch.setattr(import_module(f"retrieval.recipes.{module}"), function, work)
+        for owner, name in ((Model, "encode"), (Model, "_onnx"), (import_module("retrieval.index.reporting"), "analyse")):
+            monkeypatch.setattr(owner, name, work)
         for command in (
             ["search", index, query, "--picture", "file/x.png"],
             ["search", index, query, "--html", "file/x.html"],
@@ -448,7 +449,8 @@ def nobody() -> Iterator[None]:
 @pytest.fixture
 def shut(run, images) -> Iterator[Path]:
     """An index, images and a run, and a folder that nobody may write into."""
-    import_module("retrieval.recipes")  # as long as its files may be read
+    for room in ("runs", "index", "model"):
+        import_module(f"retrieval.{room}")  # as long as its files may be read
     folder = Path(tempfile.mkdtemp())
     for name, source in (("index", run / "index-test"), ("images", images / "test"), ("run", run)):
         shutil.copytree(source, folder / name)

@@ -121,7 +121,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path, weights):
 def test_weights_of_other_names_are_refused_and_not_left_random(tmp_path, weights, prefix):
     save_file({prefix + name: value for name, value in weights.items()}, tmp_path / "w.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"w\.safetensors: .* test_resnet \(\d+ of its weight matrices are not among"
+        CheckpointError, match=r"w\.safetensors: .* test_resnet \(\d+ of its weight matrices are not in"
     ):
         create_backbone("test_resnet", tmp_path / "w.safetensors", 32)
 
@@ -130,7 +130,7 @@ def test_one_missing_matrix_is_named(tmp_path, weights):
     del weights["layer2.0.conv1.weight"]
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"1 of its weight matrices are not among them, e\.g\. layer2\.0\.conv1\.weight"
+        CheckpointError, match=r"1 of its weight matrices are not in the file, e\.g\. layer2\.0\.conv1\.weight"
     ):
         create_backbone("test_resnet", tmp_path / "w.safetensors", 32)
 

@@ -146,7 +146,7 @@ def test_a_damaged_or_missing_checkpoint_falls_back_to_the_one_before_with_a_war
     last.write_bytes(last.read_bytes()[:-1])
     assert load_newest(last, previous)["number"] == 0
     assert "last: not a readable safetensors file" in caplog.text
-    assert "going on from previous, the one before" in caplog.text
+    assert "continuing from the previous checkpoint previous" in caplog.text
     last.unlink()
     assert load_newest(last, previous)["number"] == 0
 

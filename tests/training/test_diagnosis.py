@@ -28,7 +28,7 @@ def explain(**options) -> list[str]:
 def test_every_line_says_which_step_it_is_about():
     lines = explain()
     assert all(line.startswith("step 7: ") for line in lines)
-    assert lines[0].startswith("step 7: the loss is 0.5 and the gradient's norm inf; the step was not taken")
+    assert lines[0].startswith("step 7: the loss is 0.5 and the gradient's norm inf; the step was skipped")
     assert "(now 0.1)" in lines[-1]
 
 
@@ -48,8 +48,8 @@ def test_embeddings_that_are_not_finite_are_named_by_their_images_or_rows():
     assert "7 of 9 embeddings are not finite (rows 1, 2, 3, 4, 5 and 2 more)" in explain(embeddings=embeddings)[1]
     embeddings[2:] = 1
     found = explain(embeddings=embeddings, images=list("abcdefghi"))[1]
-    assert "1 of 9 embeddings are not finite (images b); the others lie from 1 to 1" in found
-    assert "without a finite number" in explain(embeddings=torch.full((1, 2), math.inf))[1]
+    assert "1 of 9 embeddings are not finite (images b); finite values: from 1 to 1" in found
+    assert "finite values: none" in explain(embeddings=torch.full((1, 2), math.inf))[1]
 
 
 def test_where_the_gradient_is_not_finite_and_where_it_is_largest():
@@ -61,7 +61,8 @@ def test_where_the_gradient_is_not_finite_and_where_it_is_largest():
     ]
     found = explain(parameters=parameters)[2]
     assert (
-        "the gradient is not finite in 1 of 3 parameters (b); its largest finite part is that of a, of norm 5" in found
+        "the gradient is not finite in 1 of 3 parameters (b); the largest finite gradient is that of a, with norm 5"
+        in found
     )
     assert explain(parameters=parameters[1:2])[2].endswith("in 1 of 1 parameters (b)")
     assert explain(parameters=parameters[3:])[2].endswith("there is no gradient")

@@ -185,7 +185,7 @@ class TestTwoProcesses:
         assert [found["on main"] for found in both] == [{"rank": 0}] * 2
         assert [found["failed on main"] for found in both] == [
             "failed as meant",
-            "process 0 has failed; its own message says why",
+            "rank 0 failed; see its error message",
         ]
 
     def test_stop_after_the_same_step_when_one_gets_a_signal(self, both):
@@ -218,7 +218,7 @@ def test_what_cannot_be_joined_is_said(monkeypatch):
     for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RetrievalError, match="the 2 processes do not find each other"):
+    with pytest.raises(RetrievalError, match="the 2 processes cannot connect to each other"):
         join("cpu")
     with pytest.raises(RetrievalError, match="not meta"):
         join("meta")

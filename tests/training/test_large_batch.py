@@ -176,10 +176,10 @@ class Constant:
 
 def test_batchnorm_that_sees_the_batch_is_refused_by_name():
     model = make_model().train()
-    with pytest.raises(RetrievalError, match=r"frozen statistics.* normalization takes .* model\.freeze_batchnorm"):
+    with pytest.raises(RetrievalError, match=r"frozen statistics.* normalization uses .* model\.freeze_batchnorm"):
         embed_in_chunks(model, images(), 5)
     trainer = Trainer(model, RecallLoss(), torch.optim.SGD(model.parameters()), Constant(), chunk_size=100)
-    with pytest.raises(RetrievalError, match=r"training in chunks.* normalization takes"):
+    with pytest.raises(RetrievalError, match=r"training in chunks.* normalization uses"):
         list(trainer.epochs([(images(), LABELS)], 1))
     require_frozen_batchnorm(model.eval(), "this")
     without_statistics = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).eval()

@@ -99,7 +99,7 @@ def test_the_last_checkpoint_falls_back_to_the_previous_one(tmp_path, caplog):
     assert run.load_last()["step"] == 2
     run.last.write_bytes(run.last.read_bytes()[:50])
     assert run.load_last()["step"] == 1
-    assert "going on from previous.safetensors" in caplog.text
+    assert "continuing from the previous checkpoint previous.safetensors" in caplog.text
 
 
 def test_rows_are_written_as_csv_and_as_lines_of_json(tmp_path):

@@ -284,7 +284,7 @@ class TestAStepThatCannotBeTaken:
     def test_a_loss_that_is_not_a_number(self):
         trainer = make_trainer(Computed(lambda embeddings, labels: embeddings.sum() * math.nan), average=True)
         message = self.stop(trainer)
-        assert "step 0: the loss is nan and the gradient's norm nan; the step was not taken" in message
+        assert "step 0: the loss is nan and the gradient's norm nan; the step was skipped" in message
         assert "all 8 embeddings are finite, from -" in message
         assert "lower training.learning_rate (now 0.01)" in message
         assert same(trainer.evaluated[1], make_trainer().model[1])
@@ -296,7 +296,7 @@ class TestAStepThatCannotBeTaken:
         message = self.stop(trainer)
         assert "the gradient's norm nan" in message
         assert "the gradient is not finite in 1 of 4 parameters (1.bias)" in message
-        assert "its largest finite part is that of" in message
+        assert "the largest finite gradient is that of" in message
 
     def test_images_whose_embeddings_are_not_finite_are_named(self):
         images, labels = batches(0, 1)[0]
