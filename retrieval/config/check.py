@@ -15,7 +15,7 @@ from retrieval.config.schema import CallbackConfig, Config
 from retrieval.config.splits import named_reader
 from retrieval.config.trainer import create_optimizer
 from retrieval.data.registry import check_options, find_reader
-from retrieval.errors import ConfigError, did_you_mean
+from retrieval.errors import ConfigError, RetrievalError, did_you_mean
 from retrieval.networks import check_name
 from retrieval.training.callbacks import CALLBACKS
 
@@ -49,8 +49,8 @@ def check(config: Config, parts: tuple[str, ...] = PARTS, *, pretrained: bool = 
     for part in parts:
         try:
             checks[part](config)
-        except ConfigError as error:
-            mistakes += error.mistakes
+        except RetrievalError as error:  # also of a package that a callback needs
+            mistakes += error.mistakes if isinstance(error, ConfigError) else [str(error)]
     if mistakes:
         raise ConfigError(mistakes)
 

@@ -176,7 +176,7 @@ class FolderKind:
                 f"{folder}: {state}, expected the folder of {self.noun}; {self.remedy}, or give its folder"
             )
         if path.exists():
-            return self.error(f"{path}: cannot be read; mend that, or {self.remedy}")
+            return self.error(f"{path}: cannot be read{_reason(path)}; mend that, or {self.remedy}")
         inside = " or ".join(shlex.quote(str(found.parent)) for found in sorted(folder.glob(f"*/{MANIFEST}"))[:3])
         hint = f"did you mean {inside}?" if inside else f"{self.remedy}, or give another folder"
         return self.error(f"{folder}: has no {MANIFEST}, so it is not {self.noun}, or not a whole one; {hint}")
@@ -188,6 +188,15 @@ def manifest_text(folder: Path) -> bytes | None:
         return (folder / MANIFEST).read_bytes()
     except OSError:
         return None
+
+
+def _reason(path: Path) -> str:
+    """Why a file cannot be read, in parentheses; "" where it can be read by now."""
+    try:
+        path.read_bytes()
+    except OSError as error:
+        return f" ({error.strerror})"
+    return ""
 
 
 def describe(content: bytes | memoryview) -> dict[str, Any]:

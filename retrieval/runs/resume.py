@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from typing import Any
 
 from retrieval.config import Config, load
 from retrieval.data import ImageSet
 from retrieval.errors import CheckpointError
 from retrieval.training import RunFolder
+from retrieval.training.callbacks.tracker import flatten_options
 
 # Options that may change, because they change no step. Images that have moved are compared by `require_same_images`.
 FREE_TO_CHANGE = (
@@ -28,7 +28,7 @@ def require_same(config: Config, folder: RunFolder) -> None:
     free = set(FREE_TO_CHANGE)
     if config.training.schedule not in ("cosine", "tanh"):  # these depend on the number of epochs
         free.add("training.epochs")
-    now, then = _flat(config.model_dump()), _flat(load(folder.config).model_dump())
+    now, then = flatten_options(config.model_dump()), flatten_options(load(folder.config).model_dump())
     changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
     if changed:
         differences = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
@@ -54,11 +54,3 @@ def require_same_images(splits: Mapping[str, ImageSet], folder: RunFolder) -> No
             f"{folder.path}: was begun with other images or classes ({', '.join(changed)}); bring back the data as it was, "
             "or begin a new run"
         )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -245,7 +245,7 @@ def test_an_index_is_not_changed_from_inside_its_folder(capsys, photos, monkeypa
     path = "class 08/1.png" if command == "remove" else str(photos.parent / "images" / "class 11")
     code, out, err = call(capsys, "index", command, ".", path)
     assert (code, out) == (1, "")
-    assert err == "error: .: is where you are and would be replaced; change to another folder first\n"
+    assert err == "error: .: is the current folder or contains it; change to another folder first\n"
     assert read_bundle(photos).manifest == before
 
 
@@ -285,7 +285,7 @@ class TestMistakes:
             (2, "needs at least", str(run), "--type", "IVF4,Flat", *out),
             (1, "has no split 'query'", str(run), "--split", "query", *out),
             (1, "is no folder", str(run), "--images", str(tmp_path / "none"), *out),
-            (2, "is an index, which has no splits", str(photos), *out),
+            (2, "is not a run, so it has no splits", str(photos), *out),
             (1, "not the folder of a training run", str(tmp_path / "none")),
             (1, "has no path 'class 08/9.png'; did you mean", "remove", str(photos), "class 08/9.png"),
             (1, "has no id 99", "remove", str(photos), "--id", "99"),
@@ -330,11 +330,11 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("vectors", "message"),
         [
-            (np.array([[1, 0], [np.nan, 1]]), "row 1 has length nan (1 of 2 rows are at fault)"),
-            (np.array([[0, 0], [0, 1]]), "row 0 has length 0"),
-            (np.zeros(3), "holds float64 (3,), expected numbers (count, dimension)"),
-            (np.array([["a"]]), "holds <U1 (1, 1)"),
-            (np.array([[None]]), "it is no array of numbers"),
+            (np.array([[1, 0], [np.nan, 1]]), "row 1 holds NaN or infinity (1 of 2 rows)"),
+            (np.array([[0, 0], [0, 1]]), "row 0 is zero and has no direction (1 of 2 rows)"),
+            (np.zeros(3), "shape (3,), expected (number, dimension)"),
+            (np.array([["a"]]), "<U1 values, expected an array of floats or integers"),
+            (np.array([[None]]), "it is not an array of numbers"),
         ],
     )
     def test_vectors_that_are_none(self, capsys, tmp_path, vectors, message):

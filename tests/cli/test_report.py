@@ -41,7 +41,7 @@ def test_a_run_without_an_index_gets_one(run, tmp_path, capsys, caplog):
     shutil.rmtree(run / "index-test")
     code, _, err = call(capsys, "report", str(run), "--out", str(tmp_path / "page.html"))
     assert code == 0, err
-    assert "embedding the test images" in caplog.text
+    assert f"{run}/index-test does not exist: embedding the images" in caplog.text
     assert (run / "index-test" / "manifest.json").is_file()
     assert (tmp_path / "page-pictures" / "map.png").is_file()
 
@@ -164,9 +164,10 @@ def test_what_is_neither_run_nor_index_is_one_line(words, tmp_path, monkeypatch,
     assert err.count("\n") == 1
 
 
-def test_a_damaged_record_of_a_run_is_one_line(run, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["metrics.jsonl", "results.json"])
+def test_a_damaged_record_of_a_run_is_one_line(run, tmp_path, capsys, name):
     run = copy_of(run, tmp_path / "run")
-    (run / "metrics.jsonl").write_text("{no json")
+    (run / name).write_text("{no json")
     code, _, err = call(capsys, "report", str(run))
     assert code == 1
-    assert re.fullmatch(rf"error: {run}: results.json or metrics.jsonl is damaged \(.*\)\n", err)
+    assert re.fullmatch(rf"error: {run}: {name} is damaged \(.*\)\n", err)

@@ -263,7 +263,7 @@ def and_a_signal(*words, watch):
 
 measuring.encode_shared = and_a_signal
 code = cli.run(sys.argv[1:])
-print("process", os.environ["RANK"], "exits with", code)
+sys.stdout.write(f"process {os.environ['RANK']} exits with {code}\n")  # at once: the other process writes too
 """
 
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from retrieval.errors import RetrievalError, reason_of
 from retrieval.files import write_text
 from retrieval.training.callbacks.callback import Callback, TrackedRun
-from retrieval.training.callbacks.tracker import epoch_figures, import_package, result_figures, step_figures
+from retrieval.training.callbacks.tracker import (
+    epoch_figures,
+    flatten_options,
+    import_package,
+    result_figures,
+    step_figures,
+)
 
 log = logging.getLogger("retrieval")
 
@@ -69,7 +74,7 @@ class MLflow(Callback):
         self._id = str(mlflow.start_run(run_name=self._name or run.path.name, nested=nested).info.run_id)
         write_text(file, self._id + "\n")
         # `log_batch` splits long lists and cuts long values itself, within MLflow's limits.
-        options = _flat(run.config.model_dump(mode="json"))
+        options = flatten_options(run.config.model_dump(mode="json"))
         params = [mlflow.entities.Param(_valid(key), str(value)) for key, value in options.items()]
         mlflow.MlflowClient().log_batch(self._id, params=params)
 
@@ -112,11 +117,3 @@ class MLflow(Callback):
 def _valid(name: str) -> str:
     """The name without the characters that MLflow does not allow."""
     return re.sub(r"[^\w\-. /]", "_", name.replace("@", "_at_"))
-
-
-def _flat(values: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{place}{key}.") if isinstance(value, Mapping) else {f"{place}{key}": value}
-    return flat

@@ -37,3 +37,11 @@ def epoch_figures(row: Mapping[str, float]) -> dict[str, float]:
 def result_figures(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The results of a run: {"results/last/recall@1": 0.75}."""
     return {f"results/{what}/{name}": value for what, figures in results.items() for name, value in figures.items()}
+
+
+def flatten_options(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options by dotted names: {"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= flatten_options(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
