@@ -42,13 +42,13 @@ def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -
 
 
 def _give_common_options(command: click.Command) -> None:
-    """Puts --quiet and --debug behind a group's commands, and those behind the program's own."""
+    """Adds --quiet and --debug to a command, and to the commands of a group."""
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
         _give_common_options(inner)
-    words: dict[str, Any] = {"is_flag": True, "expose_value": False}
+    flag: dict[str, Any] = {"is_flag": True, "expose_value": False}
     command.params += [
-        click.Option(["--quiet"], **words, callback=_be_quiet, help="No progress on stderr, only errors."),
-        click.Option(["--debug"], **words, help="Show the traceback of an error."),  # `run` looks for it
+        click.Option(["--quiet"], **flag, callback=_be_quiet, help="No progress on stderr, only errors."),
+        click.Option(["--debug"], **flag, help="Show the traceback of an error."),  # `run` looks for it
     ]
 
 
@@ -74,7 +74,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     debug = "--debug" in arguments
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
-    logging.getLogger("retrieval").setLevel(logging.INFO)  # of which --quiet lets only errors through
+    logging.getLogger("retrieval").setLevel(logging.INFO)  # --quiet raises it to ERROR
     try:
         code = retrieval.main(list(arguments), prog_name="retrieval", standalone_mode=False)
         return code if isinstance(code, int) else 0
@@ -87,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
-    except SystemExit as stopped:  # a training run, by a signal; it has said so
+    except SystemExit as stopped:  # a training run that a signal has stopped and that has logged it
         return stopped.code if isinstance(stopped.code, int) else 1
     except RetrievalError as error:
         if debug:
@@ -95,10 +95,10 @@ def run(arguments: Sequence[str]) -> int:
         for line in str(error).splitlines():
             click.echo(f"error: {line}", err=True)
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has gone, as in `retrieval recall ... | head`
+    except BrokenPipeError:  # the reader of stdout has exited, as in `retrieval recall ... | head`
         _leave_stdout()
         return 1
-    except Exception as error:  # noqa: BLE001 - the last line of defence: a person sees one line, not a traceback
+    except Exception as error:  # noqa: BLE001 - a user sees one line, not a traceback
         if debug:
             traceback.print_exc()
         click.echo(f"error: {_explain(error)}", err=True)
@@ -108,19 +108,19 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _leave_stdout() -> None:
-    """What was not written yet goes nowhere: at its end Python would try again, and complain."""
+    """Discards the rest of stdout. Otherwise Python would try to write it at exit, and print an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _is_full(error: Exception) -> bool:
-    """Whether this is the full disk below stdout: those below files are `RetrievalError`s."""
+    """Whether stdout is on a full disk. For files on a full disk, the library raises `RetrievalError`."""
     return isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename
 
 
 def _in_one_line(error: click.ClickException) -> str:
-    words = " ".join(error.format_message().split()).rstrip(".")
+    message = " ".join(error.format_message().split()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{words} (see `{context.command_path} --help`)" if context else words
+    return f"{message} (see `{context.command_path} --help`)" if context else message
 
 
 def _explain(error: Exception) -> str:

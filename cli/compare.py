@@ -21,7 +21,7 @@ Examples:
 @seed_option("the bootstrap and the permutations")
 @json_option("Print JSON: fractions of 1.")
 def command(indices: tuple[str, ...], ks: tuple[int, ...], seed: int, as_json: bool) -> None:
-    """Compare each INDEX with the first one, over the queries that all have, by path.
+    """Compare each INDEX with the first one, over the queries that are in all of them, matched by path.
 
     The interval of a difference is that of the paired bootstrap. p is that of the paired permutation test: the probability of a
     difference at least as large by chance.

@@ -16,9 +16,9 @@ Examples:
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print what makes a shell complete commands, options and names.
+    """Print a completion script for a shell.
 
-    It works in every shell that is opened afterwards.
+    With it, the shell completes commands, options and names.
     """
     kind = get_completion_class(shell)
     assert kind is not None

@@ -26,7 +26,7 @@ def group() -> None:
 Examples:
   retrieval config list""",
 )
-@json_option("Print JSON: what each is, by name.")
+@json_option("Print JSON: descriptions by name.")
 def list_configs(as_json: bool) -> None:
     """List the configurations that ship with the project."""
     from retrieval.config import config_names
@@ -36,8 +36,8 @@ def list_configs(as_json: bool) -> None:
         print_json(names)
         return
     width = max(map(len, names))
-    for name, what in names.items():
-        click.echo(f"{name:{width}} {what}")
+    for name, description in names.items():
+        click.echo(f"{name:{width}} {description}")
 
 
 @group.command(
@@ -76,10 +76,10 @@ Examples:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @json_option("Print the mistakes as JSON.")
 def check(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check a configuration: its options, and every name in it. Each mistake is a line of its own.
+    """Check a configuration: its options, and every name in it. Each mistake is printed on a line of its own.
 
     SOURCE is a name from `retrieval config list`, or a YAML file. Data set, backbone, loss, miner, optimiser and callbacks are
-    looked up as in a run; own code is imported. Images and weights are not read.
+    resolved as in a run; your own code is imported. Images and weights are not read.
     """
     from retrieval.config import load
     from retrieval.errors import ConfigError

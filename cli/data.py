@@ -54,7 +54,7 @@ def list_datasets(as_json: bool) -> None:
 
 @group.command(
     "describe",
-    short_help="What a data set is, and where to get it.",
+    short_help="Describe a data set and where to get it.",
     epilog="""\b
 Examples:
   retrieval data describe cub200
@@ -63,7 +63,7 @@ Examples:
 @click.argument("name", type=DATASET)
 @json_option()
 def describe(name: str, as_json: bool) -> None:
-    """What NAME is, the files that it expects, where to get it, and under what terms."""
+    """Describe the data set NAME: its files, where to get it, and its terms of use."""
     with _mistakes():
         from retrieval.data.catalogue import find_source, read_description, read_options
 
@@ -93,16 +93,16 @@ Examples:
     "--faults",
     "file",
     type=FILE,
-    help="File for the faults, one a line.  [default: NAME-faults.txt]",
+    help="Write the faults into this file, one per line.  [default: NAME-faults.txt]",
 )
-@click.option("--processes", type=Count(1), metavar="N", help="Processes that open images.  [default: one a core]")
+@click.option("--processes", type=Count(1), metavar="N", help="Processes that open images.  [default: one per core]")
 @json_option("Print the counts and the faults as JSON.")
 def verify(
     name: str, options: tuple[str, ...], root: str | None, file: str | None, processes: int | None, as_json: bool
 ) -> None:
     """Check the data set NAME: its lists, the published counts, and every image. Exits with 1 if there are faults.
 
-    OPTION=VALUE is for its reader, as data.options.OPTION=VALUE is in training; see `retrieval data describe NAME`.
+    OPTION=VALUE sets an option of its reader, like data.options.OPTION=VALUE in training; see `retrieval data describe NAME`.
     """
     from retrieval.config import load
     from retrieval.errors import DatasetError
@@ -156,7 +156,7 @@ def prepare(name: str, archives: tuple[str, ...], root: str, as_json: bool) -> N
 
 
 def _print_description(name: str, source: Source, description: str, options: Mapping[str, Any]) -> None:
-    for part in description.split("\n\n"):  # lists of files are indented, and stay as they are
+    for part in description.split("\n\n"):  # indented lists of files are not wrapped
         click.echo(f"{part if part.startswith(' ') else _wrap(part)}\n")
     click.echo(_wrap(f"source     {source.origin}", indent=11))
     click.echo(_wrap(f"terms      {source.terms}", indent=11))
@@ -172,7 +172,7 @@ def _print_description(name: str, source: Source, description: str, options: Map
 
 
 def _wrap(text: str, indent: int = 0) -> str:
-    """A paragraph broken anew at 80 columns; the lines after the first are indented."""
+    """A paragraph wrapped at 80 columns; the lines after the first are indented."""
     return textwrap.fill(text, 80, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
@@ -192,7 +192,7 @@ def _print_report(report: Report) -> None:
 
 @contextlib.contextmanager
 def _mistakes() -> Iterator[None]:
-    """A wrong argument of the library is a wrong word on the command line."""
+    """Turns a wrong argument of the library into an error of the command line."""
     from retrieval.errors import ConfigError
 
     try:

@@ -28,7 +28,7 @@ def command(
 ) -> None:
     """Embed IMAGES with the model of MODEL (a run, an index or a saved model) into plain files.
 
-    These are vectors.npy, float32 vectors of unit length, and paths.csv, with a line for each.
+    The files are vectors.npy, float32 unit vectors, and paths.csv, with a line for each vector.
     """
     from retrieval.model import Model
 

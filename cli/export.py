@@ -83,7 +83,7 @@ Examples:
 )
 @click.argument("model", type=FOLDER)
 @click.option("--out", required=True, type=FILE, help="The file.")
-@click.option("--images", multiple=True, type=PLACE, help="Compare by these in place of noise; can be repeated.")
+@click.option("--images", multiple=True, type=PLACE, help="Compare on these instead of noise; can be repeated.")
 @checkpoint_option()
 @overwrite_option("that file")
 @json_option()

@@ -38,7 +38,7 @@ Examples:
 def group() -> None:
     """Embed images and write an index; add to one, remove from one, merge several.
 
-    Without the name of a command, `build` runs.
+    The default command is `build`.
     """
 
 
@@ -57,11 +57,11 @@ Examples:
 @click.option(
     "--split",
     type=click.Choice(["train", "validation", "test", "query", "gallery"]),
-    help="What to embed.  [default: test, or gallery]",
+    help="Split to embed.  [default: test, or gallery]",
 )
 @click.option("--images", type=PLACE, help="Embed this folder; its subfolders are the classes.")
 @click.option("--list", "listed", type=PLACE, help="Embed this CSV list: columns path, label.")
-@click.option("--root", type=PLACE, help="Where the paths of the list start.  [default: its folder]")
+@click.option("--root", type=PLACE, help="Folder of the paths in the list.  [default: that of the list]")
 @click.option("--from-npy", "vectors", type=PLACE, help="Use these vectors in place of images.")
 @click.option("--labels", type=PLACE, help="Their labels, a CSV file: label, and optionally id and path.")
 @checkpoint_option()
@@ -69,7 +69,7 @@ Examples:
     "--type", "kind", type=INDEX_TYPE, default="exact", show_default=True, help=f"{TYPES[0].upper()}{TYPES[1:]}."
 )
 @click.option("--thumbnails", is_flag=True, help="Keep a small picture of every image.")
-@device_option(None, "auto, cpu, cuda, ...  [default: as the run has it]")
+@device_option(None, "auto, cpu, cuda, ...  [default: that of the run]")
 @click.option("--out", type=FOLDER, help="Folder of the index.  [default: RUN/index-<split>]")
 @overwrite_option("the index in that folder")
 @json_option()
@@ -91,7 +91,7 @@ def build(
 ) -> None:
     """Embed images with the model of RUN (a run, an index or a saved model) and write an index.
 
-    A call that was killed is continued by the same call.
+    If the command is killed, the same command continues.
     """
     _check_sources(run, vectors, labels, out, {"--split": split, "--images": images, "--list": listed, "--root": root})
     options: dict[str, Any] = {"kind": kind, "overwrite": overwrite}
@@ -134,8 +134,8 @@ Examples:
 )
 @click.argument("index", type=FOLDER)
 @click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE|FOLDER...")
-@click.option("--class", "class_name", help="Their class.  [default: the folder below the images' root]")
-@click.option("--root", type=PLACE, help="Where the images of the index are now.  [default: as when built]")
+@click.option("--class", "class_name", help="Their class.  [default: the folder below that of the images]")
+@click.option("--root", type=PLACE, help="Folder of the images now.  [default: as recorded in the index]")
 @device_option()
 @json_option()
 def add(
@@ -151,7 +151,7 @@ def add(
 
 @group.command(
     "remove",
-    short_help="Take items out of an index.",
+    short_help="Remove items from an index.",
     epilog="""\b
 Examples:
   retrieval index remove photos-index cats/9.jpg --class dogs""",
@@ -164,7 +164,7 @@ Examples:
 def remove(
     index: str, paths: tuple[str, ...], ids: tuple[int, ...], class_names: tuple[str, ...], as_json: bool
 ) -> None:
-    """Take items out of INDEX, by PATH as the index has it, by id or by class. The images stay."""
+    """Remove items from INDEX by their PATH in the index, by id or by class. The image files are kept."""
     from retrieval.index import Index
 
     opened = Index.open(index)
@@ -174,7 +174,7 @@ def remove(
 
 @group.command(
     "merge",
-    short_help="Write one index of several.",
+    short_help="Merge several indexes into a new one.",
     epilog="""\b
 Examples:
   retrieval index merge monday tuesday --out both""",
@@ -184,7 +184,7 @@ Examples:
 @overwrite_option("the index in that folder")
 @json_option()
 def merge(indices: tuple[str, ...], out: str, overwrite: bool, as_json: bool) -> None:
-    """Write one index of the items of several that were made with the same model."""
+    """Write a new index of the items of several indexes. All must have been made with the same model."""
     from retrieval.index import Index
 
     first, *others = indices

@@ -14,7 +14,7 @@ import click
 
 COUNTS = ("queries", "left_out", "ties")
 _WIDTH = 80
-_NAME = 24  # of a name, what is always shown
+_NAME = 24  # characters of a name that are always shown
 _ENDS = (" low", "high")
 
 
@@ -24,7 +24,7 @@ def print_json(value: Any) -> None:
 
 
 def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows under the names of the first as CSV to stdout."""
+    """Prints rows as CSV to stdout, with the keys of the first row as header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -33,7 +33,7 @@ def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def paste(path: str | Path) -> str:
-    """A path as it can be pasted into a command."""
+    """A path quoted for a shell."""
     return shlex.quote(str(path))
 
 
@@ -47,7 +47,7 @@ def print_places(**places: str | Path | Sequence[Path]) -> None:
 
 
 def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "") -> str:
-    """One row a result; fractions as percentages, and the counts below."""
+    """A row for each result, in percent; the counts below."""
     figures = next(iter(results.values()))
     rows = [{heading: name, **{key: value[key] for key in figures}} for name, value in results.items()]
     ties = figures.get("ties", 0) if len(results) == 1 else 0  # each result has its own
@@ -55,7 +55,7 @@ def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "")
 
 
 def one_table(figures: Mapping[str, float]) -> str:
-    """One row a figure in percent; its mean over the classes and its interval, where there are these; the counts below."""
+    """A row for each figure, in percent, with its mean over the classes and its interval if present; the counts below."""
     names = [
         name for name in figures if name not in COUNTS and not name.startswith("macro ") and name[-4:] not in _ENDS
     ]
@@ -73,17 +73,17 @@ def one_table(figures: Mapping[str, float]) -> str:
 
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One row a class, in percent."""
+    """A row for each class, in percent."""
     return f"{_table(rows, 'class')}\nin percent, over the queries of each of {len(rows)} classes"
 
 
 def rankings_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One row a way of ranking, in percent."""
+    """A row for each ranking, in percent."""
     return f"{_table(rows, 'ranking')}\n{_counts(rows[0])}"
 
 
 def comparison_table(result: Mapping[str, Any]) -> str:
-    """Of every figure one row an index: its value, the difference from the first, its interval and p."""
+    """For each figure, a row for each index: value, difference from the first index, its interval and p."""
     names = [name for name in result["first"] if name != "index"]
     places = [result["first"]["index"], *(other["index"] for other in result["others"])]
     lines = [f"{letter}  {paste(place)}" for letter, place in zip(_letters(), places, strict=False)]
@@ -92,12 +92,12 @@ def comparison_table(result: Mapping[str, Any]) -> str:
     for name in names:
         lines.append(f"{name:{width}}A {100 * result['first'][name]:8.2f}")
         for letter, other in zip(_letters()[1:], result["others"], strict=False):
-            found = other[name]
-            value, difference, low, high = (100 * found[key] for key in ("value", "difference", "low", "high"))
+            entry = other[name]
+            value, difference, low, high = (100 * entry[key] for key in ("value", "difference", "low", "high"))
             lines.append(
-                f"{'':{width}}{letter} {value:8.2f}{difference:+9.2f}  {low:+7.2f} to {high:+6.2f}  {found['p']:8.4f}"
+                f"{'':{width}}{letter} {value:8.2f}{difference:+9.2f}  {low:+7.2f} to {high:+6.2f}  {entry['p']:8.4f}"
             )
-    return "\n".join([*lines, f"over the {result['queries']} queries that all have; p by a paired permutation test"])
+    return "\n".join([*lines, f"over the {result['queries']} queries that are in all; p by a paired permutation test"])
 
 
 def _letters() -> str:
@@ -107,7 +107,7 @@ def _letters() -> str:
 def _table(rows: Sequence[Mapping[str, Any]], heading: str) -> str:
     """Rows whose first column is a name and whose others are fractions or counts, in 80 columns.
 
-    Names are cut, and what does not fit beside the others then comes below them.
+    Names are shortened; columns that still do not fit are printed below the others.
     """
     columns = [name for name in rows[0] if name != heading and not (name in COUNTS and heading != "class")]
     widths = {column: max(7, len(column) + 1) for column in columns}
@@ -124,7 +124,7 @@ def _table(rows: Sequence[Mapping[str, Any]], heading: str) -> str:
 
 
 def _side_by_side(widths: Mapping[str, int], room: int) -> Iterator[list[str]]:
-    """The columns in lists that fit the room."""
+    """The columns in groups that fit the width."""
     part: list[str] = []
     for column, width in widths.items():
         if part and sum(widths[other] for other in part) + width > room:
@@ -143,18 +143,18 @@ def _cut(name: str, width: int) -> str:
 
 
 def _counts(figures: Mapping[str, float]) -> str:
-    words = [f"in percent, over {figures['queries']:.0f} queries"]
+    parts = [f"in percent, over {figures['queries']:.0f} queries"]
     if figures["left_out"]:
-        words.append(f"{figures['left_out']:.0f} left out (alone in their class)")
+        parts.append(f"{figures['left_out']:.0f} left out (alone in their class)")
     if figures.get("ties"):
-        words.append(f"{figures['ties']:.0f} decided by a tie")
-    return ", ".join(words)
+        parts.append(f"{figures['ties']:.0f} decided by a tie")
+    return ", ".join(parts)
 
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """One row a run: recall@1 and MAP@R on the test classes, in percent, of the three epochs that people ask for.
+    """A row for each run: recall@1 and MAP@R on the test classes, in percent, for the last and the best epochs.
 
-    Paths are whole: a long one has a line to itself.
+    Paths are not shortened; a long one has a line of its own.
     """
     kinds = {"last": "last", "best by validation": "by validation", "best on test": "on test"}
     places = [paste(run["path"]) for run in runs]
@@ -173,12 +173,12 @@ def _pair(figures: Mapping[str, float] | None) -> str:
 
 
 def neighbours_table(result: Mapping[str, Any]) -> str:
-    """A query and, in a row each, its neighbours. Paths are whole, as the index has them; names of classes are cut."""
-    found = result["neighbours"]
-    names = [_cut(neighbour["class"], _NAME) for neighbour in found]
+    """A query, and a row for each neighbour. Paths are those of the index, not shortened; class names are shortened."""
+    neighbours = result["neighbours"]
+    names = [_cut(neighbour["class"], _NAME) for neighbour in neighbours]
     width = max(map(len, ("class", *names)))
     lines = [paste(result["query"]), f"  rank   score  {'class':{width}}  path"]
-    for name, neighbour in zip(names, found, strict=True):
+    for name, neighbour in zip(names, neighbours, strict=True):
         rank, score, path = neighbour["rank"], neighbour["score"], paste(neighbour["path"])
         lines.append(f"  {rank:4d} {score:7.4f}  {name:{width}}  {path}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Types of arguments and options, and what a shell completes them with."""
+"""Types of arguments and options, and their completion in a shell."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from click.shell_completion import CompletionItem
 
 
 class Place(click.Path):
-    """A path. An empty one is a shell's variable that is not set, and would be taken for the current folder.
+    """A path. An empty path is refused: it is usually an unset variable of the shell, and would mean the current folder.
 
     Args:
-        suffix: that the name of a file must have.
-        words: of `click.Path`.
+        suffix: The suffix that the name of a file must have.
+        options: Arguments of `click.Path`.
     """
 
-    def __init__(self, suffix: str = "", **words: Any) -> None:
-        super().__init__(**words, readable=False)
+    def __init__(self, suffix: str = "", **options: Any) -> None:
+        super().__init__(**options, readable=False)
         self.suffix = suffix
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuses what cannot be meant, and passes the rest on."""
+        """Checks the path."""
         if not value:
             self.fail("the path is empty", param, ctx)
         if not self.file_okay and Path(value).is_file():
@@ -35,12 +35,12 @@ class Place(click.Path):
         if not str(value).endswith(self.suffix):
             self.fail(f"{value!r} does not end in {self.suffix}", param, ctx)
         if Path(value).exists() and not os.access(value, os.R_OK):
-            raise click.ClickException(f"{value}: cannot be read (Permission denied)")  # which is no wrong usage
+            raise click.ClickException(f"{value}: cannot be read (Permission denied)")  # exit code 1, not 2
         return super().convert(value, param, ctx)
 
 
 class Count(click.IntRange):
-    """A whole number in a range."""
+    """An integer in a range."""
 
     name = "whole number"
 
@@ -51,7 +51,7 @@ class Number(click.FloatRange):
     name = "number"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuses what is no number, which is in no range either."""
+        """Refuses NaN and infinity, which the check of the range accepts."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value!r} is not finite", param, ctx)
@@ -59,11 +59,11 @@ class Number(click.FloatRange):
 
 
 class Word(click.ParamType):
-    """Any text, of which some are known.
+    """Any text, with completion of known values.
 
     Args:
-        words: the known ones, as far as they are asked for.
-        is_place: the name of a file will do, too.
+        words: Returns the known values; called for completion only.
+        is_place: Whether file names are completed too.
     """
 
     name = "text"
@@ -73,7 +73,7 @@ class Word(click.ParamType):
         self.is_place = is_place
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """The known words that begin so."""
+        """The known values with this beginning."""
         known = [CompletionItem(word) for word in self.words() if word.startswith(incomplete)]
         return [CompletionItem(incomplete, type="file"), *known] if self.is_place else known
 
@@ -109,7 +109,7 @@ def device_option(default: str | None = "auto", what: str = "auto, cpu, cuda, ..
 
 
 def seed_option(of: str) -> Callable[[Any], Any]:
-    """--seed of what is drawn by lot."""
+    """--seed of everything that is sampled at random."""
     return click.option("--seed", type=Count(0), default=0, show_default=True, metavar="N", help=f"Of {of}.")
 
 
@@ -139,4 +139,4 @@ def overwrite_option(what: str) -> Callable[[Any], Any]:
 def checkpoint_option() -> Callable[[Any], Any]:
     """--checkpoint of a run."""
     kinds = click.Choice(["last", "best"])
-    return click.option("--checkpoint", type=kinds, default="last", show_default=True, help="Of a run: which weights.")
+    return click.option("--checkpoint", type=kinds, default="last", show_default=True, help="Weights of a run.")

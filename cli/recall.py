@@ -16,15 +16,15 @@ METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
 
 def parse_metrics(context: click.Context, parameter: click.Parameter, value: str) -> tuple[str, ...]:
     """Reads "recall,mrr"."""
-    words = tuple(dict.fromkeys(word.strip() for word in value.split(",")))
-    for word in words:
-        if word not in METRICS:
-            raise click.BadParameter(f"{word!r} is none of {', '.join(METRICS)}")
-    return words
+    names = tuple(dict.fromkeys(name.strip() for name in value.split(",")))
+    for name in names:
+        if name not in METRICS:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(METRICS)}")
+    return names
 
 
 def ranking_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of better rankings."""
+    """Adds the options of query expansion, database augmentation and re-ranking."""
 
     def neighbours(name: str, what: str) -> Callable[[Any], Any]:
         return click.option(name, default=0, type=Count(0), metavar="N", help=what)
@@ -42,12 +42,12 @@ def ranking_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_given(name: str) -> bool:
-    """Whether an option of the running command was given, be it with its default."""
+    """Whether an option of the running command was given, even if with its default value."""
     return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
 
 
 def require_weighted(qe: int, dba: int) -> None:
-    """Refuses --alpha where nothing is weighted."""
+    """Refuses --alpha without --qe or --dba."""
     if is_given("alpha") and not (qe or dba):
         raise click.UsageError("--alpha goes with --qe and --dba only")
 
@@ -66,19 +66,19 @@ Examples:
 )
 @click.argument("index", type=FOLDER)
 @k_option("1,2,4,8")
-@click.option("--queries", type=FOLDER, help="An index whose images are the queries instead.")
+@click.option("--queries", type=FOLDER, help="Index whose images are the queries instead.")
 @click.option(
     "--metrics",
     default="recall,map@r,r_precision",
     show_default=True,
     callback=parse_metrics,
-    metavar="WORD,...",
+    metavar="NAME,...",
     help="Also precision (at k) and mrr.",
 )
 @click.option("--macro", is_flag=True, help="Also the means over classes.")
 @click.option("--intervals", is_flag=True, help="Also 95 % intervals: bootstrap over queries.")
 @seed_option("the bootstrap")
-@click.option("--per-class", is_flag=True, help="Of every class, the worst first.")
+@click.option("--per-class", is_flag=True, help="Figures of each class, the worst first.")
 @ranking_options
 @json_option("Print JSON: fractions of 1 under recall@1, ..., map@r.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: fractions of 1.")

@@ -19,12 +19,12 @@ Examples:
 )
 @click.argument("source", metavar="RUN|INDEX", type=FOLDER)
 @click.option("--out", type=FILE, help="The page.  [default: RUN/report.html, or INDEX-report.html]")
-@click.option("--queries", type=FOLDER, help="An index whose images are the queries instead.")
-@click.option("--images", type=FOLDER, help="Folder of the images.  [default: where they were]")
+@click.option("--queries", type=FOLDER, help="Index whose images are the queries instead.")
+@click.option("--images", type=FOLDER, help="Folder of the images.  [default: as recorded in the index]")
 @k_option("1,2,4,8")
 @seed_option("everything that is sampled at random")
-@device_option(None, "Of a run that has no index yet: auto, cpu, cuda, ...  [default: as the run has it]")
-@json_option("Print JSON: where page and pictures are.")
+@device_option(None, "For a run without an index: auto, cpu, cuda, ...  [default: that of the run]")
+@json_option("Print JSON: the paths of the page and the pictures.")
 def command(
     source: str,
     out: str | None,

@@ -31,9 +31,12 @@ Examples:
 @ranking_options
 @device_option()
 @click.option(
-    "--picture", type=Place(".png", dir_okay=False), metavar="FILE.png", help="Draw queries and neighbours into it."
+    "--picture",
+    type=Place(".png", dir_okay=False),
+    metavar="FILE.png",
+    help="Draw queries and neighbours as a picture.",
 )
-@click.option("--html", type=FILE, help="Write them as a web page of one file.")
+@click.option("--html", type=FILE, help="Write queries and neighbours as one HTML file.")
 @overwrite_option("the files of --picture and --html")
 @json_option("Print the neighbours as JSON.")
 def command(

@@ -34,7 +34,7 @@ Examples:
 @click.option("--seed", type=Count(0), metavar="N", help="The same as seed=N.")
 @device_option(None, "The same as device=...: auto, cpu, cuda, ...")
 @overwrite_option("the run in that folder")
-@click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
+@click.option("--resume", is_flag=True, help="Continue the run in that folder.")
 @json_option("Print the results as JSON.")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", callback=lambda *given: _parse_overrides(*given))
 def command(

@@ -1,4 +1,4 @@
-"""Fixtures for the real data, which is not part of the project; tests that need it are skipped where it is missing."""
+"""Fixtures for the real data, which is not part of the project; without it, tests that need it are skipped."""
 
 from __future__ import annotations
 

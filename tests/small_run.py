@@ -1,4 +1,4 @@
-"""A training run of seconds on drawings of polygons, for the tests of the command line."""
+"""A training run on drawings of polygons that takes seconds, for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SMALL = [
 
 
 def draw_images(root: Path) -> Path:
-    """Eight training and four test classes of seven noisy drawings each, a folder a class."""
+    """Eight training and four test classes of seven noisy drawings each, in a folder for each class."""
     generator = np.random.default_rng(0)
     for split, classes in (("train", range(8)), ("test", range(8, 12))):
         for class_ in classes:
@@ -46,7 +46,7 @@ def draw_images(root: Path) -> Path:
 
 
 def arguments(root: Path, out: Path, *more: str) -> list[str]:
-    """The words of a training command; `more` are options and overrides."""
+    """The arguments of a training command; `more` are options and overrides."""
     return ["train", "--config", "glyphs", "--out", str(out), f"data.root={root}", *SMALL, *more]
 
 

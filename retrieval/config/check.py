@@ -17,7 +17,7 @@ from retrieval.config.trainer import create_optimizer
 from retrieval.data.registry import check_options, find_reader
 from retrieval.errors import ConfigError, RetrievalError, did_you_mean
 from retrieval.networks import check_name
-from retrieval.training.callbacks import CALLBACKS
+from retrieval.training.callbacks import CALLBACKS, Callbacks
 
 # Sections whose names a run resolves; an object that is given in place of one needs no check.
 PARTS = ("data", "network", "loss", "optimizer", "callbacks")
@@ -79,7 +79,9 @@ def build_callbacks(config: Config) -> list[Any]:
     for entry in config.training.callbacks:
         item = entry if isinstance(entry, CallbackConfig) else CallbackConfig(name=entry)
         try:
-            callbacks.append(_find_callback(item.name)(**item.options))
+            callback = _find_callback(item.name)(**item.options)
+            Callbacks([callback])  # an error if it has no method of a callback
+            callbacks.append(callback)
         except (ValueError, TypeError) as error:
             mistakes.append(f"training.callbacks: {item.name}: {error}")
     if mistakes:
@@ -91,8 +93,8 @@ def _find_callback(name: str) -> Callable[..., Any]:
     if is_import_path(name):
         return import_object(name)
     if name not in CALLBACKS:
-        hint = did_you_mean(name, CALLBACKS) or f"; known are {', '.join(CALLBACKS)}"
-        raise ValueError(f"there is no such callback{hint}, or an import path such as my_hooks:Log")
+        known = f"; known are {', '.join(CALLBACKS)}, and import paths such as my_hooks:Log"
+        raise ValueError(f"there is no such callback{did_you_mean(name, CALLBACKS) or known}")
     return CALLBACKS[name]
 
 
@@ -105,12 +107,15 @@ def _check_data(config: Config) -> None:
 
 def _check_network(config: Config, pretrained: bool) -> None:
     options = config.model
+    mistakes = []
     try:
         if is_import_path(options.backbone):
             find_backbone(options)
         else:
             check_name(options.backbone)
     except ValueError as error:
-        raise ConfigError(f"model: {error}") from error
+        mistakes.append(f"model: {error}")
     if pretrained and isinstance(options.pretrained, str) and not Path(options.pretrained).expanduser().is_file():
-        raise ConfigError(f"model.pretrained: {options.pretrained}: no such weights file; give true, false or a path")
+        mistakes.append(f"model.pretrained: {options.pretrained}: no such weights file; give true, false or a path")
+    if mistakes:
+        raise ConfigError(mistakes)

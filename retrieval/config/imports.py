@@ -47,7 +47,7 @@ def import_object(path: str) -> Callable[..., Any]:
         raise ValueError(f"{module_name} has no {name!r}{did_you_mean(name, public)}")
     value: Any = getattr(module, name)
     if not callable(value):
-        raise ValueError(f"{path} is a {type(value).__name__}; give a class or a function")
+        raise ValueError(f"{path} is of type {type(value).__name__}; give a class or a function")
     return value
 
 

@@ -127,8 +127,8 @@ def _find(kind: str, table: Mapping[str, Callable[..., nn.Module]], name: str) -
     if is_import_path(name):
         return import_object(name)
     if name not in table:
-        hint = did_you_mean(name, table) or f"; known are {', '.join(table)}"
-        raise ValueError(f"there is no {kind} {name!r}{hint}, or an import path such as my_losses:MyLoss")
+        known = f"; known are {', '.join(table)}, and import paths such as my_losses:MyLoss"
+        raise ValueError(f"there is no {kind} {name!r}{did_you_mean(name, table) or known}")
     return table[name]
 
 
@@ -158,7 +158,7 @@ def _create(
     except AssertionError as error:  # how pytorch-metric-learning refuses some values
         raise ValueError(f"{name} refuses {dict(options)} ({error})") from error
     if not isinstance(module, nn.Module):
-        raise ValueError(f"{name} made a {type(module).__name__}, expected a torch.nn.Module")
+        raise ValueError(f"{name} returned a value of type {type(module).__name__}, expected a torch.nn.Module")
     return module
 
 

@@ -83,6 +83,10 @@ def find_backbone(options: ModelConfig) -> Callable[..., Any]:
     if unknown:
         listed = ", ".join(parameters) or "none"
         raise ValueError(f"{options.backbone} has no option {unknown[0]!r}; its parameters are {listed}")
+    given = {"pretrained", "image_size", *options.backbone_options}
+    missing = [name for name, parameter in parameters.items() if _is_required(parameter) and name not in given]
+    if missing:
+        raise ValueError(f"{options.backbone} needs the option {missing[0]!r}; set it under model.backbone_options")
     if isinstance(options.pretrained, str) and "pretrained" not in parameters:
         raise ValueError(f"{options.backbone} has no parameter pretrained, so model.pretrained cannot be a path")
     return factory
@@ -97,8 +101,15 @@ def _own_backbone(config: Config, pretrained: bool) -> nn.Module:
     given = {name: value for name, value in available.items() if name in parameters}
     backbone = factory(**given | options.backbone_options)
     if not isinstance(backbone, nn.Module):
-        raise ValueError(f"{options.backbone} made a {type(backbone).__name__}, expected a torch.nn.Module")
+        raise ValueError(
+            f"{options.backbone} returned a value of type {type(backbone).__name__}, expected a torch.nn.Module"
+        )
     return backbone
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variable = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and not variable
 
 
 def _rgb(values: Iterable[float]) -> tuple[float, float, float]:

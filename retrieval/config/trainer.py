@@ -31,7 +31,7 @@ def build_trainer(
     steps_per_epoch: int,
     name_images: Callable[[int], Sequence[object]] | None = None,
     loss: nn.Module | None = None,
-    optimizer: OptimizerFactory | None = None,
+    optimizer: OptimizerFactory | torch.optim.Optimizer | None = None,
 ) -> Trainer:
     """Builds the trainer of a network that is on its device.
 
@@ -42,7 +42,11 @@ def build_trainer(
         steps_per_epoch: Steps of an epoch, the unit of the learning-rate schedule.
         name_images: From a step to the names of its images, for the message of a step that failed.
         loss: A loss in place of the one that the configuration names.
-        optimizer: A function from parameter groups to an optimiser, in place of the one that the configuration names.
+        optimizer: A function from parameter groups to an optimiser, or an optimiser, in place of the one that the configuration
+            names.
+
+    Raises:
+        ConfigError: An option cannot be used, or the optimiser holds no parameter of the network.
     """
     device = next(model.parameters()).device
     if loss is None:
@@ -97,7 +101,7 @@ def create_optimizer(settings: TrainingConfig, groups: Sequence[Mapping[str, Any
 
 
 def _build_optimizer(
-    config: Config, model: Embedder, loss: nn.Module, optimizer: OptimizerFactory | None
+    config: Config, model: Embedder, loss: nn.Module, optimizer: OptimizerFactory | torch.optim.Optimizer | None
 ) -> torch.optim.Optimizer:
     settings, options = config.training, config.model
     with mistakes_in("model"):
@@ -110,7 +114,13 @@ def _build_optimizer(
             pooling=options.pooling_lr_multiplier,
             extra={"loss": (loss, config.loss.lr_multiplier)},
         )
-    return create_optimizer(settings, groups) if optimizer is None else optimizer(groups)
+    if optimizer is None:
+        return create_optimizer(settings, groups)
+    built = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(groups)
+    own = set(map(id, model.parameters()))
+    if not any(id(parameter) in own for group in built.param_groups for parameter in group["params"]):
+        raise ConfigError("optimizer: holds no parameter of the network; make it over the parameters of `network`")
+    return built
 
 
 def _build_schedule(config: Config, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:

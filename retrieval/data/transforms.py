@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -15,6 +14,7 @@ from retrieval.errors import did_you_mean
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+_LARGEST = float(np.finfo(np.float32).max)
 _LONGEST = 16  # the largest ratio of the sides of an image that is resized whole
 
 
@@ -136,7 +136,7 @@ def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
 def _three_numbers(name: str, values: Any) -> tuple[float, float, float]:
     numbers = values if isinstance(values, (list, tuple)) else ()
     fits = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers)
-    if len(numbers) != 3 or not fits or not all(math.isfinite(value) for value in numbers):
+    if len(numbers) != 3 or not fits or not all(abs(value) <= _LARGEST for value in numbers):  # False for NaN
         raise ValueError(f"{name} is {values!r}; give three finite numbers, for red, green and blue")
     red, green, blue = map(float, numbers)
     return red, green, blue

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from retrieval import evaluation
 from retrieval.data import ImageSet, folder_class, image_files, images_below, images_in, listed_images
@@ -77,9 +78,9 @@ def from_vectors(
 ) -> Bundle:
     """Makes a bundle of vectors; see `retrieval.Index.from_vectors`."""
     rows = evaluation.unit_vectors("vectors", vectors)
-    labels = [label.item() if getattr(label, "ndim", None) == 0 else label for label in labels]
+    labels = [label.item() if isinstance(label, Tensor) else label for label in labels]
     names = [str(label) for label in labels]
-    (numbers,) = evaluation.number_labels(labels)
+    numbers = np.unique(evaluation.number_labels(labels)[0], return_inverse=True)[1]
     if len(numbers) != len(rows):
         raise ValueError(f"{len(rows)} vectors and {len(numbers)} labels; give one label for each vector")
     name_of = dict(zip(numbers.tolist(), names, strict=True))
@@ -131,6 +132,8 @@ def add(
     """
     images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]
     added = images if isinstance(images, ImageSet) else images_below(images_root, image_files(_paths(images)))
+    if added.is_on_disk and added.root.resolve() != Path(images_root).resolve():
+        raise ConfigError(f"{bundle}: its images lie in {images_root}, not in {added.root}; give paths from there")
     if class_name is None and not isinstance(images, ImageSet):
         _require_folder_classes(bundle)
     editing.require_new(bundle, added.paths)

@@ -121,21 +121,15 @@ class Generation:
         else:
             neighbours = self.gallery.search(queries, k)
             positions, scores = neighbours.positions, neighbours.scores
-        return [self._hits(*row) for row in zip(positions.tolist(), scores.tolist(), strict=True)]
-
-    def _hits(self, positions: list[int], scores: list[float]) -> list[Hit]:
-        bundle = self.bundle
+        names, paths = self.bundle.class_names, self.bundle.paths
+        columns = (positions, scores, self.bundle.ids[positions], self.bundle.labels[positions])
         return [
-            Hit(
-                rank=rank,
-                score=score,
-                id=int(bundle.ids[position]),
-                label=int(bundle.labels[position]),
-                class_name=bundle.class_names[position],
-                path=bundle.paths[position],
-            )
-            for rank, (position, score) in enumerate(zip(positions, scores, strict=True), start=1)
-            if position >= 0
+            [
+                Hit(rank, score, id_, label, names[position], paths[position])
+                for rank, (position, score, id_, label) in enumerate(zip(*row, strict=True), start=1)
+                if position >= 0
+            ]
+            for row in zip(*(column.tolist() for column in columns), strict=True)  # rows of plain numbers
         ]
 
 
@@ -147,14 +141,14 @@ def query_vectors(queries: Any) -> np.ndarray | None:
         return queries if queries.dtype.kind in "fi" and queries.ndim <= 2 else None
     if isinstance(queries, Sequence) and not isinstance(queries, (str, bytes)) and len(queries):
         first = queries[0]
-        if isinstance(first, (int, float, np.floating)) or _is_vector(first):
+        if isinstance(first, (int, float, np.number)) or _is_vector(first):
             return to_numpy("queries", list(queries))
     return None
 
 
 def _is_vector(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return bool(value) and isinstance(value[0], (int, float, np.floating))
+        return bool(value) and isinstance(value[0], (int, float, np.number))
     if isinstance(value, Tensor):
         return value.ndim == 1 and value.is_floating_point()
     return isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind in "fi"

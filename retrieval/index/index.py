@@ -253,10 +253,12 @@ class Index:
         with building.usage_errors():
             k = check_k(k)
         generation = self._generation  # one state for the whole search: another thread may replace it
-        vectors = query_vectors(queries)
-        vectors = generation.model.encode(queries) if vectors is None else vectors
+        given = query_vectors(queries)
+        vectors = generation.model.encode(queries) if given is None else given
         single = vectors.ndim == 1
-        rows = evaluation.unit_vectors("queries", vectors[None] if single else vectors)
+        rows = vectors[None] if single else vectors
+        if given is not None:
+            rows = evaluation.unit_vectors("queries", rows)
         hits = generation.search(rows, k, exact=exact, ranking=Ranking(qe, alpha, dba, rerank))
         return hits[0] if single else hits
 
@@ -404,6 +406,8 @@ class Index:
             RetrievalError: The folder cannot be written.
         """
         require_free_folder(folder, overwrite, require_replaceable)
+        if self._given is not None and self._bundle.model is None:
+            log.warning("%s: will hold no model; open it with Index.open(%r, model=model)", folder, str(folder))
         with self._lock:
             self._generation = self._generation.followed_by(write_bundle(self._bundle, folder, overwrite=overwrite))
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
@@ -23,7 +24,7 @@ from retrieval.data import Preprocessing
 from retrieval.errors import did_you_mean, reason_of
 from retrieval.files.manifest import Files
 from retrieval.model import onnx
-from retrieval.networks import check_name, create_embedder
+from retrieval.networks import Embedder, check_name, create_embedder
 from retrieval.networks.pooling import POOLINGS
 
 DESCRIPTION, WEIGHTS, ONNX = "model.json", "model.safetensors", "model.onnx"
@@ -103,6 +104,8 @@ class StoredModel:
                 network.load_state_dict(load_tensors(self.weights))
             except (SafetensorError, RuntimeError, KeyError) as error:
                 raise ValueError(f"its weights do not fit ({reason_of(error)})") from error
+            if options.get("image_size", preprocessing.size) != preprocessing.size:
+                _require_size(network, preprocessing.size)
         if dimension is not None and network.embedding_dim != dimension:
             raise ValueError(f"it makes vectors of {network.embedding_dim} numbers, expected {dimension}")
         return network, preprocessing
@@ -127,6 +130,15 @@ def check_description(description: Mapping[str, Any], *, is_onnx: bool) -> dict[
     if preprocessing.resize > LARGEST_SIDE:
         raise ValueError(f"its preprocessing resizes to {preprocessing.resize} pixels, more than {LARGEST_SIDE}")
     return {**description, "preprocessing": preprocessing}
+
+
+def _require_size(network: Embedder, size: int) -> None:
+    """Checks that a network takes images of a size: a vision transformer takes only those of its own."""
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(f"it cannot take images of {size} x {size} pixels ({reason_of(error)})") from error
 
 
 def _is_backbone(value: Any) -> bool:

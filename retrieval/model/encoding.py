@@ -121,9 +121,9 @@ def _prepare(item: Any, prepare: Callable[[Image.Image], Any]) -> Tensor:
 
 
 def _stack(prepared: list[Tensor]) -> Tensor:
-    shapes = {tuple(image.shape): image for image in prepared}
+    shapes = {image.shape for image in prepared}
     if len(shapes) > 1:
-        first, second, *_ = shapes
+        first, second, *_ = sorted(map(tuple, shapes))
         raise ValueError(f"prepared images have the shapes {first} and {second}; prepare all to one size, as by a crop")
     return torch.stack(prepared)
 

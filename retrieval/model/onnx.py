@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from retrieval import evaluation
 from retrieval.errors import RetrievalError, reason_of
@@ -131,7 +130,7 @@ def compare(content: bytes, network: nn.Module, inputs: Tensor) -> float:
         expected = _unit(torch.cat([network(images) for images in inputs.split(_BATCH)]))
     session = OnnxNetwork(content, expected.shape[1])
     vectors = _unit(torch.cat([session(images) for images in inputs.split(_BATCH)]))
-    largest = float(np.abs(vectors - expected).max())  # NaN where a vector is not finite
+    largest = float(np.abs(vectors - expected).max())  # NaN if a vector has no direction
     if not largest <= TOLERANCE:
         raise RetrievalError(
             f"onnxruntime's vectors differ from torch's by {largest:.2g}, more than {TOLERANCE:g}; nothing was written"
@@ -154,8 +153,9 @@ def require_packages(*names: str) -> None:
 
 
 def _unit(vectors: Tensor) -> np.ndarray:
-    """The vectors divided by their length, in float64 as `retrieval.evaluation.unit_vectors` does it."""
-    return functional.normalize(vectors.double(), dim=1).float().cpu().numpy()
+    """The vectors divided by their length. One that is zero or not finite becomes NaN, which differs from every vector."""
+    rows = vectors.double().cpu()
+    return (rows / rows.norm(dim=1, keepdim=True)).float().numpy()
 
 
 def _require_same_neighbours(vectors: np.ndarray, expected: np.ndarray, k: int = 10) -> None:

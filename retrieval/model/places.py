@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,7 +144,8 @@ def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | Non
         require_known([config.model.backbone], folder.path)
         embedder = build_network(config, pretrained=False)
     else:
-        embedder = own_network(network, config.image.size)
+        # A copy: the models of two checkpoints must not share their weights, nor change those of the caller.
+        embedder = own_network(copy.deepcopy(network), config.image.size)
     name = checkpoint or ("best" if folder.best.is_file() else "last")
     state = folder.load_last() if name == "last" else load_checkpoint(folder.best)
     try:

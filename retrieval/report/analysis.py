@@ -80,7 +80,7 @@ class Analysis:
     Args:
         queries: what was asked.
         gallery: what was searched; the same object where the images were searched among themselves.
-        asked: (num_asked,) the queries whose neighbours were looked at: all, or those drawn by lot.
+        asked: (num_asked,) the queries whose neighbours were looked at: all, or a random sample.
         neighbours: (num_asked, k) the nearest gallery images, best first; -1 where there are no more.
         scores: (num_asked, k) their scores.
         ranking: of the queries asked that have something to find; its positions are in `asked`.
@@ -112,7 +112,7 @@ class Analysis:
         return (self.neighbours >= 0) & (self.gallery.labels[self.neighbours] == labels[:, None])
 
     def drawn(self, count: int, generator: np.random.Generator) -> np.ndarray:
-        """Rows of `asked`, drawn by lot among the queries that have something to find."""
+        """Rows of `asked`, sampled at random from the queries that have something to find."""
         rows = self.ranking.queries
         return np.sort(generator.permutation(rows)[:count])
 
@@ -180,7 +180,7 @@ def analyse(queries: Images, gallery: Images | None = None, *, ks: Sequence[int]
         queries: what is searched for.
         gallery: what is searched in; without it each query is searched among the others. Labels of one number are the same class.
         ks: cut-offs of recall@k; those that the gallery is too small for are left out.
-        seed: of the lot that decides which queries are asked, where all would take hours.
+        seed: of the random sample of queries, where all would take hours.
 
     Raises:
         ValueError: there is nothing to find for any query, or the arrays are none that `retrieval.evaluation` takes.
@@ -211,7 +211,7 @@ def analyse(queries: Images, gallery: Images | None = None, *, ks: Sequence[int]
 
 
 def draw_scores(queries: Images, gallery: Images, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The scores of pairs of one class, and of pairs of two classes: of each kind as many pairs as were found by lot.
+    """The scores of pairs of one class, and of pairs of two classes: of each kind as many pairs as the random sample holds.
 
     Every query is as likely as any other, and of its class every other image; a query without another is not drawn.
     """

@@ -20,13 +20,13 @@ _FEWEST_FOR_TSNE = 10
 
 
 def choose_for_map(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Positions of all images, or of whole classes drawn by lot, as many as a map holds."""
+    """Positions of all images, or of whole classes sampled at random, as many as a map holds."""
     if len(labels) <= MOST_IMAGES:
         return np.arange(len(labels))
     classes = np.unique(labels)
     place = np.empty(len(classes), dtype=np.int64)
     place[generator.permutation(len(classes))] = np.arange(len(classes))
-    order = generator.permutation(len(labels))  # of a class that is too large some by lot
+    order = generator.permutation(len(labels))  # some images of a class that is too large
     order = order[np.argsort(place[np.searchsorted(classes, labels[order])], kind="stable")]
     return np.sort(order[:MOST_IMAGES])
 

@@ -35,7 +35,7 @@ _CLASSES, _EXAMPLES = 15, 3
 _PAIRS = 15
 _SIDE = 112  # pixels of a small picture
 _LARGEST_FILE = 2**26  # bytes, of those that are compared
-_TITLES = {"random": "Queries drawn by lot", "worst": "The worst queries", "confused": "The most confused queries"}
+_TITLES = {"random": "Random queries", "worst": "The worst queries", "confused": "The most confused queries"}
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def make_report(analysis: Analysis, facts: Facts, *, seed: int = 0) -> Report:
     Args:
         analysis: what `analyse` found.
         facts: what else to say.
-        seed: of everything that is drawn by lot.
+        seed: of everything that is sampled at random.
     """
     generator = np.random.default_rng(seed)
     album = _Album(analysis)

@@ -60,14 +60,14 @@ class Objects:
         data: An `ImageSet`, a `torch.utils.data.Dataset` of (image, label), or a dict of these by split.
         network: A module from images (batch, 3, height, width) to vectors (batch, dim), trained as it is.
         loss: A loss of pytorch-metric-learning's signature.
-        optimizer: A function from parameter groups to an optimiser.
+        optimizer: A function from parameter groups to an optimiser, or an optimiser.
         callbacks: Callbacks besides those of the configuration.
     """
 
     data: Any = None
     network: nn.Module | None = None
     loss: nn.Module | None = None
-    optimizer: OptimizerFactory | None = None
+    optimizer: OptimizerFactory | torch.optim.Optimizer | None = None
     callbacks: tuple[object, ...] = ()
 
     def describe(self, config: Config) -> Config:

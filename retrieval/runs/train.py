@@ -79,8 +79,7 @@ def train(
     settings = load(config, changes)
     if isinstance(data, (str, Path)):
         settings, data = with_root(settings, Path(data)), None
-    factory = (lambda groups: optimizer) if isinstance(optimizer, torch.optim.Optimizer) else optimizer
-    objects = Objects(data, network, loss, factory, tuple(callbacks))  # type: ignore[arg-type]
+    objects = Objects(data, network, loss, optimizer, tuple(callbacks))  # type: ignore[arg-type]
     folder = (
         Path(out) if out is not None else default_folder(config.data.name if isinstance(config, Config) else config)
     )

@@ -1,4 +1,4 @@
-"""Images and a trained run that the tests of the command line share; none of them changes either."""
+"""Images and a trained run that the tests of the command line share and do not change."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_the_best_checkpoint_and_other_splits_can_be_indexed(run, capsys, tmp_pa
 
 
 class TestBadInput:
-    """Each is one line on stderr, nothing on stdout, and the right exit code."""
+    """Each mistake prints one line to stderr and nothing to stdout, and has the right exit code."""
 
     def expect(self, capsys, code: int, words: str, *arguments: str) -> None:
         found, out, err = call(capsys, *arguments)
@@ -185,10 +185,10 @@ class TestBadInput:
                 file.unlink() if how == "missing" else file.write_bytes(content)
                 self.expect(capsys, 1, str(index), "recall", str(index))
 
-    def test_an_index_that_is_there_is_kept(self, capsys, run):
+    def test_an_existing_index_is_kept(self, capsys, run):
         self.expect(capsys, 1, "exists already", "index", str(run))
 
-    def test_a_query_that_is_no_image(self, capsys, run, tmp_path):
+    def test_a_query_that_is_not_an_image(self, capsys, run, tmp_path):
         (tmp_path / "text.png").write_text("no image")
         self.expect(capsys, 1, "text.png", "search", str(run / "index-test"), str(tmp_path / "text.png"))
         self.expect(capsys, 1, "nowhere.png", "search", str(run / "index-test"), str(tmp_path / "nowhere.png"))
@@ -219,7 +219,7 @@ class TestBadInput:
         assert code == 1
         assert "Traceback" in err
 
-    def test_torch_and_torchvision_that_do_not_fit_are_named_with_the_mend(self, capsys, monkeypatch):
+    def test_incompatible_torch_and_torchvision_are_named_with_the_remedy(self, capsys, monkeypatch):
         def fail(*args, **kwargs):
             raise RuntimeError("operator torchvision::nms does not exist")
 
@@ -234,13 +234,13 @@ class TestConfigCommands:
         assert "glyphs" in out
         assert max(map(len, out.splitlines())) <= 80
 
-    def test_show_prints_what_train_reads_back(self, capsys, tmp_path):
+    def test_show_prints_a_configuration_that_train_reads(self, capsys, tmp_path):
         code, out, _ = call(capsys, "config", "show", "glyphs", "seed=3")
         assert code == 0
         (tmp_path / "c.yaml").write_text(out)
         assert call(capsys, "config", "show", str(tmp_path / "c.yaml"))[1] == out
 
-    def test_check_says_so_where_there_is_no_mistake(self, capsys):
+    def test_check_prints_that_there_are_no_mistakes(self, capsys):
         assert call(capsys, "config", "check", "glyphs", "training.epochs=1") == (0, "glyphs: no mistakes\n", "")
         assert call(capsys, "config", "check", "glyphs", "training.epohcs=1")[0] == 2
 

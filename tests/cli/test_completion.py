@@ -1,4 +1,4 @@
-"""Completion in a shell: click's own, with what this program knows of its words."""
+"""Completion in a shell, by click, with the names that this program knows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPT = Path(sys.executable).parent / "retrieval"
 
 
 def complete(capsys, monkeypatch, line: str) -> list[tuple[str, str]]:
-    """The kind and the text of what could stand at the end of a line in bash."""
+    """The kind and the text of every completion of a line in bash."""
     words = line.split(" ")
     monkeypatch.setenv("_RETRIEVAL_COMPLETE", "bash_complete")
     monkeypatch.setenv("COMP_WORDS", line)
@@ -51,11 +51,11 @@ def complete(capsys, monkeypatch, line: str) -> list[tuple[str, str]]:
         ("retrieval completion z", {("plain", "zsh")}),
     ],
 )
-def test_commands_options_names_and_places_are_completed(capsys, monkeypatch, line, expected):
+def test_commands_options_names_and_paths_are_completed(capsys, monkeypatch, line, expected):
     assert set(complete(capsys, monkeypatch, line)) == expected
 
 
-def test_the_names_of_data_sets_are_those_that_there_are():
+def test_the_completed_data_sets_are_all_data_sets():
     from retrieval.cli.parameters import DATASET
 
     from retrieval.data import DATASETS
@@ -110,7 +110,7 @@ def test_completion_imports_nothing_heavy():
         assert done.returncode == 0, done.stderr
 
 
-def test_run_is_what_answers_the_shell(capsys, monkeypatch):
+def test_run_answers_the_completion_requests_of_a_shell(capsys, monkeypatch):
     monkeypatch.setenv("_RETRIEVAL_COMPLETE", "bash_source")
     assert cli.run([]) == 0
     assert "complete" in capsys.readouterr().out

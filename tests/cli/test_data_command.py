@@ -1,4 +1,4 @@
-"""Promises of `retrieval data`."""
+"""`retrieval data`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_list_shows_every_data_set_in_80_columns(capsys):
     assert list(listed) == sorted(DATASETS)
 
 
-def test_describe_says_what_is_expected_where_to_get_it_and_how_to_go_on(capsys):
+def test_describe_prints_the_files_their_source_and_the_next_commands(capsys):
     code, out, err = call(capsys, "describe", "cub200")
     assert (code, err) == (0, "")
     for words in (
@@ -103,7 +103,7 @@ def test_verify_prints_all_faults_writes_them_and_exits_with_1(capsys, photos):
     assert json.loads(out)["splits"]["test"] == {"classes": 2, "images": 4}
 
 
-def test_faults_that_were_mended_are_listed_no_longer(capsys, photos):
+def test_mended_faults_are_removed_from_the_list(capsys, photos):
     Path("folder-faults.txt").write_text("# faults of folder\nphotos/a/0.png: broken\n")
     assert call(capsys, "verify", "folder", "--root", "photos")[0] == 0
     assert Path("folder-faults.txt").read_text() == "# faults of folder\n"
@@ -137,7 +137,7 @@ def test_wrong_names_and_a_missing_root_are_one_line(capsys, photos):
     expect_error(capsys, 1, "missing: does not exist", "verify", "folder", "--root", "missing")
 
 
-def test_prepare_unpacks_what_verify_then_finds_whole(capsys, photos):
+def test_prepare_unpacks_a_data_set_that_verify_accepts(capsys, photos):
     with tarfile.open("photos.tgz", "w:gz") as archive:
         archive.add(photos, arcname=".")
     code, out, err = call(capsys, "prepare", "folder", "photos.tgz", "--root", "data/new")

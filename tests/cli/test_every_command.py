@@ -1,4 +1,4 @@
-"""Promises that hold for every command, whatever it does."""
+"""Properties of every command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from retrieval import cli
 
 
 def all_commands(command: click.Command = cli.retrieval, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The words of every command and group."""
+    """The names of every command and group, with those of its groups before it."""
     inner = command.commands.items() if isinstance(command, click.Group) else ()
     return [words, *(found for name, part in inner for found in all_commands(part, (*words, name)))]
 
@@ -61,13 +61,13 @@ def test_the_examples_are_commands_that_exist_with_their_options(words):
 
 
 @pytest.mark.parametrize("words", WORKING)
-def test_quiet_and_debug_stand_before_a_command_or_behind_it(words):
+def test_quiet_and_debug_are_options_of_every_command(words):
     names = {name for parameter in command_of(words).params for name in parameter.opts}
     assert names >= {"--quiet", "--debug"}
 
 
 @pytest.mark.parametrize("words", WORKING)
-def test_results_can_be_had_as_json(words):
+def test_every_command_has_the_option_json(words):
     names = {name for parameter in command_of(words).params for name in parameter.opts}
     assert "--json" in names or words == ("completion",)
 
@@ -136,14 +136,14 @@ def test_quiet_leaves_nothing_on_stderr_and_json_alone_on_stdout(images, tmp_pat
         log.removeHandler(watch)
 
 
-def test_a_call_without_anything_shows_what_there_is(capsys):
+def test_a_group_without_a_command_prints_its_commands(capsys):
     for words in ((), ("data",), ("index",), ("export",), ("config",)):
         code, out, err = call(capsys, *words)
         assert (code, out) == (2, "")
         assert "Commands:" in err
 
 
-def test_the_traceback_is_shown_where_debug_stands_behind_the_command(capsys):
+def test_debug_before_or_after_the_command_shows_the_traceback(capsys):
     for words in (("--debug", "recall", "none"), ("recall", "none", "--debug")):
         code, _, err = call(capsys, *words)
         assert code == 1
@@ -151,7 +151,7 @@ def test_the_traceback_is_shown_where_debug_stands_behind_the_command(capsys):
         assert "error: none: " in err
 
 
-def test_ctrl_c_is_one_word_and_130(capsys, monkeypatch):
+def test_ctrl_c_prints_one_word_and_exits_with_130(capsys, monkeypatch):
     from retrieval.index import Index
 
     def interrupted(*_, **__):
@@ -162,7 +162,7 @@ def test_ctrl_c_is_one_word_and_130(capsys, monkeypatch):
     assert (code, out, err.split()) == (130, "", ["interrupted"])
 
 
-def test_index_commands_show_how_far_they_are_on_a_terminal(run, images, tmp_path, monkeypatch):
+def test_index_commands_show_their_progress_on_a_terminal(run, images, tmp_path, monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -181,7 +181,7 @@ def test_index_commands_show_how_far_they_are_on_a_terminal(run, images, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
-def test_a_full_disk_below_stdout_is_one_line(tmp_path):
+def test_stdout_on_a_full_disk_is_one_line(tmp_path):
     for words in (["config", "list"], ["--help"]):
         with open("/dev/full", "w") as full:  # noqa: PTH123
             done = subprocess.run(
@@ -194,7 +194,7 @@ def test_a_full_disk_below_stdout_is_one_line(tmp_path):
         assert (done.returncode, done.stderr) == (1, "error: stdout: cannot be written (No space left on device)\n")
 
 
-def test_a_reader_that_has_gone_is_no_fault(run, monkeypatch):
+def test_a_closed_pipe_is_not_a_fault(run, monkeypatch):
     class Closed(io.StringIO):
         def write(self, text: str) -> int:
             raise BrokenPipeError

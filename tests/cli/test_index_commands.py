@@ -19,7 +19,7 @@ from retrieval.index.bundle import read_bundle
 
 @pytest.fixture
 def photos(run, images, tmp_path, capsys) -> Path:
-    """An index of the test images as a folder, in a place of its own."""
+    """An index of a copy of the test images, read as a folder."""
     shutil.copytree(images / "test", tmp_path / "images")
     words = ("index", str(run), "--images", str(tmp_path / "images"), "--out", str(tmp_path / "photos"), "--thumbnails")
     assert call(capsys, *words)[0] == 0
@@ -59,14 +59,14 @@ def test_a_list_of_images_becomes_an_index_in_its_order(run, images, capsys, tmp
     assert (bundle.paths, bundle.class_names) == (("test/class 09/3.png", "train/class 01/2.png"), ("b", "a"))
 
 
-def test_an_index_lends_its_model_to_another_folder(run, images, capsys, tmp_path):
+def test_the_model_of_an_index_embeds_another_folder(run, images, capsys, tmp_path):
     words = ("index", str(run / "index-test"), "--images", str(images / "train"), "--out", str(tmp_path / "train"))
     assert call(capsys, *words)[0] == 0
     assert read_bundle(tmp_path / "train").model_hash == read_bundle(run / "index-test").model_hash
 
 
 @pytest.mark.slow
-def test_a_killed_call_is_taken_up_and_ends_with_the_same_index(run, images, tmp_path, monkeypatch):
+def test_a_killed_command_is_continued_and_makes_the_same_index(run, images, tmp_path, monkeypatch):
     program = """
 import os, sys
 from retrieval import cli
@@ -110,7 +110,7 @@ cli.run(sys.argv[1:])
     assert_array_equal(read_bundle(tmp_path / "index").vectors, whole.vectors)
 
 
-def test_what_was_embedded_of_other_images_or_damaged_is_not_taken_up(run, images, tmp_path, monkeypatch):
+def test_parts_of_other_images_and_damaged_parts_are_not_used(run, images, tmp_path, monkeypatch):
     from retrieval.runs import build_index
 
     shutil.copytree(images / "test", tmp_path / "images")
@@ -176,7 +176,7 @@ def test_images_are_removed_by_path_id_and_class_and_added_again(photos, capsys)
     assert len(after.thumbnails or []) == 27
 
 
-def test_the_index_of_images_that_have_moved_is_added_to_with_their_new_root(photos, capsys, tmp_path):
+def test_images_that_have_moved_are_added_with_their_new_root(photos, capsys, tmp_path):
     (tmp_path / "moved").mkdir()
     shutil.move(tmp_path / "images", tmp_path / "moved" / "images")
     new = tmp_path / "moved" / "images" / "class 08" / "new.png"
@@ -205,7 +205,7 @@ def test_merged_indices_measure_as_one_index_of_all(run, images, capsys, tmp_pat
     assert call(capsys, "recall", str(tmp_path / "both"))[0] == 0
 
 
-def test_vectors_from_elsewhere_are_measured_as_their_index_was(photos, capsys, tmp_path):
+def test_exported_vectors_make_an_index_with_the_same_figures(photos, capsys, tmp_path):
     assert call(capsys, "export", "npy", str(photos), "--out", str(tmp_path / "files"))[0] == 0
     np.save(tmp_path / "longer.npy", 7 * np.load(tmp_path / "files" / "vectors.npy").astype(np.float64))
     words = ("--from-npy", str(tmp_path / "longer.npy"), "--labels", str(tmp_path / "files" / "labels.csv"))
@@ -262,7 +262,7 @@ def test_an_index_that_would_be_too_small_for_its_type_stays_as_it_is(capsys, tm
 
 
 class TestMistakes:
-    """Each is one line on stderr, nothing on stdout, and the right exit code."""
+    """Each mistake prints one line to stderr and nothing to stdout, and has the right exit code."""
 
     def expect(self, capsys, code: int, words: str, *arguments: str) -> None:
         found, out, err = call(capsys, *arguments)
@@ -272,7 +272,7 @@ class TestMistakes:
         assert code == 2 or err.count("\n") == 1
         assert "Traceback" not in err
 
-    def test_wrong_words_for_index(self, capsys, run, photos, tmp_path):
+    def test_wrong_arguments_of_index(self, capsys, run, photos, tmp_path):
         out = ("--out", str(tmp_path / "out"))
         cases = [
             (2, "give either RUN or --from-npy", "--split", "test"),
@@ -314,7 +314,7 @@ class TestMistakes:
             ('label\n"a\nb\n', "cannot be read"),
         ],
     )
-    def test_tables_that_do_not_fit(self, capsys, tmp_path, table, message):
+    def test_tables_of_labels_that_cannot_be_used(self, capsys, tmp_path, table, message):
         np.save(tmp_path / "v.npy", np.eye(2))
         (tmp_path / "l.csv").write_text(table)
         words = (
@@ -337,7 +337,7 @@ class TestMistakes:
             (np.array([[None]]), "it is not an array of numbers"),
         ],
     )
-    def test_vectors_that_are_none(self, capsys, tmp_path, vectors, message):
+    def test_vectors_that_cannot_be_used(self, capsys, tmp_path, vectors, message):
         np.save(tmp_path / "v.npy", vectors)
         (tmp_path / "l.csv").write_text("label\na\nb\n")
         words = (
@@ -352,7 +352,7 @@ class TestMistakes:
 
 
 @pytest.mark.slow
-def test_a_reader_never_meets_half_a_bundle_while_it_is_changed(photos):
+def test_a_reader_never_sees_half_a_bundle_while_it_is_replaced(photos):
     program = """
 import sys, numpy as np
 from retrieval.index import editing

@@ -1,4 +1,4 @@
-"""Tables fit 80 columns, whatever is in them, and paths can be pasted."""
+"""Tables fit 80 columns, and paths are quoted for a shell."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_paths_that_commands_print_can_be_pasted(run, images, tmp_path, capsys, 
 
 
 @pytest.mark.parametrize("columns", [FEW, MANY], ids=["few", "many"])
-def test_comparisons_fit_and_name_the_indices_whole(columns):
+def test_comparisons_fit_and_their_paths_are_not_shortened(columns):
     found = {"value": 0.5, "difference": -0.0123, "low": -0.2, "high": 1.0, "p": 0.0002}
     place = "runs/a run/index-test"
     others = [{"index": place, **dict.fromkeys(columns, found)}] * 3
@@ -76,7 +76,7 @@ def test_comparisons_fit_and_name_the_indices_whole(columns):
     assert f"B  {shlex.quote(place)}" in text.splitlines()
 
 
-def test_runs_fit_and_their_paths_are_whole():
+def test_runs_fit_and_their_paths_are_not_shortened():
     figures = {"recall@1": 1.0, "map@r": 1.0}
     results = {"untrained": figures, "last": figures, "best by validation": figures, "best on test": figures}
     paths = ["runs/a", "runs/std", "runs/a folder", f"runs/{LONG}"]
@@ -89,7 +89,7 @@ def test_runs_fit_and_their_paths_are_whole():
     assert len({line.index("finished") for line in text.splitlines() if "finished" in line}) == 1
 
 
-def test_neighbours_fit_as_far_as_their_paths_do_and_those_are_whole():
+def test_neighbours_fit_and_their_paths_are_not_shortened():
     neighbours = [
         {"rank": rank, "score": score, "class": name, "path": path}
         for rank, score, name, path in (

@@ -18,7 +18,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_a_block_that_was_freed_is_used_again_without_fresh_pages():
+def test_freed_memory_is_used_again_without_page_faults():
     def faults(word: str) -> int:
         command = [sys.executable, "-c", CODE, word]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -46,7 +46,7 @@ def test_a_run_without_an_index_gets_one(run, tmp_path, capsys, caplog):
     assert (tmp_path / "page-pictures" / "map.png").is_file()
 
 
-def test_an_index_of_other_weights_than_the_run_has_now_is_refused_with_both_ways_out(run, tmp_path, capsys):
+def test_an_index_of_other_weights_than_the_run_has_now_is_refused_with_two_remedies(run, tmp_path, capsys):
     run = copy_of(run, tmp_path / "my run")
     state = load_checkpoint(run / "last.safetensors")
     name = next(iter(state["model"]))
@@ -64,7 +64,7 @@ def test_an_index_of_other_weights_than_the_run_has_now_is_refused_with_both_way
     assert call(capsys, "report", str(run))[0] == 0
 
 
-def test_the_index_of_a_run_whose_checkpoints_were_deleted_is_reported_still(run, tmp_path, capsys):
+def test_a_run_without_checkpoints_still_gets_a_report_on_its_index(run, tmp_path, capsys):
     run = copy_of(run, tmp_path / "run")
     for file in run.glob("*.safetensors"):
         file.unlink()
@@ -72,7 +72,7 @@ def test_the_index_of_a_run_whose_checkpoints_were_deleted_is_reported_still(run
     assert code == 0, err
 
 
-def test_pictures_that_are_of_no_report_are_left_alone(run, tmp_path, capsys):
+def test_a_folder_of_other_pictures_is_left_alone(run, tmp_path, capsys):
     folder = tmp_path / "page-pictures"
     folder.mkdir()
     words = ("report", str(run / "index-test"), "--out", str(tmp_path / "page.html"))
@@ -88,7 +88,7 @@ def test_pictures_that_are_of_no_report_are_left_alone(run, tmp_path, capsys):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_an_index_gets_a_page_beside_it_and_stays_as_it_is(run, tmp_path, capsys):
+def test_an_index_gets_a_page_beside_it_and_is_not_changed(run, tmp_path, capsys):
     index = copy_of(run / "index-test", tmp_path / "moved")
     code, out, err = call(capsys, "report", str(index), "--k", "1,5")
     assert code == 0, err
@@ -113,7 +113,7 @@ def test_a_report_is_replaced_and_another_file_is_left_alone(run, tmp_path, caps
     assert (tmp_path / "thesis.html").read_text() == "years of work"
 
 
-def test_images_that_have_moved_are_missed_and_found_in_their_new_folder(run, tmp_path, capsys, caplog):
+def test_images_that_have_moved_are_reported_and_read_from_their_new_folder(run, tmp_path, capsys, caplog):
     whole = Index.open(run / "index-test")
     index = tmp_path / "index"
     places = {"ids": whole.ids, "paths": whole.paths, "root": tmp_path / "gone"}
@@ -141,7 +141,7 @@ def test_the_current_folder_gets_its_page_beside_it(run, tmp_path, monkeypatch, 
     assert (tmp_path / "index-report-pictures" / "map.png").is_file()
 
 
-def test_a_seed_of_any_size_will_do(run, tmp_path, capsys):
+def test_a_seed_may_have_any_size(run, tmp_path, capsys):
     words = ("report", str(run / "index-test"), "--out", str(tmp_path / "page.html"), "--seed", str(2**64))
     code, _, err = call(capsys, *words)
     assert code == 0, err
@@ -156,7 +156,7 @@ def test_queries_of_another_index_are_searched_in_the_first(run, tmp_path, capsy
 
 
 @pytest.mark.parametrize("words", [("nowhere",), (".",)])
-def test_what_is_neither_run_nor_index_is_one_line(words, tmp_path, monkeypatch, capsys):
+def test_a_folder_that_is_neither_a_run_nor_an_index_is_one_line(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code, _, err = call(capsys, "report", *words)
     assert code == 1

@@ -1,4 +1,4 @@
-"""What a configuration asks for reaches the run."""
+"""The options of a configuration reach the run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def results(run) -> dict[str, dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Weights for the backbone: not trained, but not those that a new one starts with."""
+    """A file of random weights for the backbone, which differ from its initial ones."""
     torch.manual_seed(5)
     file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), file)
@@ -31,7 +31,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def shop(images, tmp_path_factory):
-    """The training classes, and of every test class three queries and a gallery of four; super-classes of two classes each."""
+    """The training classes; three queries and a gallery of four for every test class; super-classes of two classes each."""
     root = tmp_path_factory.mktemp("shop") / "shop"
     shutil.copytree(images, root)
     lines = ["path,label,split,super_class"]
@@ -44,7 +44,7 @@ def shop(images, tmp_path_factory):
     return root
 
 
-def test_frozen_features_are_measured_first_and_the_three_figures_stand_side_by_side(images, weights, tmp_path, capsys):
+def test_frozen_features_are_measured_first_and_all_results_are_in_one_table(images, weights, tmp_path, capsys):
     words = arguments(images, tmp_path / "run", f"model.pretrained={weights}", "evaluation.test_every=1")
     code, out, _ = call(capsys, *words)
     assert code == 0
@@ -61,6 +61,14 @@ def test_frozen_features_are_measured_first_and_the_three_figures_stand_side_by_
     assert found["best by validation"]["map@r"] == best["test map@r"]
 
 
+def test_event_files_are_written_by_the_callback_tensorboard_only(images, run, tmp_path):
+    pytest.importorskip("tensorboard")
+    assert not list(run.glob("events.out.tfevents.*"))
+    words = ("training.callbacks=[tensorboard]", "training.max_steps=1")
+    assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
+    assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
+
+
 def test_without_a_head_the_untrained_model_is_the_frozen_features(images, weights, tmp_path):
     words = (f"model.pretrained={weights}", "model.embedding_dim=null", "training.max_steps=1")
     assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
@@ -68,7 +76,7 @@ def test_without_a_head_the_untrained_model_is_the_frozen_features(images, weigh
     assert found["frozen features"] == found["untrained"]
 
 
-def test_a_run_stops_early_where_the_validation_classes_show_no_gain_and_stays_so(images, tmp_path, monkeypatch):
+def test_a_run_stops_early_without_validation_gain_and_does_not_continue_when_resumed(images, tmp_path, monkeypatch):
     words = ["training.learning_rate=1e-12", "training.epochs=9", "training.patience=2", "evaluation.every=2"]
     words += ["model.freeze_batchnorm=statistics"]
     assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
@@ -96,7 +104,7 @@ def test_queries_are_measured_against_their_gallery_and_so_are_the_saved_indices
     assert call(capsys, "index", str(run), "--split", "test")[0] == 1
 
 
-def test_batches_from_few_super_classes_can_be_asked_for(shop, images, tmp_path, capsys):
+def test_the_hierarchical_sampler_needs_super_classes(shop, images, tmp_path, capsys):
     words = ["batch.sampler=hierarchical", "data.validation_share=0", "training.epochs=1"]
     assert cli.run(arguments(shop, tmp_path / "run", "data.name=csv", *words)) == 0
     code, _, err = call(capsys, *arguments(images, tmp_path / "other", *words))
@@ -127,9 +135,7 @@ def test_terms_miners_memory_mixtures_chunks_and_averages_go_together(images, tm
     assert json.loads(out) == results(run)["last"]
 
 
-def test_evaluation_computes_in_bfloat16_where_it_is_asked_to_in_training_and_in_an_index(
-    images, tmp_path, monkeypatch
-):
+def test_evaluation_amp_holds_in_training_and_in_an_index(images, tmp_path, monkeypatch):
     forward, seen = Embedder.forward, []
 
     def watched(model: Embedder, batch: torch.Tensor) -> torch.Tensor:
@@ -148,7 +154,7 @@ def test_evaluation_computes_in_bfloat16_where_it_is_asked_to_in_training_and_in
         assert set(seen) == expected
 
 
-def test_mistakes_that_only_the_work_can_find_are_one_line_each_and_leave_no_folder(images, tmp_path, capsys):
+def test_mistakes_that_need_the_data_or_the_network_are_one_line_and_leave_no_folder(images, tmp_path, capsys):
     for words, text in (
         (["loss.name=tripelt"], "did you mean triplet"),
         (["loss.name=triplet", "loss.options.margn=1"], "did you mean margin"),
@@ -165,7 +171,7 @@ def test_mistakes_that_only_the_work_can_find_are_one_line_each_and_leave_no_fol
         assert not (tmp_path / "run").exists()
 
 
-def test_a_class_of_a_single_image_is_refused_or_left_out_as_asked_for(images, tmp_path, capsys):
+def test_a_class_of_a_single_image_is_refused_or_left_out_by_the_option(images, tmp_path, capsys):
     shutil.copytree(images, tmp_path / "images")
     for i in range(1, 7):
         (tmp_path / "images" / "train" / "class 03" / f"{i}.png").unlink()

@@ -1,4 +1,4 @@
-"""What a training run promises: nothing lost, nothing mixed up, the same whatever happens in between."""
+"""Training runs lose nothing when they are stopped, and are resumed to the same result."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def assert_same(left, right) -> None:
 
 
 def stop_at(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
-    """Sends this process a signal in the midst of a step."""
+    """Sends this process a signal during a step."""
     take_step = Trainer._take_step
 
     def and_a_signal(trainer: Trainer, *batch: torch.Tensor) -> float:
@@ -82,7 +82,7 @@ def test_a_signal_ends_the_step_saves_and_exits_with_its_code(images, tmp_path, 
     assert "go on with --resume" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_end_as_one_that_was_not(images, tmp_path, monkeypatch):
+def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_result_as_a_whole_run(images, tmp_path, monkeypatch):
     words = [*STATEFUL, "training.epochs=3"]
     assert cli.run(arguments(images, tmp_path / "whole", *words)) == 0
     stop_at(monkeypatch, 4)  # an epoch has 3 steps
@@ -118,7 +118,7 @@ def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(
 
 
 @pytest.mark.slow
-def test_three_epochs_and_a_resume_of_three_more_equal_six_in_one_go(images, tmp_path):
+def test_three_epochs_and_three_resumed_ones_equal_six_epochs(images, tmp_path):
     assert cli.run(arguments(images, tmp_path / "six", *STATEFUL, "data.workers=2")) == 0
     assert cli.run(arguments(images, tmp_path / "three", *STATEFUL, "training.max_steps=9")) == 0
     assert load_checkpoint(tmp_path / "three" / "last.safetensors")["step"] == 9
@@ -127,7 +127,7 @@ def test_three_epochs_and_a_resume_of_three_more_equal_six_in_one_go(images, tmp
     assert_same_run(tmp_path / "six", tmp_path / "three")
 
 
-def test_a_run_that_ended_within_an_epoch_keeps_that_row_when_it_goes_on(images, tmp_path):
+def test_a_run_that_ended_within_an_epoch_keeps_that_row_when_it_is_resumed(images, tmp_path):
     run, looks = tmp_path / "run", []
     for last in (7, 10):  # an epoch has 5 steps
         more = ["--resume"] if looks else []
@@ -140,7 +140,7 @@ def test_a_run_that_ended_within_an_epoch_keeps_that_row_when_it_goes_on(images,
     assert load_checkpoint(run / "best.safetensors")["step"] == best["step"]
 
 
-def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(images, tmp_path, monkeypatch, caplog):
+def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(images, tmp_path, monkeypatch, caplog):
     assert cli.run(arguments(images, tmp_path / "whole")) == 0
     stop_at(monkeypatch, 7)
     assert cli.run(arguments(images, tmp_path / "stopped")) == 143
@@ -160,7 +160,7 @@ def test_a_finished_run_that_is_resumed_changes_nothing(run, images, tmp_path):
     assert load_checkpoint(run / "last.safetensors")["step"] == step
 
 
-def test_what_changes_no_step_may_change_when_a_run_is_resumed(images, run, capsys):
+def test_only_options_that_change_no_step_may_change_when_a_run_is_resumed(images, run, capsys):
     code, _, err = call(capsys, *arguments(images, run, "--resume", "training.learning_rate=1", "seed=3"))
     assert code == 1
     assert "seed: 0, now 3, training.learning_rate: 0.002, now 1.0" in err
@@ -178,7 +178,7 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path, capsys):
     assert err.count("\n") == 1
 
 
-def test_a_run_whose_images_have_moved_and_whose_first_weights_are_gone_is_resumed(tmp_path, monkeypatch):
+def test_a_run_is_resumed_with_moved_images_and_without_its_pretrained_weights(tmp_path, monkeypatch):
     images, out, weights = draw_images(tmp_path / "images"), tmp_path / "run", tmp_path / "weights.safetensors"
     torch.manual_seed(5)
     save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
@@ -194,7 +194,7 @@ def test_a_run_whose_images_have_moved_and_whose_first_weights_are_gone_is_resum
     assert f"root: {tmp_path / 'moved'}" in (out / "config.yaml").read_text()
 
 
-def test_a_run_without_a_folder_goes_by_the_name_of_its_configuration(tmp_path, monkeypatch):
+def test_a_run_without_a_folder_is_named_after_its_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     calls = record_training(monkeypatch)
     (tmp_path / "mine").mkdir()
@@ -263,7 +263,7 @@ def and_a_signal(*words, watch):
 
 measuring.encode_shared = and_a_signal
 code = cli.run(sys.argv[1:])
-sys.stdout.write(f"process {os.environ['RANK']} exits with {code}\n")  # at once: the other process writes too
+sys.stdout.write(f"process {os.environ['RANK']} exits with {code}\\n")  # at once: the other process writes too
 """
 
 

@@ -1,4 +1,4 @@
-"""What a new user does wrong costs one line on stderr, the right exit code, and nothing that was there before."""
+"""Wrong arguments print one line to stderr, have the right exit code, and leave existing files as they are."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from retrieval.model import Model, onnx
 
 
 def refused(capsys, code: int, words: str, *command: str | Path) -> None:
-    """One line on stderr that holds the words, nothing on stdout, and the exit code."""
+    """Checks for one line on stderr with this text, nothing on stdout, and the exit code."""
     found, out, err = call(capsys, *map(str, command))
     assert (found, out) == (code, ""), err
     assert words in err
@@ -51,7 +51,7 @@ def query(images) -> str:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """The current folder: a file, an empty folder, and a folder of somebody's photographs."""
+    """The current folder, with a file, an empty folder and a folder of photographs."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("years of work")
     (tmp_path / "empty").mkdir()
@@ -70,7 +70,7 @@ def test_wrong_usage_is_one_line_that_names_the_help(capsys):
     refused(capsys, 2, "did you mean remove?", "index", "remov", "some-index", "1.png")
 
 
-def test_options_of_a_group_may_stand_before_the_name_of_its_command(capsys, here, index):
+def test_options_of_a_group_may_precede_the_name_of_its_command(capsys, here, index):
     for words in (["--quiet", "merge"], ["--quiet", "--debug", "merge"]):
         assert call(capsys, "index", *words, index, "--out", "merged", "--overwrite")[0] == 0
     refused(capsys, 2, "did you mean merge?", "index", "--quiet", "merg", index)
@@ -105,7 +105,7 @@ def test_options_of_a_group_may_stand_before_the_name_of_its_command(capsys, her
     ],
     ids=" ".join,
 )
-def test_a_variable_of_the_shell_that_is_not_set_is_not_the_current_folder(capsys, here, words):
+def test_an_empty_path_is_not_the_current_folder(capsys, here, words):
     refused(capsys, 2, "the path is empty", *["" if word == "PATH" else word for word in words])
 
 
@@ -133,13 +133,13 @@ def test_a_variable_of_the_shell_that_is_not_set_is_not_the_current_folder(capsy
         "index merge PLACE INDEX --out o",
     ],
 )
-def test_what_is_no_index_and_no_run_is_named(capsys, here, index, query, command, what, code, words):
+def test_a_path_that_is_neither_an_index_nor_a_run_is_named(capsys, here, index, query, command, what, code, words):
     given = {"PLACE": what, "INDEX": index, "QUERY": query}
     refused(capsys, code, words, *[given.get(word, word) for word in command.split()])
     assert names(Path()) == ["empty", "file", "photos"]
 
 
-def test_a_run_in_place_of_its_index_is_told_which_index_it_has(capsys, run, query, tmp_path):
+def test_a_run_given_as_an_index_names_the_indexes_that_it_has(capsys, run, query, tmp_path):
     for command in (["recall", run], ["search", run, query], ["export", "npy", run, "--out", "o"]):
         refused(capsys, 1, f"did you mean {run}/index-test?", *command)
     index = shutil.copytree(run / "index-test", tmp_path / "my run" / "index")
@@ -147,7 +147,7 @@ def test_a_run_in_place_of_its_index_is_told_which_index_it_has(capsys, run, que
     refused(capsys, 1, "did you mean 'test/class 08/0.png' or ", "index", "remove", index, "class 08/0.png")
 
 
-def test_cut_offs_that_cannot_be_are_refused_and_one_given_twice_counts_once(capsys, index, query):
+def test_impossible_cut_offs_are_refused_and_repeated_ones_count_once(capsys, index, query):
     for k in ("0", "-1", "1.5", "", ",", "1,,2", "x"):
         refused(capsys, 2, "'--k'", "recall", index, "--k", k)
     for k in ("28", "99999999999999999999"):
@@ -172,17 +172,17 @@ def test_default_cut_offs_are_those_that_fit_a_small_index(capsys, here):
     assert "recall@4" in call(capsys, "recall", "small", "--queries", "small")[1]
 
 
-def test_weights_that_are_no_numbers_are_refused(capsys, index, query):
+def test_an_alpha_that_is_not_finite_is_refused(capsys, index, query):
     for alpha in ("nan", "inf", "-1", "x"):
         refused(capsys, 2, "'--alpha'", "recall", index, "--qe", "2", "--alpha", alpha)
         refused(capsys, 2, "'--alpha'", "search", index, query, "--qe", "2", "--alpha", alpha)
 
 
-def test_any_finite_weight_will_do(capsys, index):
+def test_any_finite_alpha_is_accepted(capsys, index):
     assert call(capsys, "recall", index, "--qe", "2", "--dba", "2", "--alpha", "1e308")[0] == 0
 
 
-def test_options_that_would_be_passed_over_are_refused(capsys, index, query):
+def test_options_without_effect_are_refused(capsys, index, query):
     for command in (["recall", index], ["search", index, query]):
         refused(capsys, 2, "--alpha goes with --qe and --dba only", *command, "--alpha", "3")
         refused(capsys, 2, "--alpha goes with --qe and --dba only", *command, "--alpha", "3", "--rerank", "5")
@@ -191,7 +191,7 @@ def test_options_that_would_be_passed_over_are_refused(capsys, index, query):
     refused(capsys, 2, "exclude each other", "recall", index, "--json", "--csv")
 
 
-def test_images_are_not_added_under_classes_that_are_none_of_the_index(capsys, index, here, images):
+def test_images_are_not_added_under_classes_that_the_index_does_not_have(capsys, index, here, images):
     shutil.copytree(images, "images")
     shutil.copytree(index, "index")
     shutil.copy("images/test/class 09/3.png", "images/test/class 09/new.png")
@@ -203,7 +203,7 @@ def test_images_are_not_added_under_classes_that_are_none_of_the_index(capsys, i
 
 
 @pytest.mark.skipif(os.fsencode("\udcff") != b"\xff", reason="file names here are UTF-8 always")
-def test_a_name_that_is_no_utf_8_is_one_line(capsys, here, run, index, query):
+def test_a_file_name_that_is_not_utf_8_is_one_line(capsys, here, run, index, query):
     name = os.fsdecode(b"photos/caf\xe9.png")
     shutil.copy(query, name)
     shutil.copytree("photos", "classes/a")
@@ -221,7 +221,7 @@ def test_a_name_that_is_no_utf_8_is_one_line(capsys, here, run, index, query):
     assert not Path("o").exists()
 
 
-def test_why_weights_do_not_fit_a_model_is_said(capsys, here, run, index, query):
+def test_the_reason_why_weights_do_not_fit_is_in_the_message(capsys, here, run, index, query):
     bundle = read_bundle(index)
     model = replace(bundle.model, description={**bundle.model.description, "embedding_dim": 8})
     write_bundle(make_bundle(**editing.contents(bundle) | {"model": model}), "index")
@@ -236,7 +236,7 @@ def test_why_weights_do_not_fit_a_model_is_said(capsys, here, run, index, query)
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "gpu", "meta", ""])
-def test_a_device_that_is_not_there_is_one_short_line(capsys, here, run, index, images, query, device, monkeypatch):
+def test_a_missing_device_is_one_short_line(capsys, here, run, index, images, query, device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for command in (
         ["search", index, query],
@@ -258,7 +258,7 @@ def test_a_report_that_must_make_its_index_takes_a_device(capsys, run, tmp_path)
     refused(capsys, 2, "device: 'tpu9'", "report", tmp_path / "run", "--device", "tpu9")
 
 
-def test_a_seed_and_a_device_can_be_given_to_a_training_as_options(capsys, monkeypatch):
+def test_seed_and_device_are_options_of_train(capsys, monkeypatch):
     calls = record_training(monkeypatch)
     for words in (
         ["--seed", "3", "--device", "cpu"],
@@ -270,7 +270,7 @@ def test_a_seed_and_a_device_can_be_given_to_a_training_as_options(capsys, monke
     refused(capsys, 2, "'--seed'", "train", "--seed", "-1")
 
 
-def test_a_configuration_that_is_given_as_a_word_of_its_own(capsys):
+def test_a_configuration_without_config_is_pointed_out(capsys):
     refused(capsys, 2, "'cub200': expected KEY=VALUE; or do you mean --config cub200?", "train", "cub200")
     refused(capsys, 2, "'cub': expected key=value", "train", "cub")
     refused(capsys, 2, "command line: unknown key 'los'; did you mean loss?", "train", "los.projection=std")
@@ -291,7 +291,7 @@ def test_a_run_is_resumed_by_its_folder_alone(capsys, run, monkeypatch):
     assert (out, options["resume"]) == (str(run), True)
 
 
-def test_how_to_resume_can_be_pasted(capsys, images, tmp_path):
+def test_the_command_to_resume_is_quoted_for_a_shell(capsys, images, tmp_path):
     out = tmp_path / "my run"
     assert call(capsys, *arguments(images, out, "training.max_steps=1"))[0] == 0
     words = f"resume it with --config '{out}/config.yaml'"
@@ -313,13 +313,13 @@ class TestNothingIsLost:
         assert names(Path("photos")) == ["1.png"]
         assert names(Path()) == ["empty", "file", "photos"]
 
-    def test_what_the_same_command_has_written_is_replaced(self, capsys, here, run, index, query):
+    def test_the_output_of_the_same_command_is_replaced(self, capsys, here, run, index, query):
         for command in (["embed", run, query, "--out", "o1"], ["export", "npy", index, "--out", "o2"]):
             assert call(capsys, *map(str, command))[0] == 0
             refused(capsys, 1, "exists already", *command)
             assert call(capsys, *map(str, command), "--overwrite")[0] == 0
 
-    def test_the_vectors_that_an_index_is_made_of_survive_it(self, capsys, here):
+    def test_the_vectors_that_an_index_is_made_of_are_kept(self, capsys, here):
         (here / "vectors").mkdir()
         np.save("vectors/vectors.npy", np.eye(3))
         Path("labels.csv").write_text("label\na\na\nb\n")
@@ -358,7 +358,7 @@ class TestNothingIsLost:
         assert call(capsys, "export", "onnx", str(run), "--out", "file", "--overwrite")[0] == 0
         assert call(capsys, "export", "onnx", str(run), "--out", "new/model.onnx")[0] == 0
 
-    def test_what_comes_while_the_work_is_done_is_not_lost(self, capsys, here, run, index, query, monkeypatch):
+    def test_a_file_that_appears_during_the_work_is_not_lost(self, capsys, here, run, index, query, monkeypatch):
         def meanwhile(owner: Any, name: str, place: str) -> None:
             done = getattr(owner, name)
 
@@ -402,7 +402,7 @@ class TestNothingIsLost:
         refused(capsys, 2, "did you mean folder", "data", "verify", "foldr", "--root", "photos", "--faults", "new/x")
         assert names(here) == ["empty", "file", "photos", "text.png"]
 
-    def test_faults_are_written_over_nothing_but_faults(self, capsys, here, images):
+    def test_faults_replace_only_a_list_of_faults(self, capsys, here, images):
         words = ["data", "verify", "folder", "--root", images]
         refused(capsys, 1, "file: exists and lists no faults", *words, "--faults", "file")
         assert Path("file").read_text() == "years of work"
@@ -415,13 +415,17 @@ class TestNothingIsLost:
         refused(capsys, 1, "missing: does not exist", "data", "verify", "folder", "--root", "missing")
         assert not list(here.glob("*-faults.txt"))
 
-    def test_an_output_that_cannot_be_written_is_found_before_the_work(
+    def test_an_output_that_cannot_be_written_is_reported_before_the_work(
         self, capsys, here, index, query, run, monkeypatch
     ):
         def work(*_, **__):
             raise AssertionError("not reached")
 
-        for owner, name in ((Model, "encode"), (Model, "_onnx"), (import_module("retrieval.index.reporting"), "analyse")):
+        for owner, name in (
+            (Model, "encode"),
+            (Model, "_onnx"),
+            (import_module("retrieval.index.reporting"), "analyse"),
+        ):
             monkeypatch.setattr(owner, name, work)
         for command in (
             ["search", index, query, "--picture", "file/x.png"],
@@ -436,7 +440,7 @@ class TestNothingIsLost:
 
 @contextlib.contextmanager
 def nobody() -> Iterator[None]:
-    """Not as the user who may do everything, which tests in a container are often run by."""
+    """Gives up the rights of root, by whom tests in a container are often run, during the block."""
     user = os.getuid()
     if user == 0:
         os.setresuid(65534, 65534, 0)
@@ -448,7 +452,7 @@ def nobody() -> Iterator[None]:
 
 @pytest.fixture
 def shut(run, images) -> Iterator[Path]:
-    """An index, images and a run, and a folder that nobody may write into."""
+    """A folder with an index, images, a run, and a folder "shut" without write permission."""
     for room in ("runs", "index", "model"):
         import_module(f"retrieval.{room}")  # as long as its files may be read
     folder = Path(tempfile.mkdtemp())

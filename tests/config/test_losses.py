@@ -6,10 +6,10 @@ from pytorch_metric_learning import losses, miners
 from torch.nn.functional import normalize
 
 from retrieval.config.losses import LOSSES, MINERS, build_loss
+from retrieval.config.schema import LossConfig, LossTerm
 from retrieval.errors import ConfigError
 from retrieval.losses import RamboLoss, RecallLoss
 from retrieval.losses.memory import CrossBatchMemory
-from retrieval.config.schema import LossConfig, LossTerm
 from retrieval.solvers import Blackbox
 
 LABELS = torch.tensor([0, 0, 0, 3, 3, 3, 5, 5, 1, 1, 1, 1])
@@ -46,7 +46,7 @@ def test_every_miner_works_before_a_loss(name):
     assert inputs.grad.isfinite().all()
 
 
-def test_the_words_of_the_recall_loss_reach_it():
+def test_the_options_of_the_recall_loss_reach_it():
     words = {
         "projection": "norm",
         "weighting": "sqrt",
@@ -96,7 +96,7 @@ def test_a_memory_wraps_the_loss_and_its_miner():
     assert type(build(memory=32).loss) is RecallLoss
 
 
-def test_unknown_names_and_options_are_named_with_the_word_meant():
+def test_unknown_names_and_options_are_named_with_the_nearest_ones():
     assert "did you mean triplet" in mistakes(name="tripelt")[0]
     assert "did you mean multi_similarity" in mistakes(name="triplet", miner="multi_similarty")[0]
     assert mistakes(name="triplet", options={"margn": 1}) == [

@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrieval.config import Config, config_names, load, to_yaml
-from retrieval.errors import ConfigError
 from retrieval.config.yaml_text import parse, write
+from retrieval.errors import ConfigError
 
 
 def mistakes(tmp_path, text: str, *overrides: str) -> list[str]:
@@ -26,7 +26,7 @@ def to_text(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", config_names())
-def test_every_shipped_configuration_is_right_and_says_how_to_run_it(name):
+def test_every_shipped_configuration_is_valid_and_has_its_command_in_a_comment(name):
     assert load(name).seed == 0
     first, second, *_ = to_text(name).splitlines()
     assert first.startswith(f"# retrieval train --config {name}")
@@ -60,7 +60,7 @@ def test_overrides_win_over_the_file_and_the_file_over_the_defaults(tmp_path):
     assert config.training.weight_decay == Config().training.weight_decay
 
 
-def test_numbers_and_words_are_read_as_people_mean_them(tmp_path):
+def test_numbers_and_strings_are_read_as_in_yaml_1_2(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "loss: {noise: 1e-4}\nmodel: {backbone: no, pretrained: off.safetensors}\ndata: {root: 2024-01-01}"
     )
@@ -90,11 +90,11 @@ def test_all_mistakes_come_at_once(tmp_path):
     assert "'nonsense': expected key=value" in text
 
 
-def test_a_key_that_stands_twice_is_a_mistake_with_its_line(tmp_path):
+def test_a_repeated_key_is_a_mistake_with_its_line(tmp_path):
     assert mistakes(tmp_path, "seed: 1\ntraining:\n  epochs: 2\n  epochs: 3\n") == ["line 4: key 'epochs' stands twice"]
 
 
-def test_true_is_no_number_and_a_number_no_switch(tmp_path):
+def test_true_is_not_a_number_and_a_number_is_not_a_boolean(tmp_path):
     found = mistakes(tmp_path, "seed: true\nmodel: {layer_norm: 1}")
     assert "seed: input should be a valid integer, found True" in found
     assert "model.layer_norm: input should be a valid boolean, found 1" in found
@@ -107,13 +107,13 @@ def test_a_value_of_two_possible_types_is_one_mistake(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["a: [1, 2", "- 1\n- 2", "just words", "\t- :", "a: &x [*x]"])
-def test_what_is_no_configuration_is_one_error_with_the_file(tmp_path, text):
+def test_a_file_that_is_not_a_configuration_is_one_error_with_its_name(tmp_path, text):
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"c\.yaml"):
         load(tmp_path / "c.yaml")
 
 
-def test_missing_files_and_unknown_names_are_told_apart(tmp_path):
+def test_missing_files_and_unknown_names_have_different_messages(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot be read"):
         load(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="did you mean glyphs"):
@@ -123,13 +123,13 @@ def test_missing_files_and_unknown_names_are_told_apart(tmp_path):
         load(tmp_path / "binary.yaml")
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path):
+def test_a_byte_order_mark_is_accepted(tmp_path):
     (tmp_path / "c.yaml").write_bytes(b"\xef\xbb\xbfseed: 4\n")
     assert load(tmp_path / "c.yaml").seed == 4
 
 
 def taken_or_refused(source, overrides) -> bool:
-    """Whether the result is a configuration or an error that names a mistake; any other exception gets through."""
+    """Whether the result is a configuration or an error that names a mistake; other exceptions are raised."""
     try:
         return isinstance(load(source, overrides), Config)
     except ConfigError as error:
@@ -138,7 +138,7 @@ def taken_or_refused(source, overrides) -> bool:
 
 @settings(deadline=None)
 @given(st.text(max_size=60))
-def test_any_override_is_taken_or_refused_as_a_mistake(text):
+def test_any_override_is_accepted_or_a_mistake(text):
     assert taken_or_refused("glyphs", [text])
 
 
@@ -149,26 +149,26 @@ def test_any_override_is_taken_or_refused_as_a_mistake(text):
         st.recursive(st.none() | st.integers() | st.text(max_size=5), st.lists),
     )
 )
-def test_any_content_is_taken_or_refused_as_a_mistake(tmp_path_factory, content):
+def test_any_content_is_accepted_or_a_mistake(tmp_path_factory, content):
     file = tmp_path_factory.mktemp("config") / "c.yaml"
     file.write_text(yaml.safe_dump(content))
     assert taken_or_refused(file, [])
 
 
-def test_the_words_of_the_configuration_are_those_of_the_code():
+def test_the_values_of_the_configuration_are_those_of_the_code():
     from typing import get_args
 
+    from retrieval.config.schema import ImageConfig, LossConfig
     from retrieval.data import AUGMENTATIONS
     from retrieval.losses.recall import PROJECTIONS
     from retrieval.losses.weightings import WEIGHTINGS
-    from retrieval.config.schema import ImageConfig, LossConfig
 
     assert set(get_args(LossConfig.model_fields["projection"].annotation)) == set(PROJECTIONS)
     assert set(get_args(LossConfig.model_fields["weighting"].annotation)) == set(WEIGHTINGS)
     assert set(get_args(ImageConfig.model_fields["augmentation"].annotation)) == set(AUGMENTATIONS)
 
 
-def test_an_override_of_a_word_or_path_is_taken_as_it_stands(tmp_path):
+def test_an_override_of_a_string_is_not_parsed(tmp_path):
     for text in ("2024", "my #2", "'q'", "@x", "[x]", "a: b", "true"):
         assert load("glyphs", [f"data.root={text}"]).data.root == text
     assert load("glyphs", ["data.root=null"]).data.root is None
@@ -185,7 +185,10 @@ def test_values_that_do_not_fit_together_are_mistakes(tmp_path):
     for text, words in (
         ("data: {folds: 4, fold: 4}", "fold is 4, expected a number below folds, which is 4"),
         ("training: {schedule: step}", "expected one number for the schedule step"),
-        ("training: {schedule: multistep, decay_epochs: [4, 2]}", "expected increasing numbers for the schedule multistep"),
+        (
+            "training: {schedule: multistep, decay_epochs: [4, 2]}",
+            "expected increasing numbers for the schedule multistep",
+        ),
         ("training: {decay_epochs: [4]}", "expected none for the schedule cosine"),
         ("training: {patience: 3}\ndata: {validation_share: 0}", "data.validation_share holds out none"),
         ("batch: {size: 64}\nloss: {memory: 32}", "loss.memory is 32, but 64 embeddings enter it with every batch"),
@@ -197,20 +200,22 @@ def test_values_that_do_not_fit_together_are_mistakes(tmp_path):
         assert ": :" not in mistake
 
 
-def test_words_of_the_recall_loss_beside_another_loss_are_mistakes(tmp_path):
+def test_options_of_the_recall_loss_for_another_loss_are_mistakes(tmp_path):
     found = mistakes(tmp_path, "loss: {name: triplet, margin: 0.1, noise: 0.2}")
-    assert found == ["loss: noise, margin: options of the loss 'recall', not of 'triplet', whose options go under options"]
+    assert found == [
+        "loss: noise, margin: options of the loss 'recall', not of 'triplet', whose options go under options"
+    ]
     found = mistakes(tmp_path, "loss: {projection: norm, terms: [{name: triplet}]}")
-    assert found == ["loss: projection: beside terms nothing of a single loss can be set; put it into a term"]
+    assert found == ["loss: projection: cannot be set next to terms; put the options into a term"]
 
 
-def test_a_mistake_inside_a_list_is_named_with_its_place_and_the_word_meant(tmp_path):
+def test_a_mistake_inside_a_list_is_named_with_its_position_and_the_nearest_key(tmp_path):
     found = mistakes(tmp_path, "loss: {terms: [{name: triplet}, {nmae: recall, weight: 0}]}")
     assert "unknown key 'loss.terms.1.nmae'; did you mean name?" in found
     assert "loss.terms.1.weight: input should be greater than 0, found 0" in found
 
 
-def test_another_loss_on_the_command_line_drops_what_the_file_says_of_its_own(tmp_path):
+def test_another_loss_on_the_command_line_drops_the_options_of_the_loss_in_the_file(tmp_path):
     (tmp_path / "c.yaml").write_text("loss: {weighting: linear, memory: 999}")
     loss = load(tmp_path / "c.yaml", ["loss.name=triplet", "loss.options.margin=0.2"]).loss
     assert (loss.name, loss.options, loss.memory) == ("triplet", {"margin": 0.2}, 0)
@@ -218,11 +223,11 @@ def test_another_loss_on_the_command_line_drops_what_the_file_says_of_its_own(tm
     assert load(tmp_path / "c.yaml", ["loss.name=recall"]).loss.weighting == "linear"
 
 
-def test_switches_of_an_older_version_are_understood(tmp_path):
+def test_booleans_of_an_older_version_are_accepted(tmp_path):
     assert load("glyphs", ["model.freeze_batchnorm=true"]).model.freeze_batchnorm == "statistics"
     assert load("glyphs", ["model.freeze_batchnorm=false"]).model.freeze_batchnorm == "none"
 
 
 @pytest.mark.parametrize("text", ["{[1]: 2}", "seed: !!int x", "seed: 99999999999999999999"])
-def test_odd_yaml_is_a_mistake_too(tmp_path, text):
+def test_unusual_yaml_is_a_mistake_too(tmp_path, text):
     assert len(mistakes(tmp_path, text)) == 1

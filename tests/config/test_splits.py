@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.config.splits import build_sampler, name_images, read_splits
 from retrieval.config import Config, load
+from retrieval.config.splits import build_sampler, name_images, read_splits
 from retrieval.data import HierarchicalSampler
 from retrieval.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Eight training classes of four images in four super-classes; of four test classes a query and three in the gallery."""
+    """Eight training classes of four images in four super-classes; four test classes with a query and three gallery images each."""
     folder = tmp_path_factory.mktemp("data")
     lines = ["path,label,split,super_class"]
     for class_ in range(12):
@@ -28,7 +28,7 @@ def configure(root, *words: str) -> Config:
     return load("glyphs", ["data.name=csv", f"data.root={root}", "evaluation.ks=[1]", "batch.size=8", *words])
 
 
-def test_folds_hold_every_class_out_once_whatever_the_seed_of_the_run(root):
+def test_folds_hold_out_every_class_once_for_any_seed_of_the_run(root):
     held_out = []
     for fold in range(4):
         splits = read_splits(configure(root, "data.folds=4", f"data.fold={fold}", f"seed={fold}"))
@@ -46,7 +46,7 @@ def test_a_share_is_held_out_by_a_seed_of_its_own(root):
     assert "validation" not in read_splits(configure(root, "data.validation_share=0"))
 
 
-def test_a_k_is_bounded_by_the_gallery_and_by_the_validation_classes(root):
+def test_k_is_bounded_by_the_gallery_and_by_the_validation_classes(root):
     read_splits(configure(root, "data.validation_share=0", "evaluation.ks=[12]"))
     with pytest.raises(ConfigError, match="k is 13, but a query of the query split has 12 others"):
         read_splits(configure(root, "data.validation_share=0", "evaluation.ks=[13]"))
@@ -54,7 +54,7 @@ def test_a_k_is_bounded_by_the_gallery_and_by_the_validation_classes(root):
         read_splits(configure(root, "data.validation_share=0.25", "evaluation.ks=[8]"))
 
 
-def test_the_sampler_is_the_one_asked_for(root):
+def test_the_sampler_is_that_of_the_option(root):
     config = configure(root, "batch.sampler=hierarchical", "batch.samples_per_class=2", "data.validation_share=0")
     images = read_splits(config)["train"]
     sampler = build_sampler(config, images)

@@ -50,7 +50,7 @@ def test_parts_have_multiples_of_the_learning_rate_and_vectors_no_weight_decay()
     assert {id(p) for group in trainer.optimizer.param_groups for p in group["params"]} == of_modules
 
 
-def test_schedules_go_as_their_words_say():
+def test_schedules_have_the_learning_rates_of_their_options():
     assert rate_after(build("training.epochs=8"), 4) == pytest.approx(5e-4)
     assert rate_after(build("training.epochs=8"), 8) == pytest.approx(0, abs=1e-9)
     assert rate_after(build("training.epochs=8", "training.min_learning_rate=1e-5"), 8) == pytest.approx(1e-5)
@@ -71,7 +71,7 @@ def test_a_warmup_rises_from_little_to_each_parts_own_learning_rate():
     assert learning_rates(trainer)["backbone"] == pytest.approx(1e-3)
 
 
-def test_words_of_training_reach_the_trainer():
+def test_options_of_training_reach_the_trainer():
     trainer = build("training.amp=bfloat16", "training.clip_norm=2", "batch.chunk=4", "batch.simix=true", "seed=7")
     assert (trainer.precision, trainer.clip_norm, trainer.chunk_size, trainer.seed) == ("bfloat16", 2, 4, 7)
     assert isinstance(trainer.loss_function, SiMix)
@@ -83,7 +83,7 @@ def test_words_of_training_reach_the_trainer():
     assert list(betas) == [0.5, 0.6]
 
 
-def test_parts_are_frozen_in_the_epochs_in_which_they_should_be():
+def test_parts_are_frozen_in_the_epochs_of_the_options():
     trainer = build("model.freeze_batchnorm=affine", "model.freeze_backbone_epochs=2")
     norms = [module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d)]
     for epoch, trains in ((0, False), (1, False), (2, True)):
@@ -109,7 +109,7 @@ def test_layer_decay_lowers_the_learning_rate_towards_the_image():
         ("loss.name=proxy", "loss: there is no loss 'proxy'; did you mean"),
     ],
 )
-def test_unknown_words_are_mistakes(word, message):
+def test_unknown_names_are_mistakes(word, message):
     with pytest.raises(ConfigError, match=message):
         build(word)
 

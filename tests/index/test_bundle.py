@@ -20,6 +20,7 @@ from numpy.testing import assert_array_equal
 
 from retrieval.errors import IndexFormatError, RetrievalError
 from retrieval.evaluation import search
+from retrieval.files.manifest import FolderKind
 from retrieval.index.bundle import Bundle, read_bundle
 from retrieval.model.description import StoredModel
 
@@ -235,7 +236,25 @@ def test_a_bundle_that_was_read_does_not_change_with_its_files(folder):
     assert_same(bundle, gallery())
 
 
-# From here on the manifest is made to fit: what is wrong is not damage, but another program's doing.
+@pytest.mark.parametrize("number", range(4))
+def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again_as_one_generation(folder, monkeypatch, number):
+    read_file, calls = FolderKind._read_file, []
+
+    def meanwhile(*arguments):
+        calls.append(arguments)
+        if len(calls) == number + 1:
+            bundles.write(folder, **gallery(1), overwrite=True)
+        return read_file(*arguments)
+
+    monkeypatch.setattr(FolderKind, "_read_file", meanwhile)
+    bundle = read_bundle(folder)
+    # The weights of the two differ, so that files of both never make a bundle.
+    assert_same(bundle, gallery(1))
+    assert bundle.is_current()
+    assert len(calls) > 4
+
+
+# From here on, the manifest fits the files: the folder is not damaged, but written by another program.
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from retrieval.index.writing import make_bundle, write_bundle
 from retrieval.model.description import StoredModel
 
 seed, count = int(sys.argv[1]), int(sys.argv[2])
-lot, folder = random.Random(seed), Path(tempfile.mkdtemp())
+rng, folder = random.Random(seed), Path(tempfile.mkdtemp())
 vectors = np.random.default_rng(0).standard_normal((120, 8))
 vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 kinds = ["exact", "IVF3,Flat", "HNSW4", "PQ2x1", "PCA4,IVF2,SQ8"]
@@ -43,28 +43,28 @@ for kind in kinds:
 
 def alter(content):
     content = bytearray(content)
-    way = lot.randrange(5)
-    place = lot.randrange(len(content))
+    way = rng.randrange(5)
+    place = rng.randrange(len(content))
     if way == 0:
-        content[place] ^= 1 << lot.randrange(8)
+        content[place] ^= 1 << rng.randrange(8)
     elif way == 1:
-        content[place : place + 8] = lot.randbytes(8)
+        content[place : place + 8] = rng.randbytes(8)
     elif way == 2:
         del content[place:]
     elif way == 3:
-        content[place:place] = content[: lot.randrange(64)]
+        content[place:place] = content[: rng.randrange(64)]
     else:
-        header = lot.randrange(min(200, len(content)))
-        content[header] = lot.choice([0, 1, 127, 128, 255])
+        header = rng.randrange(min(200, len(content)))
+        content[header] = rng.choice([0, 1, 127, 128, 255])
     return bytes(content)
 
 refused = same = forged = 0
 for number in range(count):
-    kind = lot.choice(kinds)
+    kind = rng.choice(kinds)
     path = folder / "altered"
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(folder / kind, path)
-    file = lot.choice(sorted(path.iterdir()))
+    file = rng.choice(sorted(path.iterdir()))
     before = file.read_bytes()
     file.write_bytes(alter(before))
     fits = number % 2 and file.name != "manifest.json"

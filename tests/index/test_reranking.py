@@ -98,10 +98,10 @@ def test_the_weight_of_the_vectors_alone_leaves_the_ranking_as_it_is():
 
 @pytest.mark.parametrize("k", [1, 2, 7, 36, 37])
 def test_the_nearest_are_those_of_a_whole_sort_where_scores_tie_too(k):
-    lot = np.random.default_rng(0)
-    scores = lot.integers(-3, 4, (50, 37)).astype(np.float32)
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-3, 4, (50, 37)).astype(np.float32)
     scores[scores == 3] = -0.0
-    scores[np.arange(50), lot.integers(0, 37, 50)] = -np.inf
+    scores[np.arange(50), rng.integers(0, 37, 50)] = -np.inf
     scores[7] = 1
     assert_array_equal(nearest(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
 

@@ -165,6 +165,31 @@ def test_a_loader_of_tensors_alone_or_with_labels_is_encoded(model):
         assert_allclose(model.encode(loader), expected, atol=1e-5)
 
 
+class Photos(Dataset):
+    """A data set of (image, label)."""
+
+    def __len__(self):
+        return NUMBER
+
+    def __getitem__(self, index):
+        return Image.fromarray(pixels_of(index)), index % 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_data_set_of_images_with_labels_is_encoded(workers):
+    pixels = [pixels_of(i) for i in range(NUMBER)]
+    model = own_model(batch_size=2, workers=workers)
+    assert_allclose(model.encode(Photos()), reference(model, pixels), atol=1e-5)
+    assert_array_equal(Model(mean_color).encode(Photos()), Model(mean_color).encode(pixels))
+    with pytest.raises(DatasetError, match="item 0 of the data set TensorDataset: the image is a tensor of float32"):
+        model.encode(TensorDataset(torch.zeros(3, 3, 4, 4), torch.zeros(3)))
+
+
+def test_a_loader_is_no_input_of_a_function(files):
+    with pytest.raises(ValueError, match="this model is a function of images; give the images"):
+        Model(mean_color).encode(DataLoader(Photos(), batch_size=2))
+
+
 def test_a_loader_of_something_else_is_refused(model, files):
     class Named(Dataset):
         def __len__(self):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model.folders import rewrite
 from model.networks import (
     DIMENSION,
     PREPARE,
@@ -27,7 +28,6 @@ from retrieval.config.reading import to_yaml
 from retrieval.errors import CheckpointError, ConfigError, IndexFormatError, RetrievalError
 from retrieval.index import Index
 from retrieval.model import Model
-from retrieval.model.places import MODEL_FOLDER
 from retrieval.training import RunFolder
 from retrieval.training.checkpoint import save_checkpoint
 
@@ -301,13 +301,6 @@ def test_damage_to_a_saved_model_is_named(saved, name):
         assert "save the model again" in message
     (saved / name).unlink()
     assert name in refused(saved)
-
-
-def rewrite(folder: Path, **changes) -> None:
-    """Changes the facts of a saved model; sizes and checksums fit the files of the folder."""
-    facts = {key: json.loads((folder / "manifest.json").read_text())[key] for key in MODEL_FOLDER.facts}
-    contents = {name: (folder / name).read_bytes() for name in MODEL_FOLDER.files if (folder / name).is_file()}
-    (folder / "manifest.json").write_bytes(MODEL_FOLDER.text(facts | changes, contents))
 
 
 def test_a_saved_model_without_a_part_is_refused(saved, tmp_path):

@@ -148,7 +148,7 @@ def test_a_foreign_pickle_is_refused_and_runs_nothing(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_hub_out_of_reach_is_one_line_before_any_retry(hub, monkeypatch):
+def test_an_unreachable_hub_is_one_line_before_any_retry(hub, monkeypatch):
     endpoint = hub(closed_port())
     forbid_downloads(monkeypatch)
     with pytest.raises(RetrievalError) as caught:
@@ -159,7 +159,7 @@ def test_a_hub_out_of_reach_is_one_line_before_any_retry(hub, monkeypatch):
     assert "\n" not in message
 
 
-def test_a_hub_that_never_answers_is_given_up(hub, monkeypatch):
+def test_a_hub_that_never_answers_is_a_timeout(hub, monkeypatch):
     forbid_downloads(monkeypatch)
     monkeypatch.setattr(module, "HUB_PATIENCE", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -226,7 +226,7 @@ def test_weights_are_downloaded_from_a_hub_that_answers_and_cached(hub, monkeypa
     assert_loaded(create_backbone("test_resnet", True, 32), weights)
 
 
-def test_a_gateway_that_refuses_counts_as_a_hub_out_of_reach(hub, monkeypatch):
+def test_a_gateway_that_refuses_is_reported_as_an_unreachable_hub(hub, monkeypatch):
     forbid_downloads(monkeypatch)
     with a_hub_that_answers(503, b"") as port:
         hub(port)

@@ -13,7 +13,7 @@ from retrieval.networks import Embedder, create_embedder, embed, freeze_batchnor
 
 
 @pytest.mark.parametrize(("backbone", "dim"), [("test_resnet", 16), ("test_vit", 16), ("test_efficientnet", None)])
-def test_any_backbone_gives_unit_vectors_of_the_dimension_asked_for(backbone, dim):
+def test_any_backbone_gives_unit_vectors_of_the_given_dimension(backbone, dim):
     model = create_embedder(backbone, embedding_dim=dim, image_size=64).eval()
     vectors = model(torch.randn(3, 3, 64, 64))
     assert vectors.shape == (3, model.embedding_dim)
@@ -78,12 +78,12 @@ def test_a_model_is_built_again_from_its_description(backbone, options):
     assert torch.equal(again(images), model(images))
 
 
-def test_a_model_made_by_hand_has_no_description():
+def test_a_network_around_another_module_than_timms_has_no_description():
     with pytest.raises(ValueError, match="the backbone Flatten is not a model of timm"):
         Embedder(torch.nn.Flatten(), 12, 4).describe()
 
 
-def test_layer_norm_stands_before_the_head():
+def test_layer_norm_is_applied_before_the_head():
     model = create_embedder("test_resnet", embedding_dim=None, image_size=32, layer_norm=True).eval()
     images = torch.randn(2, 3, 32, 32)
     expected = functional.normalize(functional.layer_norm(model.backbone(images), (model.embedding_dim,)), dim=1)

@@ -29,6 +29,6 @@ def test_autocast_gives_nearly_the_same_float32_vectors(backbone, pooling):
     assert (vectors != expected).any()
 
 
-def test_no_images_are_an_error_in_words():
+def test_no_images_are_an_error_with_a_message():
     with pytest.raises(ValueError, match="no batch of images to embed"):
         embed(create_embedder("test_resnet", image_size=32), [])

@@ -35,7 +35,7 @@ def parts_of_batchnorm(model):
     return statistics, {f"{name}.{part}" for name in norms for part in ("weight", "bias")}
 
 
-def test_batchnorm_is_frozen_by_as_much_as_asked_for(model):
+def test_batchnorm_is_frozen_as_far_as_the_mode_says(model):
     statistics, affine = parts_of_batchnorm(model)
     everything = set(model.state_dict())
     freeze_batchnorm(model, "none")
@@ -69,7 +69,7 @@ def test_a_frozen_backbone_is_a_fixed_function_while_head_and_pooling_learn():
     assert step(model) == {"pooling.power", "norm.weight", "norm.bias", "head.weight", "head.bias"}
 
 
-def test_a_backbone_set_free_learns_again(model):
+def test_an_unfrozen_backbone_learns_again(model):
     set_backbone_trainable(model, False)
     set_backbone_trainable(model, True)
     assert step(model) == set(model.state_dict())

@@ -25,7 +25,7 @@ def test_matrices_have_weight_decay_and_vectors_have_none():
         assert found[name] == (0.5, 0.1 if parameter.ndim > 1 else 0.0), name
 
 
-def test_what_a_backbone_exempts_has_no_weight_decay():
+def test_parameters_that_a_backbone_exempts_have_no_weight_decay():
     model = create_embedder("test_vit", embedding_dim=8, image_size=64)
     found = by_name(model, parameter_groups(model, learning_rate=0.5, weight_decay=0.1))
     assert found["backbone.pos_embed"] == found["backbone.cls_token"] == (0.5, 0.0)
@@ -46,7 +46,7 @@ def test_head_pooling_and_proxies_have_multiples_of_the_learning_rate():
     assert found["backbone.conv1.0.weight"] == (0.5, 0.1)
 
 
-def test_a_loss_without_parameters_and_an_extra_module_of_a_parts_name_do_no_harm():
+def test_a_loss_without_parameters_and_an_extra_module_with_the_name_of_a_part_are_accepted():
     model = create_embedder("test_resnet", embedding_dim=8, image_size=32)
     other = nn.Linear(2, 2, bias=False)
     extra = {"loss": (nn.Identity(), 1.0), "head": (other, 3.0)}
@@ -72,7 +72,7 @@ def test_layer_decay_is_that_of_timm(backbone):
     assert found["head.weight"] == (6.0, 0.1)
 
 
-def test_frozen_parameters_are_in_the_groups_so_that_they_can_be_set_free_later():
+def test_frozen_parameters_are_in_the_groups_so_that_they_can_be_unfrozen_later():
     model = create_embedder("test_resnet", embedding_dim=8, image_size=32).requires_grad_(False)
     assert by_name(model, parameter_groups(model, learning_rate=0.5, weight_decay=0.1, layer_decay=0.9))
 

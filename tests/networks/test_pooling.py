@@ -34,7 +34,7 @@ def test_the_gradient_of_the_generalised_mean_is_that_of_its_formula():
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1e-8, 1e-3, 1e4, 1e30])
 @pytest.mark.parametrize("p", [1.0, 3.0, 40.0])
-def test_no_scale_of_features_and_no_power_leaves_the_range_of_float32(scale, p):
+def test_features_of_any_scale_and_any_power_stay_in_the_range_of_float32(scale, p):
     features = (torch.rand(2, 6, 3) * scale).requires_grad_()
     exponent = power(p).requires_grad_()
     pooled = generalized_mean(features, exponent)
@@ -45,7 +45,7 @@ def test_no_scale_of_features_and_no_power_leaves_the_range_of_float32(scale, p)
     assert (pooled >= SMALLEST * 0.99).all()
 
 
-def test_the_generalised_mean_is_worked_out_in_float32_under_autocast():
+def test_the_generalised_mean_is_computed_in_float32_under_autocast():
     features = torch.rand(2, 49, 16, dtype=torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         pooled = generalized_mean(features, power(3.0))
@@ -81,7 +81,7 @@ def test_the_class_token_as_our_pooling_equals_the_backbones_own(backbone):
     assert_same_features(backbone, "cls")
 
 
-def test_what_a_backbone_does_after_its_average_it_does_after_ours():
+def test_layers_after_the_average_of_a_backbone_are_applied_after_ours_too():
     assert_same_features("test_vit2", "avg")  # a norm after the average of tokens
     assert_same_features("mobilenetv3_small_050", "avg")  # a layer after the average
 
@@ -102,7 +102,7 @@ def test_every_pooling_works_for_every_kind_of_backbone_and_passes_gradients(bac
         assert model.pooling.power.grad != 0
 
 
-def test_a_pooling_that_a_backbone_cannot_have_is_named():
+def test_a_pooling_that_a_backbone_does_not_support_is_named():
     with pytest.raises(ValueError, match=r"pooling is 'mean', expected one of avg, max, avgmax, gem, cls"):
         create_embedder("test_resnet", image_size=32, pooling="mean")
     with pytest.raises(ValueError, match=r"pooling is 'cls', but the backbone has no class token; use avg"):

@@ -105,7 +105,7 @@ def test_nothing_to_find_is_refused():
 
 
 @pytest.mark.parametrize("own", [True, False])
-def test_of_too_many_pairs_some_queries_are_drawn_by_lot_and_ranked_exactly(monkeypatch, own):
+def test_of_too_many_pairs_some_queries_are_sampled_at_random_and_ranked_exactly(monkeypatch, own):
     queries, gallery = random_images(20, 6, seed=3), None if own else random_images(20, 6, seed=4)
     whole = analyse(queries, gallery, ks=(1, 4))
     monkeypatch.setattr("retrieval.report.analysis._MOST_PAIRS", 120 * 120 // 3)

@@ -152,4 +152,4 @@ def test_a_sample_of_queries_is_said_to_be_one(tmp_path, monkeypatch):
     monkeypatch.setattr("retrieval.report.analysis._MOST_PAIRS", 300)
     images = hostile_images(tmp_path)
     report = make_report(analyse(images, ks=(1,)), Facts("some"))
-    assert re.search(r"everything here is of \d+ queries drawn by lot, of 30", report.html)
+    assert re.search(r"everything here is of \d+ queries sampled at random from 30", report.html)

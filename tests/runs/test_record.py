@@ -28,7 +28,7 @@ def test_an_epoch_has_improved_only_if_it_was_measured_and_no_earlier_one_was_as
     assert not Record().improved("validation")
 
 
-def test_looks_without_improvement_are_counted_not_epochs():
+def test_measurements_without_improvement_are_counted_not_epochs():
     assert record((0.6, 0.1), None, (0.5, 0.1), None, (0.6, 0.1)).looks_since_best("validation") == 2
     assert record((0.6, 0.1), None, (0.7, 0.1)).looks_since_best("validation") == 0
     assert record(None).looks_since_best("validation") == 0
@@ -41,7 +41,7 @@ def test_a_step_that_is_measured_again_keeps_one_row():
     assert found.best("validation")["epoch"] == 1
 
 
-def test_a_look_within_an_epoch_that_goes_on_later_keeps_its_row_for_it_may_be_the_best():
+def test_a_measurement_within_an_epoch_that_is_resumed_keeps_its_row():
     found = record((0.6, 0.1))
     for step, recall in ((7, 0.7), (10, 0.5)):
         found.add({"epoch": 2, "step": step, "loss": 1.0} | labelled("validation", {"recall@1": recall, "map@r": 0.1}))
@@ -51,7 +51,7 @@ def test_a_look_within_an_epoch_that_goes_on_later_keeps_its_row_for_it_may_be_t
     assert found.looks_since_best("validation") == 1
 
 
-def test_figures_are_found_again_under_their_split():
+def test_figures_keep_the_name_of_their_split():
     row = {"epoch": 1} | labelled("validation", {"recall@1": 0.5}) | labelled("test", {"recall@1": 0.25})
     assert unlabelled("validation", row) == {"recall@1": 0.5}
     assert unlabelled("test", row) == {"recall@1": 0.25}

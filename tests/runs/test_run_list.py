@@ -36,12 +36,12 @@ def test_runs_are_listed_by_name_with_their_best_figures(tmp_path):
     assert (first.results, second.results) == ({}, {"last": {"recall@1": 0.5}})
 
 
-def test_an_epoch_that_was_looked_at_twice_is_one_epoch(tmp_path):
+def test_an_epoch_that_was_measured_twice_is_one_epoch(tmp_path):
     make_run(tmp_path / "run", [*ROWS, ROWS[-1] | {"step": ROWS[-1]["step"] + 1}])
     assert [run.epochs for run in list_runs(tmp_path)] == [3]
 
 
-def test_a_run_at_work_is_told_from_one_that_was_stopped(tmp_path):
+def test_a_running_run_and_a_stopped_one_have_different_states(tmp_path):
     run = make_run(tmp_path / "run")
     with run.hold():
         assert [found.state for found in list_runs(tmp_path)] == ["running"]
@@ -55,7 +55,7 @@ def test_a_run_with_damaged_files_is_listed_as_such(tmp_path, content):
     assert [(run.path.name, run.state) for run in list_runs(tmp_path)] == [("bad", "damaged"), ("good", "stopped")]
 
 
-def test_results_of_another_shape_are_damage(tmp_path):
+def test_results_of_another_shape_are_damaged(tmp_path):
     for name, content in (("list", "[1]"), ("flat", '{"last": 1}')):
         make_run(tmp_path / name, ROWS).results.write_text(content)
     assert [run.state for run in list_runs(tmp_path)] == ["damaged", "damaged"]

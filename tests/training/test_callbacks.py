@@ -337,7 +337,7 @@ def test_wandb_starts_a_new_run_when_the_folder_is_overwritten(tmp_path, wandb):
     assert len({part.name for part in parts(Run(tmp_path))}) == 2
 
 
-def test_wandb_says_how_to_go_on_if_it_cannot_start(tmp_path, wandb, monkeypatch):
+def test_wandb_names_a_remedy_if_it_cannot_start(tmp_path, wandb, monkeypatch):
     def refuse(**options):
         raise wandb.errors.UsageError("no API key")
 
@@ -441,7 +441,7 @@ def test_mlflow_sends_figures_later_if_the_server_does_not_answer(tmp_path, stor
     ]
 
 
-def test_mlflow_says_how_to_go_on_if_it_cannot_start(tmp_path, store, monkeypatch):
+def test_mlflow_names_a_remedy_if_it_cannot_start(tmp_path, store, monkeypatch):
     uri, _ = store
     with pytest.raises(RetrievalError, match=r"cannot start a run at nowhere://here .*set the option tracking_uri"):
         train(MLflow("nowhere://here"), Run(tmp_path), range(1, 3))
@@ -451,6 +451,6 @@ def test_mlflow_says_how_to_go_on_if_it_cannot_start(tmp_path, store, monkeypatc
 
 
 @pytest.mark.parametrize("name", CALLBACKS)
-def test_a_tracker_that_never_began_can_be_closed(name):
+def test_a_tracker_that_was_never_begun_can_be_closed(name):
     pytest.importorskip(name, reason=f"{name} is not installed")
     CALLBACKS[name]().close()

@@ -46,12 +46,12 @@ def same(left, right) -> bool:
     return left == right and type(left) is type(right)
 
 
-def test_a_state_comes_back_as_it_was(tmp_path):
+def test_a_loaded_state_equals_the_saved_one(tmp_path):
     save_checkpoint(tmp_path / "last.safetensors", state())
     assert same(load_checkpoint(tmp_path / "last.safetensors"), state())
 
 
-def test_any_safetensors_reader_finds_the_weights(tmp_path):
+def test_any_safetensors_reader_reads_the_weights(tmp_path):
     save_checkpoint(tmp_path / "last.safetensors", state())
     assert torch.equal(load_file(tmp_path / "last.safetensors")["model.a.weight"], state()["model"]["a.weight"])
 
@@ -118,7 +118,7 @@ def test_two_tensors_of_one_name_are_refused_before_one_is_lost(tmp_path, keys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_neither_tensor_nor_plain_value_is_refused_before_anything_is_written(tmp_path):
+def test_other_values_than_tensors_and_plain_ones_are_refused_before_anything_is_written(tmp_path):
     with pytest.raises(TypeError, match=r"a\.b: a set cannot be stored"):
         save_checkpoint(tmp_path / "c", {"a": {"b": {1}}})
     assert not any(tmp_path.iterdir())
@@ -128,7 +128,7 @@ def number(path) -> int:
     return load_checkpoint(path)["number"]
 
 
-def test_the_checkpoint_that_is_replaced_goes_on_under_another_name(tmp_path):
+def test_the_replaced_checkpoint_is_kept_under_another_name(tmp_path):
     last, previous = tmp_path / "last", tmp_path / "previous"
     for count in range(4):
         save_checkpoint(last, {"number": count}, keep=previous)
@@ -155,7 +155,7 @@ def test_a_damaged_or_missing_checkpoint_falls_back_to_the_one_before_with_a_war
         load_newest(last, previous)
 
 
-def test_a_foreign_pickle_is_refused_and_nothing_of_it_runs(tmp_path):
+def test_a_foreign_pickle_is_refused_and_not_run(tmp_path):
     class Trap:
         def __reduce__(self):
             return Path.touch, (tmp_path / "sprung",)
@@ -183,7 +183,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_leaves_the_old_checkpoints_and_nothing_else_and_says_so_in_one_line(small_disk):
+def test_a_full_disk_leaves_only_the_old_checkpoints_and_is_one_line(small_disk):
     last, previous = small_disk / "last", small_disk / "previous"
     weights = {"weights": torch.zeros(100_000)}  # 400 kB: five do not fit
     for count in range(2):
@@ -233,7 +233,7 @@ def until_the_end(receiver):
 
 
 @pytest.mark.slow
-def test_a_kill_at_any_moment_leaves_a_checkpoint_to_go_on_from(tmp_path):
+def test_a_kill_at_any_moment_leaves_a_usable_checkpoint(tmp_path):
     rng, last = random.Random(0), -1
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])  # torch is imported only once

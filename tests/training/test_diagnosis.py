@@ -25,7 +25,7 @@ def explain(**options) -> list[str]:
     return diagnose(7, 0.5, math.inf, **defaults | options).splitlines()
 
 
-def test_every_line_says_which_step_it_is_about():
+def test_every_line_names_its_step():
     lines = explain()
     assert all(line.startswith("step 7: ") for line in lines)
     assert lines[0].startswith("step 7: the loss is 0.5 and the gradient's norm inf; the step was skipped")

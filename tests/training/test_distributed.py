@@ -81,7 +81,7 @@ def train(rows: slice) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def vectors(part: slice) -> np.ndarray:
-    """What an evaluation would return for some images."""
+    """Values in place of an evaluation of some images."""
     assert part.start < part.stop
     assert part.start % UNIT == 0
     return np.random.default_rng(0).random((100, 3), dtype=np.float32)[part]
@@ -114,7 +114,7 @@ def stop_together() -> int:
 
 
 def work(folder: Path) -> None:
-    """What each of the processes does."""
+    """The program of each process."""
     torch.set_num_threads(1)
     with distributed.joined("cpu") as device:
         rank = distributed.rank()
@@ -142,7 +142,7 @@ def work(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory) -> list[dict]:
-    """What the two processes found."""
+    """The results of the two processes."""
     folder = tmp_path_factory.mktemp("two")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run = subprocess.run(
@@ -181,7 +181,7 @@ class TestTwoProcesses:
         for found in both:
             assert np.array_equal(found["vectors"][str(count)].numpy(), vectors(slice(0, count)))
 
-    def test_leave_to_the_first_what_one_is_to_do(self, both):
+    def test_let_only_the_first_do_the_work_of_one(self, both):
         assert [found["on main"] for found in both] == [{"rank": 0}] * 2
         assert [found["failed on main"] for found in both] == [
             "failed as meant",
@@ -198,7 +198,7 @@ class TestTwoProcesses:
             assert "in several processes, needs BatchNorm with frozen statistics" in found["batchnorm"]
 
 
-def test_alone_everything_is_what_it_was():
+def test_a_single_process_needs_no_group():
     with distributed.joined("cpu") as device:
         assert device == torch.device("cpu")
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
@@ -210,7 +210,7 @@ def test_alone_everything_is_what_it_was():
     assert np.array_equal(distributed.share_out(vectors, 9, UNIT), vectors(slice(0, 9)))
 
 
-def test_what_cannot_be_joined_is_said(monkeypatch):
+def test_a_group_that_cannot_be_joined_is_an_error(monkeypatch):
     def join(device: str) -> None:
         with distributed.joined(device):
             raise AssertionError("not reached")

@@ -10,7 +10,7 @@ from retrieval.training import describe_environment
 from retrieval.training.environment import PACKAGES
 
 
-def test_versions_machine_and_command_are_there_and_what_the_caller_knows(tmp_path):
+def test_the_environment_has_versions_machine_command_and_the_values_of_the_caller(tmp_path):
     found = describe_environment(device="cpu", seed=3, data={"train": "abc"})
     assert found["versions"].keys() == set(PACKAGES)
     assert found["versions"]["torch"] == metadata.version("torch")

@@ -39,7 +39,7 @@ def make_model(dropout: float = 0.0) -> Small:
 
 
 def frozen(model: nn.Module) -> nn.Module:
-    """In training mode, but for BatchNorm."""
+    """Training mode, except for BatchNorm."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -94,7 +94,7 @@ def test_no_activations_are_kept_and_no_more_than_a_chunk_passes_at_a_time():
     assert passed[5:] == [2, 5, 5, 5, 5]
 
 
-def test_dropout_draws_the_same_numbers_in_both_passes():
+def test_dropout_samples_the_same_numbers_in_both_passes():
     model = make_model(dropout=0.3)
     weights = torch.randn(22, 5, dtype=torch.float64)
 
@@ -113,7 +113,7 @@ def test_dropout_draws_the_same_numbers_in_both_passes():
             assert found[place].item() == pytest.approx((around[0] - around[1]).item() / 2e-6, rel=1e-6)
 
 
-def test_chunks_draw_different_numbers_and_torchs_generator_goes_on():
+def test_chunks_sample_different_numbers_and_torchs_generator_advances():
     model = make_model(dropout=0.5)
     same = images(1).expand(8, -1, -1, -1)
     first, second = embed_in_chunks(model, same, 4), embed_in_chunks(model, same, 4)
@@ -121,7 +121,7 @@ def test_chunks_draw_different_numbers_and_torchs_generator_goes_on():
     assert not torch.equal(first, second)
 
 
-def test_chunks_go_together_with_checkpoints_inside_the_model():
+def test_chunks_work_with_gradient_checkpointing_in_the_model():
     class Nested(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -187,6 +187,6 @@ def test_batchnorm_that_sees_the_batch_is_refused_by_name():
         require_frozen_batchnorm(without_statistics, "this")
 
 
-def test_a_chunk_of_nothing_is_refused():
+def test_an_empty_chunk_is_refused():
     with pytest.raises(ValueError, match="chunk_size is 0"):
         embed_in_chunks(make_model(), images(), 0)

@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
     ("stream", "level", "shows"),
     [(Terminal, logging.INFO, True), (Terminal, logging.ERROR, False), (io.StringIO, logging.INFO, False)],
 )
-def test_a_bar_shows_on_a_terminal_unless_only_errors_are_wanted(monkeypatch, stream, level, shows):
+def test_a_bar_is_shown_on_a_terminal_unless_the_log_level_hides_warnings(monkeypatch, stream, level, shows):
     monkeypatch.setattr("sys.stderr", stderr := stream())
     monkeypatch.setattr(logging.getLogger("retrieval"), "level", level)
     logging.getLogger("retrieval").manager._clear_cache()

@@ -13,7 +13,7 @@ def draw(*numbers: int) -> list[float]:
         return torch.rand(3).tolist()
 
 
-def test_numbers_decide_what_is_drawn_and_nothing_else():
+def test_the_samples_depend_on_the_numbers_only():
     first = draw(1, 2)
     torch.rand(5)
     assert draw(1, 2) == first
@@ -21,7 +21,7 @@ def test_numbers_decide_what_is_drawn_and_nothing_else():
     assert all(one != other for i, one in enumerate(drawn) for other in drawn[:i])
 
 
-def test_the_state_before_goes_on_afterwards_after_an_error_too():
+def test_the_state_before_is_restored_also_after_an_error():
     def fail():
         with seeded(CPU, 1):
             torch.rand(2)

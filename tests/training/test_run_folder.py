@@ -43,14 +43,14 @@ def test_a_folder_in_use_is_refused_and_replaced_only_on_request(tmp_path):
     assert names(run) == ["config.yaml", "environment.json", "notes.txt"]
 
 
-def test_overwriting_never_deletes_what_is_no_run(tmp_path):
+def test_overwriting_never_deletes_a_folder_that_is_not_a_run(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(CheckpointError, match="holds no run"):
         RunFolder(tmp_path).create("", {}, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_a_run_that_cannot_be_cleared_away_whole_is_still_a_run(tmp_path):
+def test_a_run_that_cannot_be_removed_completely_is_still_a_run(tmp_path):
     run = RunFolder(tmp_path)
     run.create("seed: 1\n", {})
     run.metrics.mkdir()
@@ -68,7 +68,7 @@ def test_an_empty_folder_can_be_used_and_a_file_cannot(tmp_path):
         RunFolder(tmp_path / "x").require()
 
 
-def test_a_held_folder_is_free_for_its_own_run_only(tmp_path):
+def test_a_held_folder_can_be_used_by_its_own_run_only(tmp_path):
     run, other = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
     with run.hold():
         run.check_free()
@@ -79,7 +79,7 @@ def test_a_held_folder_is_free_for_its_own_run_only(tmp_path):
         assert names(run) == [".lock", "config.yaml", "environment.json"]
 
 
-def test_holding_clears_away_what_a_killed_run_left_half_written_and_nothing_else(tmp_path):
+def test_holding_removes_only_the_temporary_files_of_a_killed_run(tmp_path):
     run = RunFolder(tmp_path)
     run.create("", {})
     for name in (".last.safetensors.x1.tmp", ".previous.safetensors.link.tmp", "mine.tmp", ".mine.tmp"):
@@ -117,7 +117,7 @@ def test_metrics_with_different_figures_share_one_table(tmp_path):
     assert (tmp_path / "m.csv").read_text() == "epoch,step,loss,validation recall@1\n1,5,0.5,\n2,10,0.25,0.75\n"
 
 
-def test_the_log_is_kept_and_goes_on_after_a_resume(tmp_path, caplog):
+def test_a_resumed_run_appends_to_the_log(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="retrieval")
     run, log = RunFolder(tmp_path), logging.getLogger("retrieval")
     log.info("before")
@@ -129,7 +129,7 @@ def test_the_log_is_kept_and_goes_on_after_a_resume(tmp_path, caplog):
     assert [line.split(" ", 2)[2] for line in lines] == ["INFO epoch 1", "INFO epoch 2"]
 
 
-def test_a_log_on_a_full_disk_disturbs_nobody(tmp_path, monkeypatch, capsys):
+def test_a_log_on_a_full_disk_raises_no_error(tmp_path, monkeypatch, capsys):
     def no_space(record):
         raise OSError(errno.ENOSPC, "No space left on device")
 

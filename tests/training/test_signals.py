@@ -19,7 +19,7 @@ def handlers() -> list:
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_the_step_under_way_ends_and_no_other_begins(caplog, number, code):
+def test_the_current_step_ends_and_no_other_begins(caplog, number, code):
     before, done = handlers(), []
 
     def step(batch):
@@ -48,7 +48,7 @@ def test_waiting_for_a_batch_ends_at_once(number, code):
     assert stopped.value.code == code
 
 
-def test_a_signal_outside_the_loops_is_obeyed_by_the_next_one():
+def test_a_signal_outside_the_loops_stops_the_next_one():
     with StopSignals() as signals:
         signals.check()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -63,7 +63,7 @@ def test_a_signal_in_the_last_step_counts_too():
         [os.kill(os.getpid(), signal.SIGINT) for _ in signals.each([1])]
 
 
-def test_the_end_of_a_child_that_got_the_signal_too_is_not_reported():
+def test_the_end_of_a_child_that_received_the_signal_too_is_not_reported():
     def report(number, frame):
         raise AssertionError("a worker has ended")
 
@@ -94,7 +94,7 @@ def test_without_a_signal_all_batches_pass_and_errors_too():
             list(signals.each(batches()))
 
 
-def test_in_another_thread_signals_stay_as_they_are():
+def test_in_another_thread_signals_are_not_handled():
     before, found = handlers(), []
 
     def work():
@@ -140,7 +140,7 @@ with StopSignals() as signals:
 def run_and_stop(
     folder: Path, *signals: signal.Signals, at: int = 1, workers: int = 0, load: float = 0.0, step: float = 0.3
 ) -> tuple[int, str]:
-    """Sends signals to the program and its workers, as a terminal does, in step `at`; returns its exit code and last words."""
+    """Sends signals to the program and its workers, as a terminal does, in step `at`; returns its exit code and its last line."""
     command = [sys.executable, "-c", LOOP, str(folder), *map(str, (workers, load, step))]
     first, *others = signals
     with subprocess.Popen(
@@ -189,7 +189,7 @@ def test_a_second_ctrl_c_leaves_at_once(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_sigterm_does_not_disturb_the_end(tmp_path):
+def test_a_second_sigterm_does_not_interrupt_the_end(tmp_path):
     found, errors = run_and_stop(tmp_path, signal.SIGTERM, signal.SIGTERM, at=0, step=2)
     assert found == 143, errors
     assert (tmp_path / "saved").read_text() == "0"

@@ -43,7 +43,7 @@ def test_mixtures_come_from_the_generator():
     assert not torch.equal(first, other)
 
 
-def test_lone_labels_have_nothing_to_mix():
+def test_lone_labels_are_not_mixed():
     mixed, labels = mix(embeddings()[:3], torch.arange(3))
     assert torch.equal(mixed, embeddings()[:3])
     assert labels.tolist() == [0, 1, 2]

@@ -85,7 +85,7 @@ def test_epochs_are_counted_and_the_model_trains_again_after_an_evaluation():
     assert trainer.model.training
 
 
-def test_the_last_step_ends_the_epoch_under_way():
+def test_the_last_step_ends_the_current_epoch():
     trainer, seen = make_trainer(), []
     ended = [epoch for epoch, _ in trainer.epochs(batches(0, 12), STEPS, max_steps=4, after_step=seen.append)]
     assert (ended, trainer.step, len(seen)) == ([1, 2], 4, 4)
@@ -116,7 +116,7 @@ def frozen_batchnorm(model: nn.Module, epoch: int) -> None:
 
 @pytest.mark.parametrize("stop", [4, 6], ids=["in the midst of an epoch", "at its end"])
 @pytest.mark.parametrize("make", EVERYTHING.values(), ids=EVERYTHING.keys())
-def test_a_resumed_run_equals_one_in_one_go_bit_for_bit(tmp_path, make, stop):
+def test_a_resumed_run_equals_a_whole_run_bit_for_bit(tmp_path, make, stop):
     whole = make()
     epochs = train(whole, 12)
 
@@ -150,7 +150,7 @@ def test_a_state_saved_before_the_epoch_was_measured_makes_the_resumed_run_measu
     assert train(resumed, 6) == train(make_trainer(), 6)[1:]
 
 
-def test_training_draws_from_its_own_random_state_and_leaves_torchs_alone():
+def test_training_samples_from_its_own_random_state_and_leaves_that_of_torch_alone():
     torch.manual_seed(7)
     expected = torch.rand(3)
     trainer, seeded = make_trainer(), make_trainer(seed=1)
@@ -304,5 +304,7 @@ class TestAStepThatCannotBeTaken:
         trainer = make_trainer(
             training_mode=frozen_batchnorm, name_images=lambda step: [f"{step}/{i}.jpg" for i in range(8)]
         )
-        with pytest.raises(RetrievalError, match=r"1 of 8 embeddings are not finite \(images 0/5\.jpg\); the others"):
+        with pytest.raises(
+            RetrievalError, match=r"1 of 8 embeddings are not finite \(images 0/5\.jpg\); finite values: from"
+        ):
             list(trainer.epochs([(images, labels)], STEPS))
