@@ -117,9 +117,18 @@ class _EvaluationBatches(_Batches):
     def __getitem__(self, indices: np.ndarray) -> Tensor | DatasetError:
         try:
             with self.reading.batch():
-                return torch.stack([torch.as_tensor(self.preprocessing(self.load(i))) for i in indices])
+                return self._stack([torch.as_tensor(self.preprocessing(self.load(i))) for i in indices], indices)
         except DatasetError as error:
             return error
+
+    def _stack(self, images: list[Tensor], indices: np.ndarray) -> Tensor:
+        for image, index in zip(images, indices, strict=True):
+            if image.shape != images[0].shape:
+                raise DatasetError(
+                    f"{self.images.where(index)}: the preprocessing makes {tuple(image.shape)} of it and "
+                    f"{tuple(images[0].shape)} of others; make all images equally large"
+                )
+        return torch.stack(images)
 
 
 class _Loader(DataLoader[Any]):

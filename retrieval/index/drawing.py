@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.data import to_image
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, RetrievalError
 from retrieval.index.bundle import Bundle
 from retrieval.index.hits import Hit
 from retrieval.index.thumbnails import thumbnail
@@ -38,6 +38,10 @@ def _rows(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]])
     position = {int(id_): row for row, id_ in enumerate(bundle.ids)}
 
     def neighbour(hit: Hit) -> Neighbour:
+        if hit.id not in position:
+            raise RetrievalError(
+                f"{bundle}: the item {hit.id} of a hit has been removed since the search; search again"
+            )
         return Neighbour(bundle.picture(position[hit.id]), hit.class_name, hit.score, None, name=hit.path)
 
     return [

@@ -49,7 +49,7 @@ class Index:
 
     def __init__(self, bundle: Bundle, model: Model | None = None, *, device: str = "auto") -> None:
         self._generation = Generation(bundle, model, device=device)
-        self._given = model
+        self._given = model if bundle.model is None else None  # a model that the bundle does not hold
         self._lock = threading.RLock()
 
     @classmethod
@@ -162,7 +162,9 @@ class Index:
         bundle = read_bundle(place)
         if model is not None:
             _check_model(bundle, model)
-        return cls(bundle, model, device=device)
+        index = cls(bundle, model, device=device)
+        index._given = model
+        return index
 
     def __len__(self) -> int:
         return len(self.ids)

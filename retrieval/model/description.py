@@ -31,7 +31,7 @@ DESCRIPTION, WEIGHTS, ONNX = "model.json", "model.safetensors", "model.onnx"
 MODEL_FILES = (DESCRIPTION, WEIGHTS, ONNX)
 
 LARGEST_DIMENSION = 2**16
-LARGEST_SIDE = 4096  # pixels
+LARGEST_SIDE = 2048  # pixels
 _LONGEST_NAME = 200  # characters of the name of a backbone; those of timm have at most 60
 
 
