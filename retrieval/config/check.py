@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from retrieval.config.imports import import_object, is_import_path
+from retrieval.config.imports import call_object, import_object, is_import_path
 from retrieval.config.losses import build_loss
 from retrieval.config.network import find_backbone
 from retrieval.config.schema import CallbackConfig, Config
@@ -79,10 +79,10 @@ def build_callbacks(config: Config) -> list[Any]:
     for entry in config.training.callbacks:
         item = entry if isinstance(entry, CallbackConfig) else CallbackConfig(name=entry)
         try:
-            callback = _find_callback(item.name)(**item.options)
+            callback = call_object(item.name, _find_callback(item.name), **item.options)
             Callbacks([callback])  # an error if it has no method of a callback
             callbacks.append(callback)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             mistakes.append(f"training.callbacks: {item.name}: {error}")
     if mistakes:
         raise ConfigError(mistakes)

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from retrieval.errors import CheckpointError, did_you_mean, reason_of
+from retrieval.errors import CheckpointError, RetrievalError, did_you_mean, reason_of
 
 TRUST = "RETRIEVAL_TRUST_CODE"  # an environment variable: 1 accepts any code that a run names
 
@@ -51,29 +51,53 @@ def import_object(path: str) -> Callable[..., Any]:
     return value
 
 
+def call_object(path: str, function: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """Calls a class or function of the user.
+
+    Args:
+        path: Its import path, for messages.
+        function: The class or function.
+        args: Positional arguments.
+        options: Keyword arguments.
+
+    Raises:
+        ValueError: It raises an error that is not one of this package; the message has its type and text.
+    """
+    try:
+        return function(*args, **options)
+    except RetrievalError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} raises {type(error).__name__}: {reason_of(error)}") from error
+
+
 def require_trusted(paths: Iterable[str], folder: Path) -> None:
     """Checks that code named by the configuration in a run's folder is code of the user.
 
     The code must be neither inside the folder, which may come from elsewhere, nor part of Python or an installed package, whose
-    functions were not written to be called with the options of a configuration.
+    functions were not written to be called with the options of a configuration. It must be defined there, not only imported.
 
     Args:
         paths: The import paths.
         folder: The folder of the run.
 
     Raises:
-        CheckpointError: The code is neither; the environment variable `RETRIEVAL_TRUST_CODE=1` accepts it.
+        CheckpointError: The code is not the user's; the environment variable `RETRIEVAL_TRUST_CODE=1` accepts it.
+        ValueError: The user's code cannot be imported.
     """
     if os.environ.get(TRUST) == "1":
         return
-    for path in paths:
-        file = _file_of(path.rpartition(":")[0])
-        foreign = [folder.resolve(), *_library_folders()]
-        if file is None or any(file.is_relative_to(parent) for parent in foreign):
-            raise CheckpointError(
-                f"{folder}: its config.yaml names code that is not in a file of yours ({path}); "
-                f"if you trust this run, set the environment variable {TRUST}=1"
-            )
+    foreign = [folder.resolve(), Path(__file__).resolve().parents[1], *_library_folders()]
+    paths = list(paths)
+    # First the modules, which are not run before all of them are the user's own; then the objects in them.
+    for source_of in (_module_file, _definition_file):
+        for path in paths:
+            file = source_of(path)
+            if file is None or any(file.is_relative_to(parent) for parent in foreign):
+                raise CheckpointError(
+                    f"{folder}: its config.yaml names code that is not in a file of yours ({path}); "
+                    f"if you trust this run, set the environment variable {TRUST}=1"
+                )
 
 
 def _module(name: str) -> ModuleType:
@@ -92,11 +116,13 @@ def _module_of_file(file: Path) -> ModuleType:
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
     resolved = file.resolve()
-    # One module for each file: the same name twice, in two folders, must not be one module.
-    name = f"{resolved.stem}_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
+    _make_importable(resolved.parent)
+    name = resolved.stem
+    if _file_of(name) != resolved:  # another module has this name
+        name += f"_{hashlib.sha256(str(resolved).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
-    _make_importable(resolved.parent)
+    # Under its own name where possible, so that data workers can import it again.
     spec = importlib.util.spec_from_file_location(name, resolved)
     assert spec is not None
     assert spec.loader is not None
@@ -116,6 +142,18 @@ def _make_importable(folder: Path) -> None:
         sys.path.append(str(folder))
 
 
+def _module_file(path: str) -> Path | None:
+    """The file of the module that an import path names, without running it; None for a builtin one."""
+    return _file_of(path.rpartition(":")[0])
+
+
+def _definition_file(path: str) -> Path | None:
+    """The file that defines the object that an import path names, which a module may only have imported."""
+    module = sys.modules.get(str(getattr(import_object(path), "__module__", "")))
+    file = getattr(module, "__file__", None)
+    return None if file is None else Path(file).resolve()
+
+
 def _file_of(module: str) -> Path | None:
     """The file of a module, without running it; None for a builtin one."""
     if module.endswith(".py"):
@@ -126,8 +164,8 @@ def _file_of(module: str) -> Path | None:
         spec = importlib.util.find_spec(top)
     except (ImportError, ValueError):
         return None
-    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
-    return next((Path(place).resolve() for place in places if place and Path(place).exists()), None)
+    origins = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    return next((Path(origin).resolve() for origin in origins if origin and Path(origin).exists()), None)
 
 
 def _library_folders() -> list[Path]:

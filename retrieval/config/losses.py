@@ -9,7 +9,7 @@ from typing import Any
 from pytorch_metric_learning import losses, miners
 from torch import nn
 
-from retrieval.config.imports import import_object, is_import_path
+from retrieval.config.imports import call_object, import_object, is_import_path
 from retrieval.config.schema import LossConfig, LossTerm, NamedLoss
 from retrieval.errors import ConfigError, did_you_mean
 from retrieval.losses import Blackbox, RamboLoss, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
@@ -154,7 +154,9 @@ def _create(
     wanted = parameters if is_import_path(name) else required
     needed = {option: value for option, value in available.items() if option in wanted}
     try:
-        module = factory(**needed, **options)
+        module = (
+            call_object(name, factory, **needed, **options) if is_import_path(name) else factory(**needed, **options)
+        )
     except AssertionError as error:  # how pytorch-metric-learning refuses some values
         raise ValueError(f"{name} refuses {dict(options)} ({error})") from error
     if not isinstance(module, nn.Module):

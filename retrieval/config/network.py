@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from retrieval.config.imports import import_object, is_import_path
+from retrieval.config.imports import call_object, import_object, is_import_path
 from retrieval.config.mistakes import mistakes_in
 from retrieval.config.schema import Config, ModelConfig
 from retrieval.data import Preprocessing
@@ -99,7 +99,7 @@ def _own_backbone(config: Config, pretrained: bool) -> nn.Module:
     available = {"pretrained": options.pretrained if pretrained else False, "image_size": config.image.size}
     parameters = inspect.signature(factory).parameters
     given = {name: value for name, value in available.items() if name in parameters}
-    backbone = factory(**given | options.backbone_options)
+    backbone = call_object(options.backbone, factory, **given | options.backbone_options)
     if not isinstance(backbone, nn.Module):
         raise ValueError(
             f"{options.backbone} returned a value of type {type(backbone).__name__}, expected a torch.nn.Module"

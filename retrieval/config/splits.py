@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from retrieval.config.imports import import_object, is_import_path
+from retrieval.config.imports import call_object, import_object, is_import_path
 from retrieval.config.mistakes import mistakes_in
 from retrieval.config.schema import Config
 from retrieval.data import (
@@ -52,7 +52,7 @@ def read_splits(config: Config, data: Any = None) -> dict[str, ImageSet]:
         if data is not None:
             splits = read_dataset(data)
         else:
-            splits = read_dataset(named_reader(config), config.data.root, **config.data.options)
+            splits = _read_named(config)
     except (ValueError, TypeError) as error:  # a TypeError: an option of a type that its reader does not expect
         raise ConfigError(f"data: {error}") from error
     if config.data.lone_classes == "refuse":
@@ -70,6 +70,15 @@ def read_splits(config: Config, data: Any = None) -> dict[str, ImageSet]:
 def named_reader(config: Config) -> Any:
     """The name of the data set, or the function that an import path names."""
     return import_object(config.data.name) if is_import_path(config.data.name) else config.data.name
+
+
+def _read_named(config: Config) -> dict[str, ImageSet]:
+    """The splits of the data set that the configuration names."""
+    reader, settings = named_reader(config), config.data
+    if not is_import_path(settings.name):
+        return read_dataset(reader, settings.root, **settings.options)
+    splits: dict[str, ImageSet] = call_object(settings.name, read_dataset, reader, settings.root, **settings.options)
+    return splits
 
 
 def measured_splits(splits: Mapping[str, ImageSet]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from retrieval.config.imports import import_object, is_import_path
+from retrieval.config.imports import call_object, import_object, is_import_path
 from retrieval.config.losses import build_loss
 from retrieval.config.mistakes import mistakes_in
 from retrieval.config.schema import Config, TrainingConfig
@@ -80,11 +80,11 @@ def create_optimizer(settings: TrainingConfig, groups: Sequence[Mapping[str, Any
             factory = import_object(name)
             rates = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
             known = inspect.signature(factory).parameters
-            return factory(groups, **{k: v for k, v in rates.items() if k in known} | settings.optimizer_options)
+            options = {key: value for key, value in rates.items() if key in known} | settings.optimizer_options
+            optimizer: torch.optim.Optimizer = call_object(name, factory, groups, **options)
+            return optimizer
     except ValueError as error:
         raise ConfigError(f"training.optimizer: {error}") from error
-    except TypeError as error:
-        raise ConfigError(f"training.optimizer_options: {name} refuses them ({error})") from error
     if name not in list_optimizers():
         hint = did_you_mean(name, list_optimizers())
         raise ConfigError(f"training.optimizer: {name!r} is not an optimiser of timm{hint}")

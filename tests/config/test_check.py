@@ -180,7 +180,7 @@ def test_mistakes_of_own_code_come_at_once_too(here):
         ("training.callbacks=['own.py:Silent']", "training.callbacks: own.py:Silent: "),
         (
             "training={optimizer: 'own.py:adam', optimizer_options: {moment: 1}}",
-            "training.optimizer_options: own.py:adam refuses them (",
+            "training.optimizer: own.py:adam raises TypeError: ",
         ),
         ("training.callbacks=[{name: 'own.py:Log', options: {evry: 1}}]", "training.callbacks: own.py:Log: "),
     ],

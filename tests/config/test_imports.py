@@ -167,16 +167,28 @@ def run(here) -> Path:
     """A folder of a run, with a module in it, beside modules of the user."""
     folder = here / "runs" / "run"
     folder.mkdir(parents=True)
-    for place in (folder, here):
-        (place / "code_of_somebody.py").write_text("raise AssertionError('it must not run')")
+    (folder / "code_of_somebody.py").write_text("raise AssertionError('it must not run')")
+    (here / "code_of_somebody.py").write_text("def x(): pass\nfrom shutil import rmtree\n")
     (here / "package_of_mine").mkdir()
-    (here / "package_of_mine" / "__init__.py").write_text("raise AssertionError('it must not run')")
+    (here / "package_of_mine" / "__init__.py").write_text("def x(): pass\n")
+    (here / "package_of_mine" / "losses.py").write_text("def x(): pass\n")
     return folder
 
 
-def test_code_in_the_users_own_files_is_trusted_and_not_run(run):
+def test_code_in_the_users_own_files_is_trusted(run):
     paths = ["code_of_somebody:x", "code_of_somebody.py:x", "package_of_mine:x", "package_of_mine.losses:x"]
     require_trusted([*paths, f"{run.parent.parent}/code_of_somebody.py:x"], run)
+
+
+def test_code_that_the_users_file_only_imports_is_refused(run):
+    with pytest.raises(CheckpointError, match=r"not in a file of yours \(code_of_somebody:rmtree\)"):
+        require_trusted(["code_of_somebody:rmtree"], run)
+
+
+def test_no_module_runs_if_one_path_is_refused(run):
+    Path("code_that_stays.py").write_text("raise AssertionError('it must not run')")
+    with pytest.raises(CheckpointError, match=r"\(os:system\)"):
+        require_trusted(["code_that_stays:x", "os:system"], run)
 
 
 @pytest.mark.parametrize(
