@@ -12,8 +12,9 @@ from retrieval.config.imports import call_object, import_object, is_import_path
 from retrieval.config.losses import build_loss
 from retrieval.config.network import find_backbone
 from retrieval.config.schema import CallbackConfig, Config
-from retrieval.config.splits import named_reader
+from retrieval.config.splits import build_augmentation, named_reader
 from retrieval.config.trainer import create_optimizer
+from retrieval.data import Preprocessing
 from retrieval.data.registry import check_options, find_reader
 from retrieval.errors import ConfigError, RetrievalError, did_you_mean
 from retrieval.networks import check_name
@@ -24,7 +25,7 @@ PARTS = ("data", "network", "loss", "optimizer", "callbacks")
 
 
 def check(config: Config, parts: tuple[str, ...] = PARTS, *, pretrained: bool = True) -> None:
-    """Resolves the data set, backbone, loss, miner, optimiser and callbacks of a configuration.
+    """Resolves the data set, backbone, loss, miner, optimiser, callbacks and augmentation of a configuration.
 
     The images are not read, and no weights are loaded.
 
@@ -44,9 +45,10 @@ def check(config: Config, parts: tuple[str, ...] = PARTS, *, pretrained: bool = 
             config.training, [{"params": [torch.zeros(1, requires_grad=True)]}]
         ),
         "callbacks": build_callbacks,
+        "augmentation": _check_augmentation,
     }
     mistakes: list[str] = []
-    for part in parts:
+    for part in (*parts, "augmentation"):
         try:
             checks[part](config)
         except RetrievalError as error:  # also of a package that a callback needs
@@ -103,6 +105,11 @@ def _check_data(config: Config) -> None:
         check_options(find_reader(named_reader(config)), config.data.options)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
+
+
+def _check_augmentation(config: Config) -> None:
+    any_numbers = (0.5, 0.5, 0.5)
+    build_augmentation(config, Preprocessing(config.image.resize, config.image.size, any_numbers, any_numbers))
 
 
 def _check_network(config: Config, pretrained: bool) -> None:

@@ -29,6 +29,12 @@ def is_import_path(name: str) -> bool:
     return ":" in name
 
 
+def absolute(name: str) -> str:
+    """A name with the absolute path of the file that it names, if it is an import path such as `file.py:name`."""
+    file, _, rest = name.rpartition(":")
+    return f"{Path(file).expanduser().resolve()}:{rest}" if file.endswith(".py") else name
+
+
 def import_object(path: str) -> Callable[..., Any]:
     """The class or function that an import path names.
 

@@ -40,16 +40,16 @@ def build_network(config: Config, *, pretrained: bool = True) -> Embedder:
     return network.to(memory_format=torch.channels_last) if options.channels_last else network
 
 
-def own_network(network: nn.Module, image_size: int) -> Embedder:
+def own_network(network: nn.Module, config: Config) -> Embedder:
     """A module from images to vectors as an `Embedder` without a head.
 
     Raises:
         ConfigError: The module does not make vectors of images of this size.
     """
-    if isinstance(network, Embedder):
-        return network
-    with mistakes_in("network"):
-        return create_embedder(network, embedding_dim=None, image_size=image_size)
+    if not isinstance(network, Embedder):
+        with mistakes_in("network"):
+            network = create_embedder(network, embedding_dim=None, image_size=config.image.size)
+    return network.to(memory_format=torch.channels_last) if config.model.channels_last else network
 
 
 def without_head(network: Embedder) -> Embedder:

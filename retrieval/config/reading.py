@@ -67,6 +67,11 @@ def load(source: str | Path | Config, overrides: Overrides = ()) -> Config:
     return config
 
 
+def option_keys(overrides: Mapping[str, Any]) -> list[str]:
+    """The options that overrides set, by dotted keys."""
+    return [key for key, _ in _flatten(overrides)]
+
+
 def to_yaml(config: Config) -> str:
     """The configuration with all its values, as YAML that `load` reads back."""
     return write(config.model_dump())
@@ -113,7 +118,18 @@ def _flatten(overrides: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[s
         if isinstance(value, Mapping) and _section(name.split(".")):
             yield from _flatten(value, f"{name}.")
         else:
-            yield name, str(value) if isinstance(value, Path) else value
+            yield name, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """A Python value as YAML would give it: no paths, tuples or NumPy numbers."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") else value
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from retrieval.config.imports import call_object, import_object, is_import_path
+from retrieval.config.imports import absolute, call_object, import_object, is_import_path
 from retrieval.config.mistakes import mistakes_in
-from retrieval.config.schema import Config
+from retrieval.config.schema import Config, LossTerm
 from retrieval.data import (
     Augmentation,
     HierarchicalSampler,
@@ -28,6 +28,8 @@ from retrieval.data import (
 )
 from retrieval.errors import ConfigError, DatasetError
 from retrieval.training import distributed
+
+Term = TypeVar("Term", bound=LossTerm)
 
 # Splits whose images are queries against the images of another split.
 GALLERIES = {"query": "gallery"}
@@ -49,10 +51,7 @@ def read_splits(config: Config, data: Any = None) -> dict[str, ImageSet]:
         DatasetError: The images cannot be read.
     """
     try:
-        if data is not None:
-            splits = read_dataset(data)
-        else:
-            splits = _read_named(config)
+        splits = _read_named(config) if data is None else read_dataset(data)
     except (ValueError, TypeError) as error:  # a TypeError: an option of a type that its reader does not expect
         raise ConfigError(f"data: {error}") from error
     if config.data.lone_classes == "refuse":
@@ -87,13 +86,27 @@ def measured_splits(splits: Mapping[str, ImageSet]) -> tuple[str, str]:
 
 
 def with_absolute_paths(config: Config) -> Config:
-    """The configuration as it can be used from any folder."""
-    data, model = config.data, config.model
+    """The configuration as it can be used from any folder: paths of images, weights and code are absolute."""
+    data, model, loss, training = config.data, config.model, config.loss, config.training
+    data = data.model_copy(update={"name": absolute(data.name)})
     if data.root is not None:
         data = data.model_copy(update={"root": str(Path(data.root).expanduser().resolve())})
+    model = model.model_copy(update={"backbone": absolute(model.backbone)})
     if isinstance(model.pretrained, str):
         model = model.model_copy(update={"pretrained": str(Path(model.pretrained).expanduser().resolve())})
-    return config.model_copy(update={"data": data, "model": model})
+    terms = [_with_absolute_names(term) for term in loss.terms]
+    loss = _with_absolute_names(loss).model_copy(update={"terms": terms})
+    callbacks = [
+        absolute(item) if isinstance(item, str) else item.model_copy(update={"name": absolute(item.name)})
+        for item in training.callbacks
+    ]
+    training = training.model_copy(update={"optimizer": absolute(training.optimizer), "callbacks": callbacks})
+    return config.model_copy(update={"data": data, "model": model, "loss": loss, "training": training})
+
+
+def _with_absolute_names(term: Term) -> Term:
+    miner = None if term.miner is None else absolute(term.miner)
+    return term.model_copy(update={"name": absolute(term.name), "miner": miner})
 
 
 def build_sampler(config: Config, images: ImageSet) -> MPerClassSampler:

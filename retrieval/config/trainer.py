@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from retrieval.config.schema import Config, TrainingConfig
 from retrieval.errors import ConfigError, did_you_mean
 from retrieval.networks import Embedder, freeze_batchnorm, parameter_groups, set_backbone_trainable
 from retrieval.training import SiMix, Trainer
+
+log = logging.getLogger("retrieval")
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -117,9 +120,15 @@ def _build_optimizer(
     if optimizer is None:
         return create_optimizer(settings, groups)
     built = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(groups)
-    own = set(map(id, model.parameters()))
-    if not any(id(parameter) in own for group in built.param_groups for parameter in group["params"]):
+    if not isinstance(built, torch.optim.Optimizer):
+        raise ConfigError(
+            f"optimizer: returns a value of type {type(built).__name__}, expected a torch.optim.Optimizer"
+        )
+    trained = {id(parameter) for group in built.param_groups for parameter in group["params"]}
+    if not any(id(parameter) in trained for parameter in model.parameters()):
         raise ConfigError("optimizer: holds no parameter of the network; make it over the parameters of `network`")
+    if any(id(parameter) not in trained for parameter in loss.parameters()):
+        log.warning("the optimizer does not hold the parameters of the loss, so they are not trained")
     return built
 
 

@@ -1,6 +1,6 @@
 """The index: a bundle of vectors, classes, paths and a model, which is searched, measured and edited."""
 
-from retrieval.index.hits import Hit
 from retrieval.index.index import Index
+from retrieval.index.search import Hit
 
 __all__ = ["Hit", "Index"]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from retrieval import evaluation
 from retrieval.data import ImageSet, folder_class, image_files, images_below, images_in, listed_images
+from retrieval.data.image_set import first_repeated
 from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
 from retrieval.index import approximate, arrays, editing
 from retrieval.index.bundle import Bundle, read_bundle
@@ -33,7 +34,7 @@ def build(
     if kind != approximate.EXACT:
         with usage_errors():
             kind = approximate.factory_string(kind, len(images), model.embedding_dim)
-    stored = _stored_model(model, out)
+    stored = stored_model(model, out)
 
     def make(vectors: np.ndarray) -> Bundle:
         return make_bundle(
@@ -47,7 +48,7 @@ def build(
             split=split,
             source=model.source,
             kind=kind,
-            pictures=thumbnails_of(images) if thumbnails else None,
+            pictures=thumbnails_of(images) if thumbnails or not images.is_on_disk else None,
             where=out or "index",
         )
 
@@ -77,7 +78,9 @@ def from_vectors(
     out: Path | None,
 ) -> Bundle:
     """Makes a bundle of vectors; see `retrieval.Index.from_vectors`."""
-    rows = evaluation.unit_vectors("vectors", vectors)
+    rows = np.array(evaluation.unit_vectors("vectors", vectors))  # a copy: the caller may change the given ones
+    if labels is None:
+        raise ValueError("labels is None; give the class of every vector")
     labels = [label.item() if isinstance(label, Tensor) else label for label in labels]
     names = [str(label) for label in labels]
     numbers = np.unique(evaluation.number_labels(labels)[0], return_inverse=True)[1]
@@ -89,6 +92,8 @@ def from_vectors(
     if model is not None and model.embedding_dim != rows.shape[1]:
         raise ValueError(f"the model makes vectors of {model.embedding_dim} numbers, these have {rows.shape[1]}")
     numbered = np.arange(len(rows)) if ids is None else np.asarray(ids)
+    if paths is not None and (repeated := first_repeated(map(str, paths))) is not None:
+        raise ValueError(f"paths holds {repeated!r} twice; give each image once")
     with usage_errors():
         return make_bundle(
             vectors=rows,
@@ -96,7 +101,7 @@ def from_vectors(
             labels=numbers,
             class_names=[name_of[number] for number in sorted(name_of)],
             paths=[str(path) for path in (numbered.tolist() if paths is None else paths)],
-            model=None if model is None else _stored_model(model, out),
+            model=None if model is None else stored_model(model, out),
             images_root=str(root.resolve()),
             split="vectors",
             source={} if model is None else model.source,
@@ -197,13 +202,17 @@ def _require_folder_classes(bundle: Bundle) -> None:
         )
 
 
-def _stored_model(model: Model, out: Path | None) -> StoredModel | None:
-    """The model as files hold it; None, with a warning, where no file can hold it."""
+def stored_model(model: Model, out: Path | None) -> StoredModel | None:
+    """The model as files hold it; None, with a warning, where no file can hold it.
+
+    An index in memory holds its model as it is, so that nothing is exported before the index is saved.
+    """
+    if out is None and not model.is_described:
+        return None
     try:
         return model.stored()
     except IndexFormatError:
         raise
     except RetrievalError as error:
-        if out is not None:
-            log.warning("%s: will hold no model: %s; open it with Index.open(%r, model=model)", out, error, str(out))
+        log.warning("%s: will hold no model: %s; open it with Index.open(%r, model=model)", out, error, str(out))
         return None

@@ -10,7 +10,7 @@ from typing import Any
 from retrieval.data import to_image
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.index.bundle import Bundle
-from retrieval.index.hits import Hit
+from retrieval.index.search import Hit
 from retrieval.index.thumbnails import thumbnail
 from retrieval.report import GalleryRow, Neighbour, plot_gallery, write_search_page
 

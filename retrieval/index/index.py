@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_yo
 from retrieval.evaluation.arrays import check_k
 from retrieval.files import claim_file, require_elsewhere, require_free_file, require_free_folder
 from retrieval.files.arrays import LABELS, ArrayFiles, write_arrays
-from retrieval.index import approximate, building, comparison, drawing, editing, measuring, reporting
+from retrieval.index import approximate, building, comparison, drawing, editing, recall, reporting
 from retrieval.index.bundle import Bundle, read_bundle
-from retrieval.index.hits import Generation, Hit, query_vectors
 from retrieval.index.manifest import REMEDY
-from retrieval.index.measuring import METRICS, Figures, Ranking
+from retrieval.index.recall import METRICS, Figures, Ranking
+from retrieval.index.search import Generation, Hit, query_vectors
 from retrieval.index.writing import require_replaceable, write_bundle
 from retrieval.model import Model
 
@@ -254,6 +255,9 @@ class Index:
         """
         with building.usage_errors():
             k = check_k(k)
+        queries = list(queries) if isinstance(queries, Iterator) else queries
+        if isinstance(queries, Sequence) and not len(queries):
+            raise ValueError("there is no query to search for; give at least one")
         generation = self._generation  # one state for the whole search: another thread may replace it
         given = query_vectors(queries)
         vectors = generation.model.encode(queries) if given is None else given
@@ -285,7 +289,7 @@ class Index:
         Returns:
             A figure by its name, such as "recall@1"; see `retrieval.evaluate`.
         """
-        return measuring.evaluate(
+        return recall.evaluate(
             self._bundle, ks, _bundle_of(queries), metrics=metrics, macro=macro, interval_seed=interval_seed
         )
 
@@ -297,7 +301,7 @@ class Index:
         metrics: Sequence[str] = METRICS,
     ) -> list[dict[str, Any]]:
         """The figures of every class, the worst first: {"class", "queries", "recall@1", ...}; see `evaluate`."""
-        return measuring.evaluate_classes(self._bundle, ks, _bundle_of(queries), metrics)
+        return recall.evaluate_classes(self._bundle, ks, _bundle_of(queries), metrics)
 
     def evaluate_rankings(
         self,
@@ -311,7 +315,7 @@ class Index:
     ) -> dict[str, Figures]:
         """The figures of the index ("plain"), and with each of query expansion, augmentation and re-ranking; see `search`."""
         ranking = Ranking(qe, alpha, dba, rerank)
-        return measuring.evaluate_rankings(self._bundle, ks, ranking, _bundle_of(queries))
+        return recall.evaluate_rankings(self._bundle, ks, ranking, _bundle_of(queries))
 
     def compare(self, *others: Index | Place, ks: Sequence[int] = (1,), seed: int = 0) -> dict[str, Any]:
         """Compares other indices of the same images with this one, over the queries that all have.
@@ -368,6 +372,7 @@ class Index:
         """
         with self._lock:
             bundle = self._editable()
+            paths, classes = ([value] if isinstance(value, str) else value for value in (paths, classes))
             positions: set[int] = set()
             for kind, wanted, values in (
                 ("path", paths, bundle.paths),
@@ -408,10 +413,12 @@ class Index:
             RetrievalError: The folder cannot be written.
         """
         require_free_folder(folder, overwrite, require_replaceable)
-        if self._given is not None and self._bundle.model is None:
-            log.warning("%s: will hold no model; open it with Index.open(%r, model=model)", folder, str(folder))
         with self._lock:
-            self._generation = self._generation.followed_by(write_bundle(self._bundle, folder, overwrite=overwrite))
+            bundle = self._bundle
+            if self._given is not None and bundle.model is None:
+                bundle = replace(bundle, model=building.stored_model(self._given, Path(folder)))
+            bundle = write_bundle(bundle, folder, overwrite=overwrite)
+            self._generation = Generation(bundle, self._generation.built_model)
 
     def reload(self) -> bool:
         """Reads the index again if its folder has been replaced; returns whether it was.

@@ -78,6 +78,8 @@ def make_bundle(
     if pictures is not None and len(pictures) != len(vectors):
         raise ValueError(f"{len(pictures)} pictures of {len(vectors)} items; give one of each")
     factory = kind if kind == approximate.EXACT else approximate.factory_string(kind, *vectors.shape)
+    for array in (vectors, ids, labels):
+        array.setflags(write=False)
     names = tuple(class_names[label] for label in labels)
     check_names(Path(where), names, paths)
     files: dict[str, bytes | memoryview] = {}

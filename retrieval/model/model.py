@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,11 @@ class Model:
         if self._embedding_dim is None:
             self._embedding_dim = self._raw([Image.new("RGB", (64, 64), "white")]).shape[1]
         return self._embedding_dim
+
+    @property
+    def is_described(self) -> bool:
+        """Whether a description and weights rebuild the network, as they do for a timm network."""
+        return isinstance(self.network, Embedder) and self.network.is_described
 
     def to(self, device: str | torch.device) -> Model:
         """Moves the network to a device, such as "cpu", "cuda" or "auto"; returns the model itself."""
@@ -304,13 +310,10 @@ class Model:
             probes = torch.randn(_PROBES, 3, size, size, generator=torch.Generator().manual_seed(0))
         else:
             probes = torch.stack(inputs)
-        device = self.device
-        try:
-            metadata = {"preprocessing": self.preprocessing.to_dict()}
-            content, opset = onnx.export_network(self.network, size, metadata)
-            difference = onnx.compare(content, self.network, probes)
-        finally:
-            self.network.to(device)
+        network = copy.deepcopy(self.network).cpu().float().eval()  # the export must not move the caller's network
+        metadata = {"preprocessing": self.preprocessing.to_dict()}
+        content, opset = onnx.export_network(network, size, metadata)
+        difference = onnx.compare(content, network, probes)
         return content, {"largest_difference": difference, "images": len(probes)}, opset
 
     def _require_preprocessing(self) -> None:

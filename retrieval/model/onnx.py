@@ -80,7 +80,7 @@ def export_network(network: nn.Module, size: int, metadata: dict[str, Any]) -> t
     """Exports a network as ONNX, from "images" (batch, 3, size, size) to "vectors" (batch, dim).
 
     Args:
-        network: The network; it is moved to the CPU and put into evaluation mode.
+        network: The network, on the CPU and in evaluation mode.
         size: Pixels of the side of its input.
         metadata: Values that are stored in the file as JSON.
 
@@ -91,7 +91,7 @@ def export_network(network: nn.Module, size: int, metadata: dict[str, Any]) -> t
         RetrievalError: Packages are missing, or the network cannot be exported.
     """
     require_packages("onnx", "onnxruntime", "onnxscript")
-    network = network.cpu().eval().to(memory_format=torch.contiguous_format)
+    network = network.to(memory_format=torch.contiguous_format)
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("onnxscript", "torch.onnx")}
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -145,7 +145,7 @@ def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | Non
         embedder = build_network(config, pretrained=False)
     else:
         # A copy: the models of two checkpoints must not share their weights, nor change those of the caller.
-        embedder = own_network(copy.deepcopy(network), config.image.size)
+        embedder = own_network(copy.deepcopy(network), config)
     name = checkpoint or ("best" if folder.best.is_file() else "last")
     state = folder.load_last() if name == "last" else load_checkpoint(folder.best)
     try:

@@ -28,10 +28,11 @@ def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False) ->
     device = device_of(network)
     if isinstance(network, nn.Module) and network.training:
         network.eval()
+    dtype = _dtype_of(network)
     vectors = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for images in batches:
-            made = network(images.to(device, non_blocking=True))
+            made = network(images.to(device, dtype, non_blocking=True))
             if not isinstance(made, Tensor) or made.ndim != 2 or len(made) != len(images):
                 shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
                 raise ValueError(
@@ -47,3 +48,9 @@ def device_of(network: Any) -> torch.device:
     """The device of a network's parameters, or the CPU if it has none."""
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     return next((parameter.device for parameter in parameters), torch.device("cpu"))
+
+
+def _dtype_of(network: Any) -> torch.dtype:
+    """The floating-point type of a network's parameters, which its input must have; float32 if it has none."""
+    parameters = network.parameters() if isinstance(network, nn.Module) else ()
+    return next((item.dtype for item in parameters if item.is_floating_point()), torch.float32)

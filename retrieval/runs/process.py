@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from retrieval.config import Config, to_yaml
 from retrieval.config.check import build_callbacks, check, names_in
@@ -25,12 +24,13 @@ from retrieval.config.splits import (
     read_splits,
     with_absolute_paths,
 )
-from retrieval.config.trainer import OptimizerFactory, build_trainer
+from retrieval.config.trainer import build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
 from retrieval.files import write_json, write_text
 from retrieval.model.places import require_known
 from retrieval.report import plot_training
 from retrieval.runs.measuring import Measuring, describe
+from retrieval.runs.objects import Objects
 from retrieval.runs.pictures import draw_neighbours
 from retrieval.runs.record import Figures, Record, labelled, unlabelled
 from retrieval.runs.resume import require_same, require_same_images
@@ -52,55 +52,6 @@ from retrieval.training.progress import ProgressBar
 log = logging.getLogger("retrieval")
 
 
-@dataclass(frozen=True)
-class Objects:
-    """Objects that a caller gives in place of names in the configuration; None where the configuration decides.
-
-    Args:
-        data: An `ImageSet`, a `torch.utils.data.Dataset` of (image, label), or a dict of these by split.
-        network: A module from images (batch, 3, height, width) to vectors (batch, dim), trained as it is.
-        loss: A loss of pytorch-metric-learning's signature.
-        optimizer: A function from parameter groups to an optimiser, or an optimiser.
-        callbacks: Callbacks besides those of the configuration.
-    """
-
-    data: Any = None
-    network: nn.Module | None = None
-    loss: nn.Module | None = None
-    optimizer: OptimizerFactory | torch.optim.Optimizer | None = None
-    callbacks: tuple[object, ...] = ()
-
-    def describe(self, config: Config) -> Config:
-        """The configuration with "<MyNet>" in place of the name of a part that is given as an object."""
-        if self.data is not None:
-            data: dict[str, Any] = {"name": _name(self.data), "root": None, "options": {}}
-            config = config.model_copy(update={"data": config.data.model_copy(update=data)})
-        if self.network is not None:
-            whole = {"embedding_dim": None, "pooling": None, "layer_norm": False, "pretrained": False}
-            model: dict[str, Any] = {"backbone": _name(self.network), "backbone_options": {}, **whole}
-            config = config.model_copy(update={"model": config.model.model_copy(update=model)})
-        if self.loss is not None:
-            loss = type(config.loss)().model_copy(
-                update={"name": _name(self.loss), "lr_multiplier": config.loss.lr_multiplier}
-            )
-            config = config.model_copy(update={"loss": loss})
-        if self.optimizer is not None:
-            settings = config.training.model_copy(update={"optimizer": _name(self.optimizer), "optimizer_options": {}})
-            config = config.model_copy(update={"training": settings})
-        return config
-
-    def parts_of_the_configuration(self) -> tuple[str, ...]:
-        """The parts that the configuration decides; see `retrieval.config.check`."""
-        given = {
-            "data": self.data,
-            "network": self.network,
-            "loss": self.loss,
-            "optimizer": self.optimizer,
-            "callbacks": None,
-        }
-        return tuple(part for part, value in given.items() if value is None)
-
-
 def run_process(
     config: Config, out: str | Path, *, overwrite: bool = False, resume: bool = False, objects: Objects | None = None
 ) -> Run:
@@ -116,7 +67,7 @@ def run_process(
     else:
         folder.check_free(overwrite=overwrite)
     config = with_absolute_paths(objects.describe(config))
-    parts = objects.parts_of_the_configuration()
+    parts = objects.missing_parts()
     if resume:
         require_known(names_in(config, parts), folder.path)
     check(config, parts, pretrained=not resume)
@@ -303,10 +254,8 @@ def _build(
     """Builds the parts of a run. The weights of a resumed run come from its checkpoint."""
     splits = read_splits(config, objects.data)
     torch.manual_seed(config.seed)
-    if objects.network is None:
-        network = build_network(config, pretrained=not resume)
-    else:
-        network = own_network(objects.network, config.image.size)
+    own = objects.network
+    network = build_network(config, pretrained=not resume) if own is None else own_network(own, config)
     network = network.to(device)
     preprocessing = build_preprocessing(config, network)
     augmentation = build_augmentation(config, preprocessing)
@@ -334,11 +283,6 @@ def _build(
         measuring=Measuring(config, splits, preprocessing, signals),
         callbacks=callbacks,
     )
-
-
-def _name(value: object) -> str:
-    name = getattr(value, "__name__", type(value).__name__)
-    return f"<{name}>"
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ class Run:
         loaded = load_run(self.path, checkpoint, self._network)
         return Model.of(loaded).to(pick_device(self.config.device if device is None else device))
 
-    def index(self, split: str | None = None, *, checkpoint: str = "last", device: str | None = None) -> Index:
+    def index(self, split: str | None = None, *, checkpoint: str | None = None, device: str | None = None) -> Index:
         """The index of a split; built where the run has none.
 
         Args:
@@ -164,7 +164,7 @@ class Run:
         split: str | None = None,
         out: str | Path | None = None,
         *,
-        checkpoint: str | None = "last",
+        checkpoint: str | None = None,
         device: str | None = None,
         overwrite: bool = False,
         **options: Any,
@@ -219,9 +219,9 @@ class Run:
         check_replaceable(page)
         if images is not None and not Path(images).is_dir():
             raise RetrievalError(f"{images}: does not exist; give the folder of the images")
-        index = self.index(device=device)
+        index = self.index(checkpoint="last", device=device)
         if queries is None and index.folder == self._index_folder("gallery"):
-            queries = self.index("query", device=device)
+            queries = self.index("query", checkpoint="last", device=device)
         title = f"Retrieval report: {self.path.resolve().name}"
         record: dict[str, Any] = {"results": self.results, "rows": self.metrics, "title": title}
         return index.report(page, queries=queries, images=images, ks=ks, seed=seed, **record)

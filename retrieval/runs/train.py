@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,10 @@ from torch import nn
 
 from retrieval.config import Config, load
 from retrieval.config.folders import default_folder
+from retrieval.config.reading import option_keys
 from retrieval.config.trainer import OptimizerFactory
-from retrieval.runs.process import Objects, run_process
+from retrieval.runs.objects import Objects
+from retrieval.runs.process import run_process
 from retrieval.runs.run import Run
 
 
@@ -22,7 +24,7 @@ def train(
     out: str | Path | None = None,
     *,
     network: nn.Module | None = None,
-    loss: nn.Module | str | Mapping[str, Any] | None = None,
+    loss: nn.Module | Callable[..., Any] | str | Mapping[str, Any] | None = None,
     optimizer: OptimizerFactory | torch.optim.Optimizer | str | None = None,
     callbacks: Sequence[object] = (),
     resume: bool = False,
@@ -40,7 +42,8 @@ def train(
             classes; or a dict of these with the keys "train" and "test". A mapping of options is the data section.
         out: The folder of the run; by default `runs/<config>`.
         network: A module from images (batch, 3, height, width) to vectors (batch, dim). It replaces the backbone and the head.
-        loss: A loss of pytorch-metric-learning's signature, the name of a loss, or options of the loss section.
+        loss: A loss of pytorch-metric-learning, any module or function of embeddings (batch, dim) and labels (batch,) to a scalar,
+            the name of a loss, or options of the loss section.
         optimizer: A function from parameter groups to an optimiser, such as `torch.optim.AdamW`; an optimiser over the parameters
             of `network`; or the name of an optimiser.
         callbacks: Objects with some of the methods of `retrieval.training.callbacks.Callback`.
@@ -53,6 +56,7 @@ def train(
 
     Raises:
         ConfigError: An option is unknown or cannot be used; one line for each mistake.
+        ValueError: An object is of the wrong type.
         RetrievalError: The images cannot be read, or the folder cannot be written.
         SystemExit: By SIGTERM or Ctrl-C, after everything was saved.
 
@@ -76,10 +80,18 @@ def train(
         changes["loss"], loss = loss, None
     if isinstance(optimizer, str):
         changes["training.optimizer"], optimizer = optimizer, None
-    settings = load(config, changes)
-    if isinstance(data, (str, Path)):
-        settings, data = with_root(settings, Path(data)), None
+    if not isinstance(config, (str, Path, Config)):
+        raise ValueError(f"config is of type {type(config).__name__}; give a name, a YAML file or a Config")
+    if resume and overwrite:
+        raise ValueError("resume and overwrite exclude each other")
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks is of type {type(callbacks).__name__}; give a list of callbacks")
+    root, data = (Path(data), None) if isinstance(data, (str, Path)) else (None, data)
     objects = Objects(data, network, loss, optimizer, tuple(callbacks))  # type: ignore[arg-type]
+    objects.warn_of_options(option_keys(changes))
+    settings = load(config, changes)
+    if root is not None:
+        settings = with_root(settings, root)
     folder = (
         Path(out) if out is not None else default_folder(config.data.name if isinstance(config, Config) else config)
     )

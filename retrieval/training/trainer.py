@@ -128,6 +128,11 @@ class Trainer:
         whole.requires_grad_()
         with seeded(self.device, self.seed, self.step, 0):
             loss = self.loss_function(whole, all_labels)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            made = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise RetrievalError(
+                f"the loss {type(self.loss_function).__name__} returns {made}, expected a scalar tensor"
+            )
         self.scaler.scale(loss).backward()
         assert whole.grad is not None
         if embeddings.requires_grad:  # False if only the loss has trainable parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -185,8 +186,14 @@ def test_the_run_is_resumed_with_its_own_code(run, images, capsys, tmp_path):
     assert json.loads(Path("stopped/results.json").read_text()) == json.loads(Path("run/results.json").read_text())
 
 
-def test_from_another_folder_the_code_is_missed_in_one_line(run, here, capsys, tmp_path, monkeypatch):
+def test_a_run_with_code_in_a_file_is_used_from_another_folder(run, here, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    code, _, err = call(capsys, "index", str(here / "run"), "--out", "index")
+    assert code == 0, err
+
+
+def test_code_that_has_moved_is_missed_in_one_line(run, here, capsys, tmp_path):
+    (here / "my_nets.py").rename(tmp_path / "my_nets.py")
     code, out, err = call(capsys, "index", str(here / "run"), "--out", "index")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "my_nets.py: no such file" in err
@@ -206,7 +213,7 @@ def test_a_run_that_names_code_of_a_library_or_of_its_own_folder_is_refused(run,
         "my_hooks.py:Log",
     ):
         for evil in ("shutil:rmtree", "os:system", "received/evil.py:run"):
-            Path("received/config.yaml").write_text(text.replace(own, evil))
+            Path("received/config.yaml").write_text(re.sub(rf"\S*{re.escape(own)}", evil, text))
             commands = [["train", "--out", "received", "--resume"]]
             commands += [["index", "received", "--out", "index"]] * (own.startswith(("my_nets", "my_data")))
             for command in commands:
@@ -230,7 +237,7 @@ def test_an_error_of_own_code_is_told_from_a_fault_of_the_program(here, images, 
     )
     for backbone, message in (
         ("my_faults.py:flat", "model: Flat returns () for one image, expected features (1, width)"),
-        ("my_faults.py:number", "model: my_faults.py:number returned a value of type int, expected a torch.nn.Module"),
+        ("my_faults.py:number", f"model: {here}/my_faults.py:number returned a value of type int, expected a torch.nn.Module"),
     ):
         words = ("model.backbone_options={}", f"model.backbone={backbone}", "--out", "fails")
         code, out, err = call(

@@ -192,7 +192,7 @@ def test_an_index_of_a_function_holds_no_model_and_says_so(photos, paths, tmp_pa
     assert index.search(pixels_of(0), k=1)[0].id == 0
     assert caplog.text == ""
     index.save(tmp_path / "saved")
-    assert "saved: will hold no model; open it with Index.open(" in caplog.text
+    assert "saved: will hold no model: this model is a function" in caplog.text
     assert index.search(pixels_of(0), k=1)[0].id == 0
 
 
@@ -378,7 +378,7 @@ def test_a_query_may_have_any_form(index, photos, paths, expected):
         "prepared tensor": PREPARE(Image.open(file).convert("RGB")),
         "vector": index.vectors[4],
         "float64 vector": 7 * index.vectors[4].astype(np.float64),
-        "tensor vector": torch.from_numpy(index.vectors[4]),
+        "tensor vector": torch.from_numpy(index.vectors[4].copy()),
         "bfloat16 vector": torch.from_numpy(index.vectors[4].copy()).double(),
         "list of numbers": index.vectors[4].tolist(),
         "list of NumPy numbers": list(index.vectors[4]),
@@ -440,7 +440,7 @@ def test_a_k_beyond_the_index_finds_all_items(index):
         (np.array(3.0), {}, "expected (number, dimension)"),
         (np.zeros((0, 8)), {}, "is empty"),
         (np.ones((2, 3, 4)), {}, "array of float64 (2, 3, 4)"),
-        ([], {}, "no batch of images"),
+        ([], {}, "there is no query to search for; give at least one"),
         (None, {}, "the images are of type NoneType"),
         ("missing.png", {}, "missing.png: cannot be read as an image"),
         (np.ones(8), {"k": 0}, "k is 0, expected at least 1"),

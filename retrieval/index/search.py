@@ -16,7 +16,7 @@ from retrieval.evaluation.inputs import to_numpy
 from retrieval.index import reranking
 from retrieval.index.approximate import Approximate
 from retrieval.index.bundle import Bundle
-from retrieval.index.measuring import Ranking
+from retrieval.index.recall import Ranking
 from retrieval.model import Model
 from retrieval.model.places import load_stored
 
@@ -86,6 +86,11 @@ class Generation:
             return self._model
 
     @property
+    def built_model(self) -> Model | None:
+        """The model, if it has been built already."""
+        return self._model
+
+    @property
     def gallery(self) -> Gallery:
         """The vectors, ready for exact search; made at the first search."""
         with self._lock:
@@ -138,7 +143,8 @@ def query_vectors(queries: Any) -> np.ndarray | None:
     if isinstance(queries, Tensor):
         return queries if queries.is_floating_point() and queries.ndim <= 2 else None  # type: ignore[return-value]
     if isinstance(queries, np.ndarray):
-        return queries if queries.dtype.kind in "fi" and queries.ndim <= 2 else None
+        kinds = "fiu" if queries.ndim == 1 else "fi"  # a uint8 array (height, width) is an image
+        return queries if queries.dtype.kind in kinds and queries.ndim <= 2 else None
     if isinstance(queries, Sequence) and not isinstance(queries, (str, bytes)) and len(queries):
         first = queries[0]
         if isinstance(first, (int, float, np.number)) or _is_vector(first):

@@ -7,7 +7,7 @@ import pytest
 
 from retrieval.index import Index
 from retrieval.index.bundle import read_bundle
-from retrieval.index.measuring import Ranking
+from retrieval.index.recall import Ranking
 
 
 def by_sorting_everything(scores, labels, gallery_labels, own, k):
