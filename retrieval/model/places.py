@@ -191,7 +191,10 @@ def require_known(names: Iterable[str], folder: Path) -> None:
             raise CheckpointError(
                 f"{folder}: was trained with an object that was given in Python, {name}; give it again, in Python"
             )
-    require_trusted(filter(is_import_path, names), folder)
+    try:
+        require_trusted(filter(is_import_path, names), folder)
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: its config.yaml names code that is missing ({error}); put it back") from error
 
 
 def require_replaceable(folder: Path) -> None:

@@ -195,7 +195,8 @@ def test_a_run_with_code_in_a_file_is_used_from_another_folder(run, here, capsys
 def test_code_that_has_moved_is_missed_in_one_line(run, here, capsys, tmp_path):
     (here / "my_nets.py").rename(tmp_path / "my_nets.py")
     code, out, err = call(capsys, "index", str(here / "run"), "--out", "index")
-    assert (code, out, err.count("\n")) == (2, "", 1)
+    (tmp_path / "my_nets.py").rename(here / "my_nets.py")  # the tests share the folder
+    assert (code, out, err.count("\n")) == (1, "", 1)
     assert "my_nets.py: no such file" in err
 
 
@@ -219,7 +220,7 @@ def test_a_run_that_names_code_of_a_library_or_of_its_own_folder_is_refused(run,
             for command in commands:
                 code, out, err = call(capsys, *command)
                 assert (code, out, err.count("\n")) == (1, "", 1), err
-                assert f"names code that is not in a file of yours ({evil})" in err
+                assert re.search(rf"names code that is not in a file of yours \(\S*{re.escape(evil)}\)", err)
                 assert "RETRIEVAL_TRUST_CODE=1" in err
     assert Path("received/last.safetensors").is_file()
 
