@@ -1,4 +1,4 @@
-"""The folder of a run by its configuration, and the configuration of a run by its folder."""
+"""The default folder of a run, and the configuration in it."""
 
 from __future__ import annotations
 

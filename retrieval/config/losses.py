@@ -137,7 +137,7 @@ def _create(
 ) -> nn.Module:
     """Builds the loss or miner of that name; of the `available` arguments it gets those that it requires.
 
-    A loss of the user also gets those that are optional: it has no reason to have them but to be given them.
+    A loss given by an import path also gets optional parameters of these names.
     """
     factory = _find(kind, table, name)
     parameters = _parameters(factory)

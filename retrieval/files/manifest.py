@@ -43,7 +43,7 @@ class FolderKind:
     Args:
         format: The value of "format" in the manifest.
         version: The value of "version".
-        noun: What such a folder is called in messages, with its article.
+        noun: The name of such a folder in messages, with its article.
         files: The names that the manifest may list.
         facts: The other keys of the manifest, with their types.
         remedy: How to mend a folder, for messages.

@@ -68,7 +68,7 @@ def build(
 
 def from_vectors(
     vectors: Any,
-    labels: Sequence[Any],
+    labels: Iterable[Any],
     *,
     ids: Sequence[int] | None,
     paths: Sequence[str] | None,

@@ -171,7 +171,7 @@ def _require_unchanged(bundle: Bundle) -> None:
 
 
 def _common_root(roots: Sequence[str]) -> tuple[str, list[str]]:
-    """The folder that all roots lie in, and what leads from there to each ("" or "folder/")."""
+    """The common folder of the roots, and the prefix of each root in it ("" or "folder/")."""
     try:
         root = os.path.commonpath(roots)
     except ValueError:

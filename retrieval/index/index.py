@@ -123,7 +123,7 @@ class Index:
         if out is not None:
             require_free_folder(out, overwrite, require_replaceable)
         options: dict[str, Any] = {"ids": ids, "paths": paths, "root": Path(root), "model": model, "kind": kind}
-        bundle = building.from_vectors(vectors, list(labels), out=None if out is None else Path(out), **options)
+        bundle = building.from_vectors(vectors, labels, out=None if out is None else Path(out), **options)
         return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), model)
 
     @classmethod

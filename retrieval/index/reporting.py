@@ -78,7 +78,7 @@ def check_replaceable(page: Path) -> None:
         folder = _pictures_folder(page)
         if folder.is_dir() and any(folder.iterdir()):
             raise RetrievalError(
-                f"{folder}: exists and is of no report, so it is left alone; move it away, or choose another --out"
+                f"{folder}: exists and is not part of a report, so it is not replaced; move it away, or choose another --out"
             )
         return
     try:
@@ -87,7 +87,7 @@ def check_replaceable(page: Path) -> None:
                 return
     except OSError as error:
         raise RetrievalError(f"{page}: cannot be read ({error.strerror}); choose another --out") from error
-    raise RetrievalError(f"{page}: exists and is no report, so it is left alone; choose another --out")
+    raise RetrievalError(f"{page}: exists and is not a report, so it is not replaced; choose another --out")
 
 
 def _write(

@@ -57,7 +57,7 @@ def make_bundle(
         model: The model that made the vectors, if it is known.
         images_root: The folder of the images, for information.
         split: The split of the data set, for information.
-        source: Where the vectors come from: any JSON object.
+        source: The origin of the vectors, as a JSON object.
         kind: "exact", or an approximate type; see `retrieval.index.approximate.factory_string`. The share of the exact neighbours
             that it finds is measured and recorded.
         pictures: A small JPEG of every item.

@@ -123,7 +123,7 @@ class Model:
 
     @property
     def embedding_dim(self) -> int:
-        """The dimension of the vectors. A network that does not say it is asked once, by a white image."""
+        """The dimension of the vectors. If it is not known, a white image is embedded."""
         if self._embedding_dim is None:
             self._embedding_dim = self._raw([Image.new("RGB", (64, 64), "white")]).shape[1]
         return self._embedding_dim

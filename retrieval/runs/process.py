@@ -1,4 +1,4 @@
-"""A training run, from its first step or from a checkpoint."""
+"""Runs a training, new or resumed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def run_process(
         process = _build(config, folder, device, signals, objects, callbacks, resume=resume)
         try:
             if resume:
-                process.take_up()
+                process.resume_run()
             else:
                 process.begin(overwrite=overwrite)
             with folder.logging() if distributed.is_main() else contextlib.nullcontext():
@@ -123,7 +123,7 @@ class _Process:
         for name, figures in results.items():
             self.callbacks.evaluation(self.run, name, figures)
 
-    def take_up(self) -> None:
+    def resume_run(self) -> None:
         """Restores the state at which the run stopped."""
         require_same(self.config, self.folder)
         require_same_images(self.splits, self.folder)
@@ -213,7 +213,7 @@ class _Process:
     def has_no_patience_left(self) -> bool:
         """Whether the validation figures have not improved for too many evaluations."""
         patience = self.config.training.patience
-        return patience is not None and self.record.looks_since_best("validation") >= patience
+        return patience is not None and self.record.evaluations_since_best("validation") >= patience
 
     def finish(self) -> None:
         """Measures the last and the best epoch, draws the pictures and writes the results."""

@@ -36,8 +36,8 @@ class Record:
         """Whether the last row is the best on a split."""
         return bool(self.rows) and self.best(split) is self.rows[-1]
 
-    def looks_since_best(self, split: str) -> int:
-        """How often a split was measured after its best row."""
+    def evaluations_since_best(self, split: str) -> int:
+        """The number of measurements of a split after its best row."""
         best = self.best(split)
         return sum(f"{split} recall@1" in row and row["step"] > best["step"] for row in self.rows) if best else 0
 

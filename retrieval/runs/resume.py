@@ -34,7 +34,7 @@ def require_same(config: Config, folder: RunFolder) -> None:
         differences = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
         given = shlex.quote(str(folder.config))
         raise CheckpointError(
-            f"{folder.path}: was begun with another configuration ({differences}); resume it with --config {given}"
+            f"{folder.path}: was started with another configuration ({differences}); resume it with --config {given}"
         )
 
 
@@ -51,6 +51,6 @@ def require_same_images(splits: Mapping[str, ImageSet], folder: RunFolder) -> No
     changed = sorted(name for name, images in splits.items() if images.fingerprint() != then.get(name))
     if changed:
         raise CheckpointError(
-            f"{folder.path}: was begun with other images or classes ({', '.join(changed)}); bring back the data as it was, "
-            "or begin a new run"
+            f"{folder.path}: was started with other images or classes ({', '.join(changed)}); restore the data, "
+            "or start a new run"
         )

@@ -36,7 +36,7 @@ class Run:
 
     Args:
         path: The folder of the run.
-        splits: The images of the run; by default those that its configuration names are read when they are needed.
+        splits: The images of the run; by default, those of its configuration are read on first use.
         network: The network of a run that was trained with an own network.
 
     Example:
@@ -238,7 +238,7 @@ class Run:
         return built[0] if built else measured_splits(self.splits)[1]
 
     def _require_present_weights(self, index: Index) -> None:
-        """Checks that an index is of the weights that the run has now, as far as the run has kept them.
+        """Checks that an index is of the weights that the run has now, if the run still has them.
 
         Raises:
             IndexFormatError: It is of other weights.

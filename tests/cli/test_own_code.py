@@ -238,7 +238,10 @@ def test_an_error_of_own_code_is_told_from_a_fault_of_the_program(here, images, 
     )
     for backbone, message in (
         ("my_faults.py:flat", "model: Flat returns () for one image, expected features (1, width)"),
-        ("my_faults.py:number", f"model: {here}/my_faults.py:number returned a value of type int, expected a torch.nn.Module"),
+        (
+            "my_faults.py:number",
+            f"model: {here}/my_faults.py:number returned a value of type int, expected a torch.nn.Module",
+        ),
     ):
         words = ("model.backbone_options={}", f"model.backbone={backbone}", "--out", "fails")
         code, out, err = call(

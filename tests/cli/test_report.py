@@ -82,7 +82,7 @@ def test_a_folder_of_other_pictures_is_left_alone(run, tmp_path, capsys):
     code, _, err = call(capsys, *words)
     assert (code, err) == (
         1,
-        f"error: {folder}: exists and is of no report, so it is left alone; move it away, or choose another --out\n",
+        f"error: {folder}: exists and is not part of a report, so it is not replaced; move it away, or choose another --out\n",
     )
     assert (folder / "map.png").read_text() == "years of work"
     assert not (tmp_path / "page.html").exists()
@@ -108,7 +108,7 @@ def test_a_report_is_replaced_and_another_file_is_left_alone(run, tmp_path, caps
     code, _, err = call(capsys, "report", str(index), "--out", str(tmp_path / "thesis.html"))
     assert (code, err) == (
         1,
-        f"error: {tmp_path}/thesis.html: exists and is no report, so it is left alone; choose another --out\n",
+        f"error: {tmp_path}/thesis.html: exists and is not a report, so it is not replaced; choose another --out\n",
     )
     assert (tmp_path / "thesis.html").read_text() == "years of work"
 

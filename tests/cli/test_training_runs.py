@@ -174,7 +174,7 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path, capsys):
     (images / "test" / "class 08" / "0.png").rename(images / "test" / "class 08" / "9.png")
     code, _, err = call(capsys, *arguments(images, out, "--resume"))
     assert code == 1
-    assert "was begun with other images or classes (test)" in err
+    assert "was started with other images or classes (test)" in err
     assert err.count("\n") == 1
 
 

@@ -238,3 +238,10 @@ def test_every_shipped_configuration_passes_where_its_weights_are(here, name, ca
         Path(config.model.pretrained).touch()
     check(config)
     assert call(capsys, "config", "check", name) == (0, f"{name}: no mistakes\n", "")
+
+
+def test_a_wrong_option_of_the_augmentation_is_a_mistake_among_others():
+    config = load("glyphs", ["image.augmentation_options={foo: 1}", "loss.name=nothing"])
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert [line.partition(":")[0] for line in caught.value.mistakes] == ["loss", "image.augmentation_options"]

@@ -891,3 +891,33 @@ def test_a_bundle_of_an_earlier_version_is_searched_measured_and_changed(tmp_pat
     new = Index.build(timm_model(), draw_folder(tmp_path / "others", 1))
     assert new.describe()["model"] == index.describe()["model"]  # of one model, so they can be merged
     assert len(new.merge(tmp_path / "index")) == COUNT + OF_EACH
+
+
+def test_an_index_keeps_its_own_copy_of_the_vectors():
+    vectors = np.eye(4, dtype=np.float32)
+    index = Index.from_vectors(vectors, list("aabb"))
+    vectors[0] = 5
+    assert index.search([1.0, 0.0, 0.0, 0.0], k=1)[0].id == 0
+    with pytest.raises(ValueError, match="read-only"):
+        index.vectors[0] = 0
+
+
+def test_paths_that_repeat_and_missing_labels_are_refused():
+    with pytest.raises(ValueError, match=r"paths holds 'a\.jpg' twice"):
+        Index.from_vectors(np.eye(2), ["a", "b"], paths=["a.jpg", "a.jpg"])
+    with pytest.raises(ValueError, match="labels is None"):
+        Index.from_vectors(np.eye(2), None)
+
+
+def test_one_path_or_class_may_be_given_as_a_text():
+    index = Index.from_vectors(np.eye(5), ["one", "one", "two", "two", "two"], paths=["ab", "b", "c", "d", "e"])
+    assert index.remove("ab") == 1
+    assert index.remove(classes="one") == 1
+    assert index.paths == ("c", "d", "e")
+
+
+def test_an_index_of_images_without_files_keeps_their_pictures():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    images = ImageSet.from_dataset(pixels, labels=list("aabb"))
+    index = Index.build(Model(lambda batch: np.stack([np.asarray(image).ravel() for image in batch])), images)
+    assert index._bundle.thumbnails is not None

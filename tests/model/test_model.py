@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -460,3 +461,22 @@ def test_vectors_of_files_are_written_with_their_paths(files, tmp_path):
 
 def test_the_model_is_the_one_of_the_front_door():
     assert retrieval.Model is Model
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_network_of_another_precision_gets_images_of_its_own(dtype):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 4))
+    prepare = retrieval.Preprocessing(resize=16, size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    expected = retrieval.Model(network, prepare).encode(pixels)
+    vectors = retrieval.Model(copy.deepcopy(network).to(dtype), prepare).encode(pixels)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, atol=0.02)
+
+
+def test_storing_a_network_does_not_move_or_change_it():
+    pytest.importorskip("onnxscript")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 16 * 16, 4)).double()
+    prepare = retrieval.Preprocessing(resize=16, size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    retrieval.Model(network, prepare).stored()
+    assert next(network.parameters()).dtype == torch.float64

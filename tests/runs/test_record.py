@@ -29,9 +29,9 @@ def test_an_epoch_has_improved_only_if_it_was_measured_and_no_earlier_one_was_as
 
 
 def test_measurements_without_improvement_are_counted_not_epochs():
-    assert record((0.6, 0.1), None, (0.5, 0.1), None, (0.6, 0.1)).looks_since_best("validation") == 2
-    assert record((0.6, 0.1), None, (0.7, 0.1)).looks_since_best("validation") == 0
-    assert record(None).looks_since_best("validation") == 0
+    assert record((0.6, 0.1), None, (0.5, 0.1), None, (0.6, 0.1)).evaluations_since_best("validation") == 2
+    assert record((0.6, 0.1), None, (0.7, 0.1)).evaluations_since_best("validation") == 0
+    assert record(None).evaluations_since_best("validation") == 0
 
 
 def test_a_step_that_is_measured_again_keeps_one_row():
@@ -48,7 +48,7 @@ def test_a_measurement_within_an_epoch_that_is_resumed_keeps_its_row():
         assert found.improved("validation") == (step == 7)
     assert [row["step"] for row in found.rows] == [5, 7, 10]
     assert found.best("validation")["step"] == 7
-    assert found.looks_since_best("validation") == 1
+    assert found.evaluations_since_best("validation") == 1
 
 
 def test_figures_keep_the_name_of_their_split():

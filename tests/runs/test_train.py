@@ -600,3 +600,61 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
         retrieval.Run.open(tmp_path)
     with pytest.raises(CheckpointError, match="not the folder of a training run"):
         train_own(tmp_path / "run", resume=True)
+
+
+# Mistakes ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"loss": Centres}, r"loss is the class Centres; give an object: Centres\(\)"),
+        ({"network": Net}, r"network is the class Net; give an object: Net\(\)"),
+        ({"network": lambda images: images}, r"network is of type function; give a torch\.nn\.Module"),
+        ({"loss": 3}, "loss is of type int, which cannot be called"),
+        ({"callbacks": "tensorboard"}, "callbacks is of type str; give a list of callbacks"),
+        ({"resume": True, "overwrite": True}, "resume and overwrite exclude each other"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_named_before_the_work(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train("glyphs", image_sets(), tmp_path / "run", **arguments, **SMALL, **HELD_OUT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_of_the_wrong_type_is_named():
+    with pytest.raises(ValueError, match="config is of type dict; give a name, a YAML file or a Config"):
+        train({"data": {}})
+
+
+def test_a_loss_may_be_a_function_and_must_return_a_scalar(tmp_path):
+    def spread(embeddings, labels):
+        return (embeddings.sum(dim=1) - labels).square().mean()
+
+    run = train("glyphs", image_sets(), tmp_path / "run", loss=spread, **SMALL, **HELD_OUT)
+    assert run.config.loss.name == f"<{__name__}.{spread.__qualname__}>"
+    with pytest.raises(RetrievalError, match=r"the loss FunctionLoss returns \(8,\), expected a scalar tensor"):
+        train("glyphs", image_sets(), tmp_path / "two", loss=lambda e, labels: e.sum(dim=1), **SMALL, **HELD_OUT)
+
+
+def test_an_option_beside_an_object_that_replaces_it_is_a_warning(tmp_path, caplog):
+    options = {**SMALL, "training": {"max_steps": 1}, **HELD_OUT}
+    train("glyphs", image_sets(), tmp_path / "run", network=network(), **options)
+    assert (
+        "model.backbone, model.pretrained, model.embedding_dim: without effect beside the argument network"
+        in caplog.text
+    )
+
+
+def test_options_may_be_tuples_numpy_numbers_and_paths(tmp_path):
+    options = {**SMALL, "evaluation": {"ks": (1, 2)}, "training": {"max_steps": np.int64(1)}, **HELD_OUT}
+    run = train("glyphs", image_sets(), tmp_path / "run", **options)
+    assert (run.config.evaluation.ks, run.config.training.max_steps) == ([1, 2], 1)
+
+
+def test_the_report_of_a_run_of_images_without_files_has_pictures(tmp_path, caplog):
+    options = {**SMALL, "training": {"max_steps": 1}, **NONE_HELD_OUT}
+    run = train("glyphs", drawings(), tmp_path / "run", **options)
+    page, _ = run.report()
+    assert "cannot be read" not in caplog.text
+    assert "data:image/" in page.read_text(encoding="utf-8")
