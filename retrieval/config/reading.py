@@ -5,6 +5,7 @@ Overrides take precedence over the file, and the file over the defaults of the s
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,8 +16,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from retrieval.config.schema import Config
+from retrieval.config.suggestions import suggest
 from retrieval.config.yaml_text import parse, parse_value, write
 from retrieval.errors import ConfigError, did_you_mean
+
+log = logging.getLogger("retrieval")
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
@@ -37,7 +41,7 @@ def load(source: str | Path | Config, overrides: Overrides = ()) -> Config:
         source: A name of `config_names()`, the path of a YAML file, or a configuration to change.
         overrides: Strings of the form `key=value`, e.g. `loss.projection=std`, whose values are YAML; or a mapping of keys to
             Python values, e.g. `{"loss.projection": "std"}` or `{"loss": {"projection": "std"}}`. An override that chooses
-            another loss than the file drops the file's options of its loss.
+            another loss or data set than the file drops the file's options of it.
 
     Raises:
         ConfigError: With one line for every mistake in the file and in the overrides.
@@ -55,8 +59,10 @@ def load(source: str | Path | Config, overrides: Overrides = ()) -> Config:
         changes, unreadable = _parse_overrides(overrides)
         mistakes += unreadable
         kind = "command line"
-    if _chooses_another_loss(changes, values.get("loss")):
-        del values["loss"]
+    if _chooses_another(changes, "loss.name", values.get("loss"), "recall") or "loss.terms" in changes:
+        values.pop("loss", None)
+    if _chooses_another(changes, "data.name", values.get("data"), "glyphs") and values["data"].pop("options", None):
+        log.info("data.name=%s: the options of the configuration's own data set are left out", changes["data.name"])
     mistakes += [mistake for key, value in changes.items() if (mistake := _assign(values, key, value))]
     try:
         config = Config.model_validate(values)
@@ -146,12 +152,12 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
     return None
 
 
-def _chooses_another_loss(changes: Mapping[str, Any], loss: Any) -> bool:
-    """Whether overrides replace the file's loss, so that the options of that loss no longer apply."""
-    if not isinstance(loss, dict):
+def _chooses_another(changes: Mapping[str, Any], key: str, section: Any, default: str) -> bool:
+    """Whether overrides replace the loss or data set of a file, so that its options no longer apply."""
+    if not isinstance(section, dict):
         return False
-    name = loss.get("name", "recall")
-    return "loss.terms" in changes or changes.get("loss.name", name) != name
+    name = section.get("name", default)
+    return bool(changes.get(key, name) != name)
 
 
 def _read_value(key: str, text: str) -> Any:
@@ -198,7 +204,7 @@ def _mistakes(error: ValidationError, origin: str, overridden: set[str], kind: s
         where = kind if is_overridden else origin
         message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
         if is_unknown:
-            lines[key] = f"{where}: unknown key {key!r}{did_you_mean(path[-1], _known_keys(path[:-1]))}"
+            lines[key] = f"{where}: unknown key {key!r}{_hint(path)}"
         elif item["type"] == "model_type":
             lines[key] = (
                 f"{where}: {key}: expected a section of {', '.join(_known_keys(path))}, found {_shorten(item['input'])}"
@@ -210,6 +216,13 @@ def _mistakes(error: ValidationError, origin: str, overridden: set[str], kind: s
         else:
             lines[key] = f"{where}: {key}: {message}, found {_shorten(item['input'])}"
     return list(lines.values())
+
+
+def _hint(path: Sequence[str]) -> str:
+    """The options that an unknown key may mean; those of a list, such as loss.terms, are of its own members only."""
+    if any(part.isdigit() for part in path):
+        return did_you_mean(path[-1], _known_keys(path[:-1]))
+    return suggest(".".join(path))
 
 
 def _known_keys(sections: Sequence[str]) -> list[str]:

@@ -1,0 +1,52 @@
+"""An unknown key is answered with the option that it means, in whichever section that is."""
+
+from __future__ import annotations
+
+import pytest
+
+from retrieval.config import load
+from retrieval.config.schema import Config
+from retrieval.config.suggestions import ALIASES, option_names, suggest
+from retrieval.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("key", "option"),
+    [
+        ("lr", "training.learning_rate"),
+        ("training.lr", "training.learning_rate"),
+        ("epochs", "training.epochs"),
+        ("batch_size", "batch.size"),
+        ("optimizer", "training.optimizer"),
+        ("training.learning_rat", "learning_rate"),
+        ("model.embeding_dim", "embedding_dim"),
+        ("projection", "loss.projection"),
+        ("num_workers", "data.workers"),
+        ("traning", "training"),
+    ],
+)
+def test_the_option_that_is_meant_is_named(key, option):
+    with pytest.raises(ConfigError) as caught:
+        load("glyphs", [f"{key}=1"])
+    (line,) = caught.value.mistakes
+    assert line.startswith(f"command line: unknown key '{key}'; did you mean {option}")
+
+
+def test_a_key_that_is_like_no_option_gets_no_guess():
+    assert suggest("xyzzy") == ""
+
+
+def test_every_alias_leads_to_an_option_and_is_none_itself():
+    options = set(option_names(Config))
+    assert {option for known in ALIASES.values() for option in known} <= options
+    assert not ALIASES.keys() & options
+
+
+def test_another_data_set_drops_the_options_of_the_configurations_own(caplog):
+    caplog.set_level("INFO", logger="retrieval")
+    assert load("cub200_small").data.options
+    config = load("cub200_small", ["data.name=folder", "data.root=photos"])
+    assert config.data.options == {}
+    assert caplog.messages == ["data.name=folder: the options of the configuration's own data set are left out"]
+    assert load("cub200_small", ["data.name=folder", "data.options.test_share=0.3"]).data.options == {"test_share": 0.3}
+    assert load("cub200_small", ["data.name=cub200"]).data.options == load("cub200_small").data.options
