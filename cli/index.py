@@ -63,7 +63,7 @@ Examples:
 @click.option("--list", "listed", type=PLACE, help="Embed this CSV list: columns path, label.")
 @click.option("--root", type=PLACE, help="Folder of the paths in the list.  [default: that of the list]")
 @click.option("--from-npy", "vectors", type=PLACE, help="Use these vectors in place of images.")
-@click.option("--labels", type=PLACE, help="Their labels, a CSV file: label, and optionally id and path.")
+@click.option("--labels", type=PLACE, help="Their labels: .csv (label, perhaps id, path), .txt, .json or .npy.")
 @checkpoint_option()
 @click.option(
     "--type", "kind", type=INDEX_TYPE, default="exact", show_default=True, help=f"{TYPES[0].upper()}{TYPES[1:]}."

@@ -39,6 +39,21 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
+class IndexOrVectors(Place):
+    """The folder of an index, or a .npy file."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Checks the path."""
+        if Path(value).is_file() and not is_vectors(value):
+            self.fail(f"{value!r} is a file, expected a folder or a .npy file", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def is_vectors(path: str) -> bool:
+    """Whether a path is that of a .npy file; a folder may have such a name, too."""
+    return path.endswith(".npy") and not Path(path).is_dir()
+
+
 class Count(click.IntRange):
     """An integer in a range."""
 

@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .output import class_table, one_table, print_csv, print_json, rankings_table
-from .parameters import FOLDER, Count, Number, json_option, k_option, seed_option
+from .parameters import PLACE, Count, IndexOrVectors, Number, is_vectors, json_option, k_option, seed_option
 
 METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
 
@@ -62,11 +62,14 @@ Examples:
   retrieval recall runs/glyphs/index-test --metrics mrr --macro --intervals
   retrieval recall runs/glyphs/index-test --per-class --csv
   retrieval recall runs/glyphs/index-test --qe 5 --dba 5 --rerank 20
-  retrieval recall shop/index-gallery --queries shop/index-query""",
+  retrieval recall shop/index-gallery --queries shop/index-query
+  retrieval recall vectors.npy --labels labels.csv""",
 )
-@click.argument("index", type=FOLDER)
+@click.argument("index", type=IndexOrVectors(), metavar="INDEX|VECTORS.npy")
 @k_option("1,2,4,8")
-@click.option("--queries", type=FOLDER, help="Index whose images are the queries instead.")
+@click.option("--labels", type=PLACE, help="Labels of the vectors: .npy, .csv, .txt or .json.")
+@click.option("--queries", type=IndexOrVectors(), help="Index, or vectors, that are the queries instead.")
+@click.option("--query-labels", type=PLACE, help="Labels of these vectors.")
 @click.option(
     "--metrics",
     default="recall,map@r,r_precision",
@@ -85,7 +88,9 @@ Examples:
 def command(
     index: str,
     ks: tuple[int, ...],
+    labels: str | None,
     queries: str | None,
+    query_labels: str | None,
     metrics: tuple[str, ...],
     macro: bool,
     intervals: bool,
@@ -98,28 +103,41 @@ def command(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    """Measure INDEX: each image against all others, or the images of another index against it.
+    """Measure INDEX, or vectors of any model: each image against all others, or those of --queries against it.
 
     recall@k is the share of queries with at least one image of the same class among the first k. With --qe, --dba and --rerank the
     table shows the figures of each of them.
     """
     check_options(as_json, as_csv, per_class, macro, intervals, ranked := bool(qe or dba or rerank))
     require_weighted(qe, dba)
-    from retrieval.index import Index
-
-    opened = Index.open(index)
+    require_labels(index, labels, "--labels")
+    require_labels(queries, query_labels, "--query-labels")
+    opened, against = _open(index, labels), queries and _open(queries, query_labels)
     cut_offs = ks if is_given("ks") else None
     if per_class:
-        classes = opened.evaluate_classes(cut_offs, queries=queries, metrics=metrics)
+        classes = opened.evaluate_classes(cut_offs, queries=against, metrics=metrics)
         _print(classes, classes, class_table, as_json, as_csv)
     elif ranked:
-        rankings = opened.evaluate_rankings(cut_offs, queries=queries, qe=qe, alpha=alpha, dba=dba, rerank=rerank)
+        rankings = opened.evaluate_rankings(cut_offs, queries=against, qe=qe, alpha=alpha, dba=dba, rerank=rerank)
         rows = [{"ranking": name, **figures} for name, figures in rankings.items()]
         _print(rankings, rows, rankings_table, as_json, as_csv)
     else:
         options: dict[str, Any] = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
-        figures = opened.evaluate(cut_offs, queries=queries, **options)
+        figures = opened.evaluate(cut_offs, queries=against, **options)
         _print(figures, [figures], lambda rows: one_table(rows[0]), as_json, as_csv)
+
+
+def _open(place: str, labels: str | None) -> Any:
+    """The index in a folder, or of the vectors in a file."""
+    from retrieval.index import Index
+
+    return Index.open(place) if labels is None else Index.from_files(place, labels)
+
+
+def require_labels(place: str | None, labels: str | None, option: str) -> None:
+    """Refuses vectors without labels, and labels without vectors."""
+    if (place is not None and is_vectors(place)) != (labels is not None):
+        raise click.UsageError(f"{option} goes with a .npy file of vectors, and such a file with {option}")
 
 
 def check_options(as_json: bool, as_csv: bool, per_class: bool, macro: bool, intervals: bool, ranked: bool) -> None:

@@ -1,9 +1,10 @@
-"""Reads vectors of other programs: a .npy file, and a CSV table of their labels."""
+"""Reads vectors of other programs: a .npy file, and a file of their labels."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,13 @@ def read_vectors(file: Path) -> np.ndarray:
 
 
 def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
-    """The table of `count` items as arguments of `retrieval.index.writing.make_bundle`.
+    """The labels of `count` vectors, as arguments of `retrieval.index.writing.make_bundle`.
+
+    Args:
+        file: A .csv table with the column "label", and optionally "id" and "path"; a .txt file with a label in each line; a .json
+            list; or a .npy array of numbers or texts.
+        count: The number of vectors.
+        vectors: Their file, for messages.
 
     Returns:
         "ids", "labels", "class_names" and "paths".
@@ -43,12 +50,27 @@ def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
     Raises:
         DatasetError: The file cannot be read (the message has the line), or its number of items is not that of the vectors.
     """
+    readers = {".npy": _read_array, ".json": _read_json, ".txt": _read_lines}
+    reader = readers.get(file.suffix.lower())
+    table = _read_table(file) if reader is None else {"label": reader(file)}
+    if len(table["label"]) != count:
+        raise DatasetError(
+            f"{file}: has {len(table['label'])} items, {vectors} has {count} vectors; give one line for each"
+        )
+    numbers = {name: label for label, name in enumerate(dict.fromkeys(table["label"]))}
+    ids = np.array([int(text) for text in table["id"]]) if "id" in table else np.arange(count)
+    paths = table.get("path", [str(id_) for id_ in ids])
+    labels = np.array([numbers[name] for name in table["label"]])
+    return {"ids": ids, "labels": labels, "class_names": list(numbers), "paths": paths}
+
+
+def _read_table(file: Path) -> dict[str, list[str]]:
+    """The columns of a .csv file by name."""
     try:
-        reader = csv.reader(io.StringIO(file.read_text(encoding="utf-8-sig"), newline=""), strict=True)
+        reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
         header, *lines = [(reader.line_num, line) for line in reader if line] or [(1, [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise DatasetError(f"{file}: cannot be read ({reason}); expected UTF-8 text with a column label") from error
+    except csv.Error as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); expected UTF-8 text with a column label") from error
     names = [name.strip() for name in header[1]]
     unknown = [name for name in names if name not in COLUMNS or names.count(name) > 1]
     if unknown or "label" not in names:
@@ -59,21 +81,58 @@ def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
     for number, line in lines:
         if len(line) != len(names) or not all(value.strip() for value in line):
             raise DatasetError(f"{file}, line {number}: expected a value for each of {', '.join(names)}; mend the line")
-    if len(lines) != count:
-        raise DatasetError(f"{file}: has {len(lines)} items, {vectors} has {count} vectors; give one line for each")
     table = {name: [line[column].strip() for _, line in lines] for column, name in enumerate(names)}
-    numbers = {name: label for label, name in enumerate(dict.fromkeys(table["label"]))}
-    ids = _ids(file, [n for n, _ in lines], table["id"]) if "id" in table else np.arange(count)
-    paths = table.get("path", [str(id_) for id_ in ids])
-    labels = np.array([numbers[name] for name in table["label"]])
-    return {"ids": ids, "labels": labels, "class_names": list(numbers), "paths": paths}
+    if "id" in table:
+        _check_ids(file, [number for number, _ in lines], table["id"])
+    return table
 
 
-def _ids(file: Path, lines: list[int], texts: list[str]) -> np.ndarray:
+def _read_array(file: Path) -> list[str]:
+    """The labels of a .npy file: an array (count,) of whole numbers or texts."""
+    try:
+        labels = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not an array of labels"
+        raise DatasetError(f"{file}: cannot be read ({reason}); write numbers or texts with numpy.save") from error
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "biuU":
+        kind = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else "several arrays"
+        raise DatasetError(f"{file}: holds {kind}, expected whole numbers or texts of shape (count,)")
+    return [str(label) for label in labels.tolist()]
+
+
+def _read_json(file: Path) -> list[str]:
+    """The labels of a .json file: a list of numbers or texts."""
+    try:
+        labels = json.loads(_read_text(file))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{file}: is not valid JSON ({error}); expected a list of labels") from error
+    if not isinstance(labels, list) or not all(type(label) in (int, str) for label in labels):
+        raise DatasetError(f"{file}: is not a list of whole numbers or texts; give one label for each vector")
+    return [str(label) for label in labels]
+
+
+def _read_lines(file: Path) -> list[str]:
+    """The labels of a .txt file, one a line."""
+    labels = [line.strip() for line in _read_text(file).splitlines()]
+    if "" in labels:
+        raise DatasetError(f"{file}, line {labels.index('') + 1}: is empty; give a label in every line")
+    return labels
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise DatasetError(
+            f"{file}: cannot be read ({reason}); expected UTF-8 text with a label for each vector"
+        ) from error
+
+
+def _check_ids(file: Path, lines: list[int], texts: list[str]) -> None:
     seen: dict[int, int] = {}
     for line, text in zip(lines, texts, strict=True):
         if not (text.isascii() and text.isdigit() and len(text) < 19):
             raise DatasetError(f"{file}, line {line}: id {text!r} is no whole number from 0; mend the line")
         if (before := seen.setdefault(int(text), line)) != line:
             raise DatasetError(f"{file}, line {line}: id {text} stands in line {before} already; give each once")
-    return np.array([int(text) for text in texts])

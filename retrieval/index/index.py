@@ -134,7 +134,8 @@ class Index:
 
         Args:
             vectors: A .npy file (count, dim).
-            labels: A .csv file with a line for each vector: the column "label", and optionally "id" and "path".
+            labels: A .csv table with a line for each vector: the column "label", and optionally "id" and "path"; or the labels
+                alone, as a .txt file with a label in each line, a .json list or a .npy array.
             out: The folder of the index; without it, the index is in memory only.
             kind: See `build`.
             overwrite: Replace an index in that folder.

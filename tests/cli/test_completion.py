@@ -42,7 +42,7 @@ def complete(capsys, monkeypatch, line: str) -> list[tuple[str, str]]:
         ("retrieval search x --device cu", {("plain", "cuda")}),
         ("retrieval index runs/x --type h", {("plain", "hnsw")}),
         ("retrieval export onnx runs/x --checkpoint b", {("plain", "best")}),
-        ("retrieval recall ru", {("dir", "ru")}),
+        ("retrieval recall ru", {("file", "ru")}),
         ("retrieval search x ph", {("file", "ph")}),
         ("retrieval report x --out re", {("file", "re")}),
         ("retrieval index rem", {("plain", "remove"), ("dir", "rem")}),

@@ -1,0 +1,99 @@
+"""Vectors and labels of other programs are read from the usual kinds of files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_run import call
+
+import retrieval
+from retrieval.errors import DatasetError
+
+LABELS = [3, 3, 1, 1, 2, 2]
+
+
+def write_labels(file: Path) -> Path:
+    if file.suffix == ".npy":
+        np.save(file, np.array(LABELS))
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(LABELS))
+    elif file.suffix == ".txt":
+        file.write_text("".join(f"{label}\n" for label in LABELS))
+    else:
+        file.write_text("label\n" + "".join(f"{label}\n" for label in LABELS))
+    return file
+
+
+@pytest.fixture
+def vectors(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(4, 8))
+    np.save(tmp_path / "vectors.npy", (centres[LABELS] + rng.normal(size=(6, 8))).astype(np.float16))
+    return tmp_path / "vectors.npy"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json", ".txt", ".csv"])
+def test_labels_of_every_kind_of_file_give_the_figures_of_the_arrays(vectors, suffix, capsys):
+    labels = write_labels(vectors.with_name(f"labels{suffix}"))
+    expected = retrieval.evaluate(np.load(vectors), LABELS, ks=(1, 2))
+    assert retrieval.Index.from_files(vectors, labels).evaluate((1, 2)) == expected
+    code, out, err = call(capsys, "recall", str(vectors), "--labels", str(labels), "--k", "1,2", "--json")
+    assert (code, json.loads(out)) == (0, expected), err
+
+
+def test_vectors_may_be_queries_against_other_vectors(vectors, capsys):
+    labels = str(write_labels(vectors.with_name("labels.txt")))
+    queries = vectors.with_name("queries.npy")
+    np.save(queries, np.load(vectors)[::2] + 0.1)
+    np.save(vectors.with_name("of_queries.npy"), np.array(LABELS[::2]))
+    words = (
+        "--queries",
+        str(queries),
+        "--query-labels",
+        str(vectors.with_name("of_queries.npy")),
+        "--k",
+        "1",
+        "--json",
+    )
+    code, out, err = call(capsys, "recall", str(vectors), "--labels", labels, *words)
+    gallery = {"gallery": np.load(vectors), "gallery_labels": LABELS}
+    assert (code, json.loads(out)) == (0, retrieval.evaluate(np.load(queries), LABELS[::2], ks=(1,), **gallery)), err
+
+
+@pytest.mark.parametrize("words", [["--labels", "labels.txt"], ["--query-labels", "labels.txt", "--queries", "x"]])
+def test_labels_go_with_vectors_only(tmp_path, words, capsys):
+    code, _, err = call(capsys, "recall", str(tmp_path), *words)
+    assert code == 2
+    assert "goes with a .npy file of vectors" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("labels.txt", b"1\n\n2\n", r"labels\.txt, line 2: is empty"),
+        ("labels.txt", b"1\n2\n", r"labels\.txt: has 2 items, .*vectors\.npy has 6 vectors"),
+        ("labels.txt", b"\xff\xfe", r"labels\.txt: cannot be read"),
+        ("labels.json", b"[1, 2", r"labels\.json: is not valid JSON"),
+        ("labels.json", b'{"a": 1}', r"labels\.json: is not a list of whole numbers or texts"),
+        ("labels.json", b"[1, null, 2, 3, 4, 5]", r"labels\.json: is not a list of whole numbers or texts"),
+        ("labels.json", b"[" * 100_000, r"labels\.json: is not valid JSON"),
+        ("labels.npy", b"nothing", r"labels\.npy: cannot be read"),
+        ("labels.csv", b"class\n1\n", r"labels\.csv: its columns are class; expected label"),
+        ("labels.csv", b"", r"labels\.csv: its columns are none"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_one_line(vectors, name, content, message):
+    file = vectors.with_name(name)
+    file.write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        retrieval.Index.from_files(vectors, file)
+
+
+@pytest.mark.parametrize("labels", [np.ones((6, 2), dtype=int), np.linspace(0, 1, 6), np.array(3)])
+def test_arrays_that_are_no_labels_are_one_line(vectors, labels):
+    np.save(vectors.with_name("labels.npy"), labels)
+    with pytest.raises(DatasetError, match=r"expected whole numbers or texts of shape \(count,\)"):
+        retrieval.Index.from_files(vectors, vectors.with_name("labels.npy"))
