@@ -181,6 +181,11 @@ class TrainingConfig(Section):
     patience: Positive | None = None  # evaluations without a better validation figure, after which the run stops
     callbacks: list[str | CallbackConfig] = []  # tensorboard, wandb, mlflow, or import paths such as my_hooks:Log
 
+    @field_validator("callbacks", mode="before")
+    @classmethod
+    def _accept_a_single_one(cls, value: Any) -> Any:
+        return [value] if isinstance(value, (str, dict)) else value
+
     @model_validator(mode="after")
     def _leave_epochs_after_the_warmup(self) -> Self:
         if self.warmup_epochs >= self.epochs:

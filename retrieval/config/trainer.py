@@ -51,7 +51,9 @@ def build_trainer(
     Raises:
         ConfigError: An option cannot be used, or the optimiser holds no parameter of the network.
     """
-    device = next(model.parameters()).device
+    device = next((parameter.device for parameter in model.parameters()), None)
+    if device is None:
+        raise ConfigError("network: has no parameters, so it cannot be trained")
     if loss is None:
         loss = build_loss(config.loss, num_classes=num_classes, embedding_dim=model.embedding_dim)
     loss = loss.to(device)

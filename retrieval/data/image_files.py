@@ -57,7 +57,8 @@ def images_below(root: str | Path, files: Iterable[str | Path]) -> ImageSet:
         resolved = file.resolve()
         if not resolved.is_relative_to(top):
             raise ConfigError(
-                f"{file}: does not lie below {root}, where the images of the index are; give that with --root"
+                f"{file}: does not lie below {root}, where the images of the index are; "
+                "copy it there or, if all of them have moved, give their new folder with --root"
             )
         paths.append(resolved.relative_to(top).as_posix())
     return _image_set(top, dict.fromkeys(paths))

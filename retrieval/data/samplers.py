@@ -73,9 +73,10 @@ class MPerClassSampler(Sampler[list[int]]):
         self._sizes = sizes
         self._given = np.where(sizes > 1, np.minimum(sizes, samples_per_class), 0)
         if batch_size > self._given.sum():
+            most, classes = self._given.sum(), np.count_nonzero(self._given)
             raise ValueError(
-                f"a batch of {batch_size} cannot be filled: {np.count_nonzero(self._given)} classes with at least 2 images provide "
-                f"{self._given.sum()} at {samples_per_class} each; lower the batch size, raise the samples per class or add classes"
+                f"a batch of {batch_size} cannot be filled: {classes} classes with at least 2 images provide {most} at "
+                f"{samples_per_class} each; lower the batch size to {most} or less, raise the samples per class or add classes"
             )
         self.batch_size = batch_size
         self.seed = seed

@@ -135,7 +135,7 @@ def add(
     Returns:
         The number of images that were added, and the new bundle.
     """
-    images_root = str(Path(root).resolve()) if root else bundle.manifest["images_root"]
+    images_root = bundle.manifest["images_root"] if root is None else _moved_root(bundle, Path(root))
     added = images if isinstance(images, ImageSet) else images_below(images_root, image_files(_paths(images)))
     if added.is_on_disk and added.root.resolve() != Path(images_root).resolve():
         raise ConfigError(f"{bundle}: its images lie in {images_root}, not in {added.root}; give paths from there")
@@ -152,6 +152,21 @@ def add(
         pictures = thumbnails_of(added) if bundle.thumbnails is not None else None
         new = editing.add(bundle, vectors, names, added.paths, pictures, images_root=images_root)
     return len(added), new
+
+
+def _moved_root(bundle: Bundle, root: Path) -> str:
+    """The new folder of the images of a bundle, checked for all of them: the folder is that of every item.
+
+    Raises:
+        ConfigError: An image of the bundle is not there.
+    """
+    missing = [path for path in bundle.paths if not (root / path).is_file()]
+    if missing:
+        raise ConfigError(
+            f"{root}: is not the folder of all images of {bundle}: {missing[0]!r} and {len(missing) - 1} more are not there; "
+            f"copy the new images below {bundle.root}, or build a second index of them and merge the two"
+        )
+    return str(root.resolve())
 
 
 def image_set_of(images: Any) -> ImageSet:

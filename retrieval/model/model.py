@@ -156,6 +156,8 @@ class Model:
             DatasetError: A file cannot be read as an image.
             RetrievalError: The network makes vectors that are not finite or zero.
         """
+        if isinstance(images, (str, Path)) and Path(images).is_dir():
+            raise ValueError(f"{images} is a folder; give retrieval.data.images_in({str(images)!r})")
         if encoding.is_single(images):
             return self.unit(self._raw([images]))[0]
         if not isinstance(images, Iterable) and not hasattr(images, "__getitem__"):

@@ -921,3 +921,16 @@ def test_an_index_of_images_without_files_keeps_their_pictures():
     images = ImageSet.from_dataset(pixels, labels=list("aabb"))
     index = Index.build(Model(lambda batch: np.stack([np.asarray(image).ravel() for image in batch])), images)
     assert index._bundle.thumbnails is not None
+
+
+def test_the_root_of_an_index_moves_only_with_all_its_images(tmp_path):
+    draw_folder(tmp_path / "photos")
+    index = Index.build(timm_model(), tmp_path / "photos", tmp_path / "index")
+    draw_folder(tmp_path / "more" / "new")
+    with pytest.raises(ConfigError, match=r"is not the folder of all images of .*; copy the new images below"):
+        index.add(tmp_path / "more", class_name="new", root=tmp_path / "more")
+    assert index.root == (tmp_path / "photos").resolve()
+    shutil.copytree(tmp_path / "photos", tmp_path / "moved" / "photos")
+    shutil.copytree(tmp_path / "photos", tmp_path / "moved", dirs_exist_ok=True)
+    assert index.add(tmp_path / "moved" / "photos", class_name="new", root=tmp_path / "moved") > 0
+    assert all((index.root / path).is_file() for path in index.paths)

@@ -229,7 +229,7 @@ def test_a_loader_of_something_else_is_refused(model, files):
         (b"\xff\xd8", ValueError, "the image is of type int; give a path"),
         ("missing.png", DatasetError, "missing.png: cannot be read as an image (No such file or directory)"),
         (["missing.png"], DatasetError, "missing.png: cannot be read as an image"),
-        (".", DatasetError, ".: cannot be read as an image (Is a directory)"),
+        (".", ValueError, ". is a folder; give retrieval.data.images_in("),
         (Image.fromarray(np.zeros((4, 4), dtype=np.float32)), ValueError, "floating-point numbers"),
     ],
 )
