@@ -135,8 +135,9 @@ def add(
     Returns:
         The number of images that were added, and the new bundle.
     """
+    files = [] if isinstance(images, ImageSet) else image_files(_paths(images))
     images_root = bundle.manifest["images_root"] if root is None else _moved_root(bundle, Path(root))
-    added = images if isinstance(images, ImageSet) else images_below(images_root, image_files(_paths(images)))
+    added = images if isinstance(images, ImageSet) else images_below(images_root, files)
     if added.is_on_disk and added.root.resolve() != Path(images_root).resolve():
         raise ConfigError(f"{bundle}: its images lie in {images_root}, not in {added.root}; give paths from there")
     if class_name is None and not isinstance(images, ImageSet):

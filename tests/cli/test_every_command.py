@@ -168,16 +168,14 @@ def test_index_commands_show_their_progress_on_a_terminal(run, images, tmp_path,
             return True
 
     shutil.copytree(images / "test", tmp_path / "images")
-    shutil.copy(images / "test" / "class 08" / "0.png", tmp_path / "new.png")
     built = ["index", run, "--images", tmp_path / "images", "--out", tmp_path / "index", "--thumbnails"]
-    for command in (
-        built,
-        ["index", "add", tmp_path / "index", tmp_path / "new.png", "--root", tmp_path, "--class", "a"],
-    ):
+    new = tmp_path / "images" / "new.png"
+    for command in (built, ["index", "add", tmp_path / "index", new, "--class", "a"]):
         monkeypatch.setattr(sys, "stderr", screen := Terminal())
         assert cli.run(list(map(str, command))) == 0
         for what in ("embedding", "thumbnails"):
             assert f"{what}:   0%" in screen.getvalue()
+        shutil.copy(images / "test" / "class 08" / "0.png", new)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")

@@ -170,7 +170,10 @@ def test_its_index_needs_no_code_of_the_run_and_embeds_as_the_run_does(run, imag
     assert code == 0, err
     by_run, by_index = (np.load(tmp_path / name / "vectors.npy") for name in ("by run", "by index"))
     np.testing.assert_allclose(by_index, by_run, atol=1e-4)
-    assert call(capsys, "index", "add", "index", photos + "/0.png", "--class", "x", "--root", str(images))[0] == 0
+    shutil.copytree(images / "test", "moved")
+    shutil.copy("moved/class 08/0.png", "moved/new.png")
+    code, _, err = call(capsys, "index", "add", "index", "moved/new.png", "--class", "x", "--root", "moved")
+    assert code == 0, err
 
 
 def test_the_report_of_a_run_with_own_code_is_written(run, capsys):

@@ -469,7 +469,9 @@ def shut(run, images) -> Iterator[Path]:
 
 def test_a_folder_that_may_not_be_written_is_named(capsys, shut):
     index, query, out = shut / "index", shut / "images" / "class 09" / "3.png", shut / "shut"
-    (shut / "images" / "class 09" / "new.png").write_bytes(query.read_bytes())
+    moved = shut / "moved"
+    shutil.copytree(shut / "images", moved / "test")
+    shutil.copy(query, moved / "new.png")
     for path in (index, shut / "index", shut):
         path.chmod(0o555)
     with nobody():
@@ -479,16 +481,7 @@ def test_a_folder_that_may_not_be_written_is_named(capsys, shut):
             ["embed", shut / "run", query, "--out", out / "x"],
             ["index", index, "--images", shut / "images", "--out", out / "x"],
             ["index", "merge", index, "--out", out / "x"],
-            [
-                "index",
-                "add",
-                index,
-                shut / "images" / "class 09" / "new.png",
-                "--root",
-                shut / "images",
-                "--class",
-                "a",
-            ],
+            ["index", "add", index, moved / "new.png", "--root", moved, "--class", "a"],
             ["index", "remove", index, "test/class 09/3.png"],
             ["export", "npy", index, "--out", out / "x"],
             ["report", index, "--out", out / "x.html"],
@@ -500,7 +493,7 @@ def test_a_folder_that_may_not_be_written_is_named(capsys, shut):
             assert (found, err.count("\n")) == (1, 1), err
             assert "Permission denied" in err
     assert names(out) == []
-    assert names(shut) == ["images", "index", "run", "shut"]
+    assert names(shut) == ["images", "index", "moved", "run", "shut"]
     shut.chmod(0o755)
 
 
