@@ -453,7 +453,7 @@ def nobody() -> Iterator[None]:
 @pytest.fixture
 def shut(run, images) -> Iterator[Path]:
     """A folder with an index, images, a run, and a folder "shut" without write permission."""
-    for room in ("runs", "index", "model"):
+    for room in ("runs", "index", "model", "data.verify", "data.faults"):
         import_module(f"retrieval.{room}")  # as long as its files may be read
     folder = Path(tempfile.mkdtemp())
     for name, source in (("index", run / "index-test"), ("images", images / "test"), ("run", run)):
