@@ -142,6 +142,7 @@ def test_an_onnx_file_with_other_vectors_than_torch_is_refused(run, capsys, monk
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_assertions_the_figures_are_the_same(run, capsys):
     words = ("recall", str(run / "index-test"), "--json")
     command = [sys.executable, "-O", "-m", "retrieval.cli", *words]

@@ -534,6 +534,7 @@ def test_a_full_disk_leaves_the_old_bundle_and_nothing_else(folder, monkeypatch,
     assert [path.name for path in folder.parent.iterdir()] == ["index"]
 
 
+@pytest.mark.slow
 def test_damage_is_found_without_assertions(folder):
     flip = "content[-30] ^= 1; path.write_bytes(content)"
     program = f"""

@@ -25,6 +25,7 @@ def quick(tmp_path_factory) -> tuple[list[dict[str, str]], str, Path]:
     return *bench(folder, "--sizes", "64", "32", "--quick"), folder
 
 
+@pytest.mark.slow
 def test_every_candidate_is_timed_at_every_size(quick):
     rows, printed, _ = quick
     names = {row["candidate"] for row in rows}

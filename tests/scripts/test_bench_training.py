@@ -26,6 +26,7 @@ def tiny(tmp_path_factory) -> tuple[list[dict[str, str]], str]:
         return list(csv.DictReader(file)), run.stdout
 
 
+@pytest.mark.slow
 def test_steps_and_reading_are_timed_against_their_bare_loops(tiny):
     rows, printed = tiny
     assert [(row["table"], row["candidate"]) for row in rows] == [
@@ -49,6 +50,7 @@ def test_the_trainer_and_the_bare_loop_do_the_same_work(tiny):
     assert losses[0] > 0.1
 
 
+@pytest.mark.slow
 def test_too_few_images_are_one_line_of_error():
     run = bench("--images", "8")
     assert run.returncode == 1

@@ -124,6 +124,7 @@ def test_the_drawings_of_omniglot_become_small_binary_images(script, omniglot_ro
     assert 0.05 < images.mean().item() < 0.1  # ink is 1
 
 
+@pytest.mark.slow
 def test_a_short_run_reports_the_intervals_of_every_method(tmp_path):
     printed, table, curves = run(tmp_path, "--steps", "3", "--seeds", "2")
     methods = [row["method"] for row in table]
