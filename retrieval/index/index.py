@@ -67,7 +67,8 @@ class Index:
     ) -> Index:
         """Embeds images and makes an index of them.
 
-        A call with `out` that was killed is continued by the same call. The processes of torchrun share the work.
+        A call with `out` that was killed is continued by the same call, and the processes of torchrun share the work. Neither holds
+        for a model that no file can hold, or for images that are not files.
 
         Args:
             model: The model, or the folder of a run, an index or a saved model.

@@ -145,7 +145,7 @@ class Run:
 
         Args:
             split: "train", "validation", "test", "query" or "gallery"; by default the one that is searched, "test" or "gallery".
-            checkpoint: The weights of an index that is built; see `model`.
+            checkpoint: The weights of an index that is built; see `model`. An index that exists is opened with its own weights.
             device: The device that embeds the images of an index that is built.
 
         Raises:
