@@ -10,8 +10,9 @@ import torch
 
 from retrieval.config.imports import call_object, import_object, is_import_path
 from retrieval.config.losses import build_loss
+from retrieval.config.mistakes import mistake
 from retrieval.config.network import find_backbone
-from retrieval.config.schema import CallbackConfig, Config
+from retrieval.config.schema import CallbackConfig, Config, DataConfig
 from retrieval.config.splits import build_augmentation, named_reader
 from retrieval.config.trainer import create_optimizer
 from retrieval.data import Preprocessing
@@ -27,7 +28,7 @@ PARTS = ("data", "network", "loss", "optimizer", "callbacks")
 def check(config: Config, parts: tuple[str, ...] = PARTS, *, pretrained: bool = True) -> None:
     """Resolves the data set, backbone, loss, miner, optimiser, callbacks and augmentation of a configuration.
 
-    The images are not read, and no weights are loaded.
+    The folder of the images must exist, but they are not read, and no weights are loaded.
 
     Args:
         config: The configuration.
@@ -35,7 +36,7 @@ def check(config: Config, parts: tuple[str, ...] = PARTS, *, pretrained: bool = 
         pretrained: Whether the file of pretrained weights must exist; a resumed run does not need it.
 
     Raises:
-        ConfigError: With one line for every name or option that does not exist.
+        ConfigError: With one line for every name, option or file that does not exist.
     """
     checks: dict[str, Callable[[Config], object]] = {
         "data": _check_data,
@@ -102,9 +103,12 @@ def _find_callback(name: str) -> Callable[..., Any]:
 
 def _check_data(config: Config) -> None:
     try:
-        check_options(find_reader(named_reader(config)), config.data.options)
+        check_options(find_reader(named_reader(config)), config.data.options, config.data.split)
     except ValueError as error:
-        raise ConfigError(f"data: {error}") from error
+        raise ConfigError(mistake("data", error, DataConfig.model_fields, config.data.options)) from error
+    root, is_own = config.data.root, is_import_path(config.data.name)
+    if root is not None and not is_own and not Path(root).expanduser().is_dir():
+        raise ConfigError(f"data.root: {root}: no such folder; give the folder of the images")
 
 
 def _check_augmentation(config: Config) -> None:

@@ -7,16 +7,20 @@ from pathlib import Path
 CONFIG = "config.yaml"
 
 
-def default_folder(source: str | Path, *, resume: bool = False) -> Path:
+def default_folder(source: str | Path, data: str | Path | None = None, *, resume: bool = False) -> Path:
     """The folder of a run that is not given.
 
     Args:
         source: A name of a configuration, or the path of a YAML file.
+        data: The folder or the CSV list of the images, if they are given.
         resume: Whether a run is continued: that of a `<folder>/config.yaml` is then in this folder.
 
     Returns:
-        `runs/<name>`; for a `<folder>/config.yaml`, `runs/<folder>`.
+        `runs/<name>` of the images, if they are given, or of the configuration; for a `<folder>/config.yaml`, `runs/<folder>`.
     """
+    if data is not None:
+        path = Path(data).expanduser().absolute()
+        return Path("runs") / (path.name if path.is_dir() else path.stem)
     file = Path(source)
     if file.name != CONFIG:
         return Path("runs") / file.stem

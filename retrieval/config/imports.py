@@ -7,10 +7,12 @@ a run may name the code that the run was trained with; `require_trusted` keeps s
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
 import os
+import shlex
 import site
 import sys
 import sysconfig
@@ -25,8 +27,8 @@ TRUST = "RETRIEVAL_TRUST_CODE"  # an environment variable: 1 accepts any code th
 
 
 def is_import_path(name: str) -> bool:
-    """Whether a name is an import path, such as `my_losses:MyLoss`, and not a word of this package."""
-    return ":" in name
+    """Whether a name is an import path, such as `my_losses:MyLoss`, or the file of one, and not a word of this package."""
+    return ":" in name or name.endswith(".py")
 
 
 def absolute(name: str) -> str:
@@ -46,6 +48,8 @@ def import_object(path: str) -> Callable[..., Any]:
     Raises:
         ValueError: There is no such module, file or name, the module raises an error, or the object cannot be called.
     """
+    if path.endswith(".py"):
+        raise ValueError(f"{path} names no class or function{_definitions(Path(path))}")
     module_name, _, name = path.rpartition(":")
     module = _module_of_file(Path(module_name)) if module_name.endswith(".py") else _module(module_name)
     if not name.isidentifier() or not hasattr(module, name):
@@ -140,6 +144,17 @@ def _module_of_file(file: Path) -> ModuleType:
         del sys.modules[name]
         raise ValueError(f"{file}: cannot be imported ({type(error).__name__}: {reason_of(error)})") from error
     return module
+
+
+def _definitions(file: Path) -> str:
+    """A hint of the public classes and functions in a file, which does not run, ready to append."""
+    try:
+        parts = ast.parse(file.read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError):
+        parts = []
+    names = [part.name for part in parts if isinstance(part, (ast.ClassDef, ast.FunctionDef)) and part.name[0] != "_"]
+    paths = [shlex.quote(f"{file}:{name}") for name in names[:5]]
+    return f"; did you mean {' or '.join(paths)}?" if paths else f"; give {file}:name"
 
 
 def _make_importable(folder: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pytorch_metric_learning import losses, miners
 from torch import nn
 
 from retrieval.config.imports import call_object, import_object, is_import_path
+from retrieval.config.mistakes import mistake
 from retrieval.config.schema import LossConfig, LossTerm, NamedLoss
 from retrieval.errors import ConfigError, did_you_mean
 from retrieval.losses import Blackbox, RamboLoss, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
@@ -69,6 +70,9 @@ _OBJECTS = {
     *("embedding_reg_weight", "weight_reg_weight", "collect_stats", "generator"),
 }
 
+# How training calls a loss: without the last one if it is a single loss without a miner.
+_ARGUMENTS = ("embeddings", "labels", "indices_tuple")
+
 
 def build_loss(config: LossConfig, *, num_classes: int, embedding_dim: int) -> nn.Module:
     """Builds the loss of a configuration.
@@ -82,16 +86,17 @@ def build_loss(config: LossConfig, *, num_classes: int, embedding_dim: int) -> n
         A module from embeddings (batch, dim) and labels (batch,) in 0 .. num_classes - 1 to a scalar.
 
     Raises:
-        ConfigError: A name or option is unknown, or a loss refuses a value; one line each.
+        ConfigError: A name or option is unknown, a loss refuses a value, or a loss or miner cannot be called; one line each.
     """
     terms = config.terms or [config]
     keys = [f"loss.terms.{i}" for i in range(len(terms))] if config.terms else ["loss"]
+    alone = len(terms) == 1 and terms[0].weight == 1 and terms[0].miner is None
     built, mistakes = [], []
     for key, term in zip(keys, terms, strict=True):
         try:
-            built.append(_build_term(term, num_classes, embedding_dim))
-        except (ValueError, TypeError) as error:
-            mistakes.append(f"{key}: {error}")
+            built.append(_build_term(term, num_classes, embedding_dim, alone=alone))
+        except ValueError as error:
+            mistakes.append(mistake(key, error, LossTerm.model_fields, term.options))
     if mistakes:
         raise ConfigError(mistakes)
     modules, miners_, weights = [loss for loss, _ in built], [miner for _, miner in built], [t.weight for t in terms]
@@ -100,11 +105,17 @@ def build_loss(config: LossConfig, *, num_classes: int, embedding_dim: int) -> n
     return losses.MultipleLosses(modules, miners_, weights)
 
 
-def _build_term(term: LossTerm, num_classes: int, embedding_dim: int) -> tuple[nn.Module, nn.Module | None]:
-    """A loss and its miner."""
+def _build_term(
+    term: LossTerm, num_classes: int, embedding_dim: int, *, alone: bool
+) -> tuple[nn.Module, nn.Module | None]:
+    """A loss and its miner; `alone` means a single loss without weight and miner, which gets embeddings and labels only."""
     options = {**_recall_options(term), **term.options}
     loss = _create("loss", LOSSES, term.name, options, num_classes=num_classes, embedding_size=embedding_dim)
     miner = _create("miner", MINERS, term.miner, term.miner_options) if term.miner else None
+    if is_import_path(term.name):
+        _require_arguments(term.name, loss, _ARGUMENTS[:2] if alone else _ARGUMENTS)
+    if term.miner and is_import_path(term.miner):
+        _require_arguments(term.miner, miner, _ARGUMENTS[:2])
     if not term.memory:
         return loss, miner
     if type(loss).__name__ not in CrossBatchMemory.supported_losses():
@@ -112,6 +123,23 @@ def _build_term(term: LossTerm, num_classes: int, embedding_dim: int) -> tuple[n
             f"{term.name} cannot use a memory: it compares embeddings with its own parameters, or in pairs"
         )
     return CrossBatchMemory(loss, embedding_dim, memory_size=term.memory, miner=miner), None
+
+
+def _require_arguments(name: str, module: nn.Module | None, arguments: Sequence[str]) -> None:
+    """Checks that the user's loss or miner can be called as training does.
+
+    Raises:
+        ValueError: It takes other arguments.
+    """
+    assert module is not None
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        why = " beside a miner, a weight or other terms" if len(arguments) == 3 else ""
+        raise ValueError(
+            f"{name} has forward{signature}, but is called with ({', '.join(arguments)}){why}; change its parameters"
+        ) from error
 
 
 def _recall_options(term: LossTerm) -> dict[str, Any]:
@@ -157,7 +185,7 @@ def _create(
         module = (
             call_object(name, factory, **needed, **options) if is_import_path(name) else factory(**needed, **options)
         )
-    except AssertionError as error:  # how pytorch-metric-learning refuses some values
+    except (AssertionError, TypeError) as error:  # how pytorch-metric-learning refuses some values
         raise ValueError(f"{name} refuses {dict(options)} ({error})") from error
     if not isinstance(module, nn.Module):
         raise ValueError(f"{name} returned a value of type {type(module).__name__}, expected a torch.nn.Module")

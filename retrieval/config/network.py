@@ -15,7 +15,15 @@ from retrieval.config.schema import Config, ModelConfig
 from retrieval.data import Preprocessing
 from retrieval.networks import Embedder, create_embedder, pretraining_statistics
 
-__all__ = ["Embedder", "build_network", "build_preprocessing", "find_backbone", "own_network", "without_head"]
+__all__ = [
+    "Embedder",
+    "build_network",
+    "build_preprocessing",
+    "find_backbone",
+    "head_start",
+    "own_network",
+    "without_head",
+]
 
 
 def build_network(config: Config, *, pretrained: bool = True) -> Embedder:
@@ -52,9 +60,24 @@ def own_network(network: nn.Module, config: Config) -> Embedder:
     return network.to(memory_format=torch.channels_last) if config.model.channels_last else network
 
 
-def without_head(network: Embedder) -> Embedder:
-    """The network without norm and head: the features of its backbone, with the same weights."""
-    return Embedder(network.backbone, network.embedding_dim, None, pooling=network.pooling)
+def head_start(options: ModelConfig) -> str:
+    """How the head starts; see `retrieval.networks.start_head`."""
+    if options.embedding_dim is None:
+        return "random"
+    return options.head_init or ("whiten" if options.pretrained else "random")
+
+
+def without_head(network: Embedder, *, norm: bool = False) -> Embedder:
+    """The network without its head: the features of its backbone, with the same weights.
+
+    Args:
+        network: The network.
+        norm: Keep the norm between features and head.
+    """
+    headless = Embedder(network.backbone, network.embedding_dim, None, pooling=network.pooling)
+    if norm:
+        headless.norm = network.norm
+    return headless
 
 
 def build_preprocessing(config: Config, network: nn.Module) -> Preprocessing:

@@ -6,6 +6,7 @@ Overrides take precedence over the file, and the file over the defaults of the s
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -15,16 +16,18 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from retrieval.config.mistakes import mistake
 from retrieval.config.schema import Config
 from retrieval.config.suggestions import suggest
-from retrieval.config.yaml_text import parse, parse_value, write
+from retrieval.config.yaml_text import missing_space, parse, parse_value, write
 from retrieval.errors import ConfigError, did_you_mean
 
 log = logging.getLogger("retrieval")
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
-_UNION_MEMBERS = ("bool", "str", "CallbackConfig")  # what pydantic puts into the location of an error besides keys
+# What pydantic puts into the location of an error besides keys: the members of a union.
+_UNION_MEMBER = re.compile(r"bool|int|float|str|CallbackConfig|constrained-\w+|literal\[.*\]")
 
 
 def config_names() -> dict[str, str]:
@@ -34,7 +37,7 @@ def config_names() -> dict[str, str]:
     return {name: lines[name][1].lstrip("# ") for name in sorted(lines)}
 
 
-def load(source: str | Path | Config, overrides: Overrides = ()) -> Config:
+def load(source: str | Path | Config, overrides: Overrides = (), data: str | Path | None = None) -> Config:
     """Reads a configuration.
 
     Args:
@@ -42,6 +45,7 @@ def load(source: str | Path | Config, overrides: Overrides = ()) -> Config:
         overrides: Strings of the form `key=value`, e.g. `loss.projection=std`, whose values are YAML; or a mapping of keys to
             Python values, e.g. `{"loss.projection": "std"}` or `{"loss": {"projection": "std"}}`. An override that chooses
             another loss or data set than the file drops the file's options of it.
+        data: A folder of images, or a CSV list, in place of the data set of the configuration. Overrides take precedence over it.
 
     Raises:
         ConfigError: With one line for every mistake in the file and in the overrides.
@@ -59,6 +63,8 @@ def load(source: str | Path | Config, overrides: Overrides = ()) -> Config:
         changes, unreadable = _parse_overrides(overrides)
         mistakes += unreadable
         kind = "command line"
+    if data is not None:
+        changes = data_options(data) | changes
     if _chooses_another(changes, "loss.name", values.get("loss"), "recall") or "loss.terms" in changes:
         values.pop("loss", None)
     if _chooses_another(changes, "data.name", values.get("data"), "glyphs") and values["data"].pop("options", None):
@@ -71,6 +77,21 @@ def load(source: str | Path | Config, overrides: Overrides = ()) -> Config:
     if mistakes:
         raise ConfigError(mistakes)
     return config
+
+
+def data_options(path: str | Path) -> dict[str, Any]:
+    """The options of the data section that read a folder of images, or a CSV list.
+
+    Raises:
+        ConfigError: The path does not exist, or is another file.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return {"data.name": "folder", "data.root": str(path)}
+    if path.suffix.lower() != ".csv" or not path.is_file():
+        problem = "is no folder and no .csv file" if path.exists() else "does not exist"
+        raise ConfigError(f"{path}: {problem}; give a folder of images, or a CSV list of paths and labels")
+    return {"data.name": "csv", "data.root": str(path.parent), "data.options.file": path.name}
 
 
 def option_keys(overrides: Mapping[str, Any]) -> list[str]:
@@ -181,7 +202,8 @@ def _section(names: Sequence[str]) -> type[BaseModel] | None:
     section: Any = Config
     for name in names:
         if get_origin(section) is list:  # the name is a position in the list
-            section = get_args(section)[0]
+            (item,) = get_args(section)
+            section = next((kind for kind in (item, *get_args(item)) if _is_section(kind)), None)
         else:
             section = _annotation(section, name) if _is_section(section) else None
     return section if _is_section(section) else None
@@ -195,22 +217,24 @@ def _mistakes(error: ValidationError, origin: str, overridden: set[str], kind: s
     """One line for each key; the members of a union share a line."""
     lines: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        path = [str(part) for part in item["loc"] if part not in _UNION_MEMBERS]
+        path = [str(part) for part in item["loc"] if not _UNION_MEMBER.fullmatch(str(part))]
         key = ".".join(path)
         is_unknown = item["type"] == "extra_forbidden"
+        of_section = is_unknown or item["type"] == "value_error"
         is_overridden = any(
-            f"{key}.".startswith(f"{name}.") or (is_unknown and name.startswith(f"{key}.")) for name in overridden
+            f"{key}.".startswith(f"{name}.") or (of_section and name.startswith(f"{key}.")) for name in overridden
         )
         where = kind if is_overridden else origin
         message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
         if is_unknown:
-            lines[key] = f"{where}: unknown key {key!r}{_hint(path)}"
+            for name in sorted(name for name in overridden if name.startswith(f"{key}.")) or [key]:
+                lines[name] = f"{where}: unknown key {name!r}{_hint(name.split('.'))}"
         elif item["type"] == "model_type":
-            lines[key] = (
-                f"{where}: {key}: expected a section of {', '.join(_known_keys(path))}, found {_shorten(item['input'])}"
-            )
+            found = f"found {_shorten(item['input'])}{missing_space(str(item['input']))}"
+            lines[key] = f"{where}: {key}: expected a section of {', '.join(_known_keys(path))}, {found}"
         elif item["type"] == "value_error":
-            lines[key] = ": ".join(filter(None, (where, key, message.removeprefix("value error, "))))
+            text = message.removeprefix("value error, ")
+            lines[key] = f"{where}: {mistake(key, text, _known_keys(path)) if key else text}"
         elif key in lines:
             lines[key] += f"; or {message}"
         else:

@@ -30,10 +30,14 @@ class DataConfig(Section):
     name: str = "glyphs"  # of `retrieval data list`, or an import path such as my_data:read
     root: str | None = None
     options: dict[str, Any] = {}  # of the data set's reader
-    validation_share: Share = 0.1  # share of the training classes that is held out to choose the best checkpoint
+    # Own images, one set: "classes": other classes are tested; "all": every class trains, nothing is tested; "images": the same
+    # classes, other images are the queries. Published data sets, and folders and lists with splits of their own, are not divided.
+    split: Literal["classes", "all", "images"] = "classes"
+    # Share held out to choose the best checkpoint: of the training classes, or of the images where every class trains.
+    validation_share: Share = 0.1
     folds: Annotated[int, Field(ge=2)] | None = None  # in place of a share: number of folds of the training classes
     fold: Whole = 0  # the fold that is held out
-    split_seed: Whole = 0  # of the held-out classes; apart from `seed`, so that runs of several seeds share them
+    split_seed: Whole = 0  # of what is held out; apart from `seed`, so that runs of several seeds share them
     lone_classes: Literal["refuse", "leave_out"] = "refuse"  # classes of a single training image, which has no pair
     workers: Whole = 2
     timeout: NotNegative = 120.0  # seconds to wait for a batch of the workers
@@ -42,6 +46,12 @@ class DataConfig(Section):
     def _fold_among_the_folds(self) -> Self:
         if self.fold >= (self.folds or 1):
             raise ValueError(f"fold is {self.fold}, expected a number below folds, which is {self.folds}")
+        return self
+
+    @model_validator(mode="after")
+    def _folds_of_classes(self) -> Self:
+        if self.folds and self.split != "classes":
+            raise ValueError(f"folds are of classes, but split is {self.split!r}; leave out the folds")
         return self
 
 
@@ -72,6 +82,7 @@ class ModelConfig(Section):
     embedding_dim: Positive | None = 512  # null: no head
     pooling: Literal["avg", "max", "avgmax", "gem", "cls"] | None = None  # null: the backbone's own
     layer_norm: bool = False  # between pooling and head
+    head_init: Literal["random", "pca", "whiten"] | None = None  # null: whiten for a pretrained backbone, else random
     freeze_batchnorm: Literal["none", "statistics", "affine"] = "none"  # "affine" also freezes weight and bias
     freeze_backbone_epochs: Whole = 0  # number of first epochs that train pooling, norm and head only
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None  # learning rate of a layer over that of the next one
@@ -85,6 +96,12 @@ class ModelConfig(Section):
     def _options_of_an_own_backbone(self) -> Self:
         if self.backbone_options and ":" not in self.backbone:
             raise ValueError("backbone_options are for a backbone given by an import path such as my_nets:build")
+        return self
+
+    @model_validator(mode="after")
+    def _a_start_of_a_head(self) -> Self:
+        if self.head_init in ("pca", "whiten") and self.embedding_dim is None:
+            raise ValueError(f"head_init is {self.head_init}, but embedding_dim is null: there is no head")
         return self
 
     @field_validator("freeze_batchnorm", mode="before")
@@ -165,7 +182,7 @@ class CallbackConfig(Section):
 class TrainingConfig(Section):
     """The optimiser and the learning-rate schedule, by their names in timm."""
 
-    epochs: Positive = 20
+    epochs: Positive | Literal["auto"] = 20  # auto: by the number of training images, see `retrieval.config.fitting`
     max_steps: Positive | None = None  # ends the run earlier; the schedule is still that of the epochs
     optimizer: str = "adamw"  # of timm, or an import path such as my_optimizers:Lion
     optimizer_options: dict[str, Any] = {}
@@ -181,6 +198,12 @@ class TrainingConfig(Section):
     patience: Positive | None = None  # evaluations without a better validation figure, after which the run stops
     callbacks: list[str | CallbackConfig] = []  # tensorboard, wandb, mlflow, or import paths such as my_hooks:Log
 
+    @property
+    def num_epochs(self) -> int:
+        """The number of epochs of a configuration that `retrieval.config.fitting.fit` has resolved."""
+        assert self.epochs != "auto"
+        return self.epochs
+
     @field_validator("callbacks", mode="before")
     @classmethod
     def _accept_a_single_one(cls, value: Any) -> Any:
@@ -188,7 +211,7 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _leave_epochs_after_the_warmup(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
+        if self.epochs != "auto" and self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs is {self.warmup_epochs}, expected fewer than the {self.epochs} epochs")
         return self
 
@@ -235,7 +258,8 @@ class Config(Section):
     def _a_memory_holds_a_batch(self) -> Self:
         batch = self.batch.size
         entering = batch + batch * (self.batch.samples_per_class - 1) // 2 if self.batch.simix else batch
-        for term in (self.loss, *self.loss.terms):
+        terms = {"loss": self.loss, **{f"loss.terms.{i}": term for i, term in enumerate(self.loss.terms)}}
+        for key, term in terms.items():
             if 0 < term.memory < entering:
-                raise ValueError(f"loss.memory is {term.memory}, but {entering} embeddings enter it with every batch")
+                raise ValueError(f"{key}.memory is {term.memory}, but {entering} embeddings enter it with every batch")
         return self

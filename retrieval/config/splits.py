@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,15 +12,18 @@ import torch
 from torch.utils.data import DataLoader
 
 from retrieval.config.imports import absolute, call_object, import_object, is_import_path
-from retrieval.config.mistakes import mistakes_in
-from retrieval.config.schema import Config, LossTerm
+from retrieval.config.mistakes import mistake, mistakes_in
+from retrieval.config.schema import BatchConfig, Config, DataConfig, LossTerm
 from retrieval.data import (
     Augmentation,
     HierarchicalSampler,
     ImageSet,
     MPerClassSampler,
     Preprocessing,
+    check_options,
     fold_classes,
+    hold_out_images,
+    is_published,
     make_augmentation,
     read_dataset,
     require_pairs,
@@ -28,6 +32,8 @@ from retrieval.data import (
 )
 from retrieval.errors import ConfigError, DatasetError
 from retrieval.training import distributed
+
+log = logging.getLogger("retrieval")
 
 Term = TypeVar("Term", bound=LossTerm)
 
@@ -44,25 +50,29 @@ def read_splits(config: Config, data: Any = None) -> dict[str, ImageSet]:
             (image, label), or a dict of these by split.
 
     Returns:
-        "train" and "test" (or "query" and "gallery"), and "validation" where training classes are held out.
+        "train"; "test", or "query" and "gallery", unless nothing is tested; and "validation" where the images bring it or some of
+        the training images are held out. Classes of the same name are the same class in all splits.
 
     Raises:
         ConfigError: An option of the data section cannot be used.
         DatasetError: The images cannot be read.
     """
     try:
-        splits = _read_named(config) if data is None else read_dataset(data)
+        splits = _read_named(config) if data is None else read_dataset(data, **_division(config))
     except (ValueError, TypeError) as error:  # a TypeError: an option of a type that its reader does not expect
-        raise ConfigError(f"data: {error}") from error
+        raise ConfigError(mistake("data", error, DataConfig.model_fields, config.data.options)) from error
     if config.data.lone_classes == "refuse":
         try:
             require_pairs(splits["train"], "train")
         except DatasetError as error:
             raise DatasetError(f"{error}, or set data.lone_classes to leave_out") from error
-    kept, held_out = _hold_out(config, splits["train"])
-    splits |= {"train": kept} | ({"validation": held_out} if held_out else {})
-    for name in sorted(splits.keys() - {"train", "gallery"}):
-        _check_ks(max(config.evaluation.ks), name, splits)
+    if "validation" not in splits:
+        kept, held_out = _hold_out(config, splits)
+        splits |= {"train": kept} | ({"validation": held_out} if held_out else {})
+    elif config.data.folds:
+        raise ConfigError("data.folds: the images bring validation images of their own; leave out the folds")
+    if not is_published(config.data.name):
+        _log_lone_classes(splits)
     return splits
 
 
@@ -74,15 +84,27 @@ def named_reader(config: Config) -> Any:
 def _read_named(config: Config) -> dict[str, ImageSet]:
     """The splits of the data set that the configuration names."""
     reader, settings = named_reader(config), config.data
+    check_options(reader, settings.options, settings.split)
+    options = _division(config) | settings.options
     if not is_import_path(settings.name):
-        return read_dataset(reader, settings.root, **settings.options)
-    splits: dict[str, ImageSet] = call_object(settings.name, read_dataset, reader, settings.root, **settings.options)
+        return read_dataset(reader, settings.root, **options)
+    splits: dict[str, ImageSet] = call_object(settings.name, read_dataset, reader, settings.root, **options)
     return splits
 
 
-def measured_splits(splits: Mapping[str, ImageSet]) -> tuple[str, str]:
-    """The names of the splits of the test queries and of their gallery; usually both are "test"."""
-    return ("query", GALLERIES["query"]) if "query" in splits else ("test", "test")
+def _division(config: Config) -> dict[str, Any]:
+    """The option `split` of `read_dataset`, which published data sets do not have, unless it is the default."""
+    return {} if config.data.split == "classes" else {"split": config.data.split}
+
+
+def measured_splits(splits: Mapping[str, ImageSet]) -> tuple[str, str] | None:
+    """The names of the splits of the queries and of their gallery that the results of a run are measured on.
+
+    Both are "test", or "validation" where nothing is tested. None: the run has only training images.
+    """
+    if "query" in splits:
+        return "query", GALLERIES["query"]
+    return next(((name, name) for name in ("test", "validation") if name in splits), None)
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -113,9 +135,10 @@ def build_sampler(config: Config, images: ImageSet) -> MPerClassSampler:
     """The sampler of this process's part of the training batches."""
     batch = config.batch
     share = {"seed": config.seed, "rank": distributed.rank(), "world_size": distributed.world_size()}
-    with mistakes_in("batch"):
-        if batch.sampler == "m_per_class":
+    if batch.sampler == "m_per_class":
+        with mistakes_in("batch.size"):
             return MPerClassSampler(images.labels, batch.size, batch.samples_per_class, **share)
+    with mistakes_in("batch", BatchConfig.model_fields):
         if images.super_labels is None:
             raise ValueError(f"sampler is hierarchical, but {config.data.name} has no super-classes; use m_per_class")
         return HierarchicalSampler(
@@ -125,7 +148,7 @@ def build_sampler(config: Config, images: ImageSet) -> MPerClassSampler:
 
 def build_augmentation(config: Config, preprocessing: Preprocessing) -> Augmentation:
     """How training prepares an image."""
-    with mistakes_in("image.augmentation_options"):
+    with mistakes_in("image.augmentation_options", config.image.augmentation_options):
         return make_augmentation(config.image.augmentation, preprocessing, **config.image.augmentation_options)
 
 
@@ -135,7 +158,7 @@ def build_training_loader(
     """The batches from `start_step` to the end of the last epoch."""
     return training_loader(
         images,
-        _batches(sampler, start_step, config.training.epochs),
+        _batches(sampler, start_step, config.training.num_epochs),
         augmentation,
         seed=config.seed,
         workers=config.data.workers,
@@ -153,24 +176,56 @@ def name_images(images: ImageSet, sampler: MPerClassSampler) -> Callable[[int], 
     return names
 
 
-def _hold_out(config: Config, images: ImageSet) -> tuple[ImageSet, ImageSet | None]:
-    data = config.data
+def _hold_out(config: Config, splits: Mapping[str, ImageSet]) -> tuple[ImageSet, ImageSet | None]:
+    """Divides the training images into (kept, held out for validation).
+
+    Classes are held out where the tested classes are other ones than the training classes, and images where every class trains.
+    """
+    data, images = config.data, splits["train"]
+    tested = splits.get("query", splits.get("test"))
+    is_open = tested is not None and set(tested.class_names).isdisjoint(images.class_names)
+    if data.folds and not is_open:
+        raise ConfigError(
+            "data.folds: folds are of classes, but the tested classes are training classes; leave out the folds"
+        )
     if data.folds:
         with mistakes_in("data.folds"):
             return fold_classes(images, data.folds, data.fold, seed=data.split_seed)
-    if data.validation_share:
+    if not data.validation_share:
+        return images, None
+    if not is_open:
+        kept, held_out = hold_out_images(images, data.validation_share, seed=data.split_seed)
+        if held_out is None:
+            log.info("no validation: it needs two classes with four or more images; the last epoch is kept")
+        return kept, held_out
+    if is_published(data.name):
         with mistakes_in("data.validation_share"):
             return split_classes(images, data.validation_share, seed=data.split_seed)
-    return images, None
+    return _hold_out_few_classes(images, data.validation_share, seed=data.split_seed)
 
 
-def _check_ks(largest: int, name: str, splits: dict[str, ImageSet]) -> None:
-    others = len(splits[GALLERIES[name]]) if name in GALLERIES else len(splits[name]) - 1
-    if largest > others:
-        raise ConfigError(
-            f"evaluation.ks: k is {largest}, but a query of the {name} split has {others} others to find; "
-            "lower the largest k, or change data.validation_share"
+def _hold_out_few_classes(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """As `split_classes`, with two classes in each part where the share is less; nothing is held out of fewer than four classes."""
+    if images.num_classes < 4:
+        log.info(
+            "no validation: it needs four or more training classes, there are %d; the last epoch is kept",
+            images.num_classes,
         )
+        return images, None
+    held_out = min(max(2, round(share * images.num_classes)), images.num_classes - 2)
+    if held_out != round(share * images.num_classes):
+        log.info("validation: %d of %d training classes are held out", held_out, images.num_classes)
+    return split_classes(images, held_out / images.num_classes, seed=seed)
+
+
+def _log_lone_classes(splits: Mapping[str, ImageSet]) -> None:
+    """Counts the classes of a single image, which has no other one to find, where images are searched among their own split."""
+    for name in ("train", "validation", "test"):
+        lone = int((splits[name].class_sizes() < 2).sum()) if name in splits else 0
+        if lone:
+            log.info(
+                "%s: %d of %d classes have a single image, which is left out", name, lone, splits[name].num_classes
+            )
 
 
 def _batches(sampler: MPerClassSampler, start_step: int, epochs: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -141,7 +141,7 @@ def _build_schedule(config: Config, optimizer: torch.optim.Optimizer, steps_per_
         optimizer,
         # A schedule of steps without a step is constant after the warm-up, in every version of timm.
         sched="multistep" if settings.schedule == "constant" else settings.schedule,
-        num_epochs=settings.epochs,
+        num_epochs=settings.num_epochs,
         decay_epochs=settings.decay_epochs[0] if settings.schedule == "step" else 1,
         decay_milestones=settings.decay_epochs,
         decay_rate=settings.decay_rate,

@@ -13,6 +13,8 @@ import yaml
 
 from retrieval.errors import ConfigError
 
+_MISSING_SPACE = re.compile(r"^[ \t]*([A-Za-z]\w*):([^\s:/#][^\n#]*)", re.MULTILINE)
+
 
 def parse(text: str, origin: str) -> tuple[dict[str, Any], list[str]]:
     """The mapping in a text, and a line for every repeated key.
@@ -30,14 +32,20 @@ def parse(text: str, origin: str) -> tuple[dict[str, Any], list[str]]:
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}:" if mark else ""
-        raise ConfigError(
-            f"{origin}:{line} not valid YAML ({getattr(error, 'problem', None) or 'unreadable'})"
-        ) from error
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise ConfigError(f"{origin}:{line} not valid YAML ({problem}){missing_space(text)}") from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{origin}: expected sections such as `data:` and `model:`, found a {type(values).__name__}")
+        found = f"found a {type(values).__name__}{missing_space(text)}"
+        raise ConfigError(f"{origin}: expected sections such as `data:` and `model:`, {found}")
     return values, [f"{origin}: {doubled}" for doubled in loader.doubled]
+
+
+def missing_space(text: str) -> str:
+    """A hint of the first key without a space after its colon, ready to append; "" where there is none."""
+    found = _MISSING_SPACE.search(text)
+    return f"; put a space after the colon: `{found[1]}: {found[2].strip()}`" if found else ""
 
 
 def parse_value(text: str) -> Any:

@@ -2,13 +2,15 @@
 
 from retrieval.data.augmentation import AUGMENTATIONS, Augmentation, make_augmentation
 from retrieval.data.class_splits import fold_classes, split_classes
-from retrieval.data.image_files import folder_class, image_files, images_below, images_in, listed_images
+from retrieval.data.division import hold_out_images
+from retrieval.data.image_files import given_images, image_files, images_in, listed_images
 from retrieval.data.image_set import ImageSet, require_pairs
 from retrieval.data.images import load_image, to_image
 from retrieval.data.loaders import evaluation_loader, training_loader
-from retrieval.data.registry import DATASETS, check_options, find_reader, read_dataset
+from retrieval.data.registry import DATASETS, check_options, find_reader, is_published, read_dataset
 from retrieval.data.samplers import HierarchicalSampler, MPerClassSampler
 from retrieval.data.transforms import Preprocessing, prepare
+from retrieval.data.union import union
 
 __all__ = [
     "AUGMENTATIONS",
@@ -22,10 +24,11 @@ __all__ = [
     "evaluation_loader",
     "find_reader",
     "fold_classes",
-    "folder_class",
+    "given_images",
+    "hold_out_images",
     "image_files",
-    "images_below",
     "images_in",
+    "is_published",
     "listed_images",
     "load_image",
     "make_augmentation",
@@ -35,4 +38,5 @@ __all__ = [
     "split_classes",
     "to_image",
     "training_loader",
+    "union",
 ]

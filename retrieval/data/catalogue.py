@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retrieval.data import cars196
-from retrieval.data.registry import DATASETS
+from retrieval.data.registry import DATASETS, DIVISION, is_published
 from retrieval.errors import did_you_mean
 
 _OWNERS = "for research; the photographs belong to their owners, and the authors' page has the terms"
@@ -119,4 +119,6 @@ def read_options(name: str) -> dict[str, Any]:
     """The options of the reader of a data set, with their defaults."""
     find_source(name)
     parameters = inspect.signature(DATASETS[name]).parameters
-    return {option: parameter.default for option, parameter in parameters.items() if option != "root"}
+    options = {option: parameter.default for option, parameter in parameters.items()}
+    options |= {} if is_published(name) else DIVISION
+    return {option: default for option, default in options.items() if option not in ("root", "split")}

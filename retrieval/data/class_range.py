@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from retrieval.data.entry import Entry
 from retrieval.errors import DatasetError
@@ -49,8 +50,8 @@ def divide(
     }
 
 
-def _check_range(name: str, limits: Sequence[int]) -> Range:
-    if not isinstance(limits, str) and len(limits) == 2 and all(type(limit) is int for limit in limits):
+def _check_range(name: str, limits: Any) -> Range:
+    if isinstance(limits, (list, tuple)) and len(limits) == 2 and all(type(limit) is int for limit in limits):
         first, last = limits
         if 1 <= first <= last:
             return first, last

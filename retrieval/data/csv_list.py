@@ -4,8 +4,10 @@
     root/<path of a line>
 
 The first line names the columns, in any order. Paths are relative to the root. A label is any text; images with equal labels
-form a class. The values of the split column are train and test, or train, query and gallery, where query and gallery have the same
-classes. Without this column, the classes are divided at random. A super-class is any text, equal for all images of a class.
+form a class. The values of the split column are train and test, or train, query and gallery, and also valid (or val, validation).
+If the classes of test are those of train, the test images are queries against the training images; if not, they are searched among
+themselves. Without this column, the images are divided at random into what is trained on and what is tested. A super-class is any
+text, equal for all images of a class.
 """
 
 from __future__ import annotations
@@ -13,48 +15,43 @@ from __future__ import annotations
 from pathlib import Path
 
 from retrieval.data.entry import Entry, image_sets, refuse_closed_set
-from retrieval.data.folder import divide_classes
 from retrieval.data.image_set import ImageSet
 from retrieval.data.list_file import image_path, read_lines, shorten, split_commas
+from retrieval.data.own_splits import NAMES, check_names
 from retrieval.errors import DatasetError, did_you_mean
 
 COLUMNS = ("path", "label", "split", "super_class")
-SPLITS = (("train", "test"), ("train", "query", "gallery"))
 
 
-def read(
-    root: str | Path, *, file: str = "images.csv", test_share: float = 0.5, seed: int = 0, check_images: bool = True
-) -> dict[str, ImageSet]:
-    """Reads the images of every split, in the order of the list.
+def read(root: str | Path, *, file: str = "images.csv", check_images: bool = True) -> ImageSet | dict[str, ImageSet]:
+    """Reads the images in the order of the list.
 
     Args:
         root: The folder that the paths are relative to.
         file: The list, relative to the root.
-        test_share: The fraction of the classes in "test"; unused if the list has a split column.
-        seed: The seed of that division; unused if the list has a split column.
         check_images: Whether all listed images must exist. The list must always exist.
 
+    Returns:
+        All images as one set; or, if the list has a split column, a set for each split: "train", "validation", "test", "query",
+        "gallery".
+
     Raises:
-        ValueError: `test_share` is not between 0 and 1.
-        DatasetError: The list is missing or malformed (with file and line), a class is both in "train" and in another split, a
-            listed image is missing, or there are too few classes to divide.
+        DatasetError: The list is missing or malformed (with file and line), its splits do not go together, or a listed image is
+            missing.
     """
     root = Path(root)
     path = root / file
     refuse_closed_set(path)
-    splits = read_list(path)
+    entries = read_list(path)
+    found = {name: name for name in entries} if "" in entries else check_names(list(entries), str(path))
     advice = "correct the list, or choose the root that its paths are relative to"
-    if "" in splits:
-        return divide_classes(image_sets(root, splits, check_images=check_images, advice=advice)[""], test_share, seed)
-    if tuple(splits) not in SPLITS:
-        raise DatasetError(
-            f"{path}: its splits are {', '.join(splits)}; expected {' or '.join(', '.join(names) for names in SPLITS)}"
-        )
-    return image_sets(root, splits, check_images=check_images, advice=advice)
+    splits = {split: entries[name] for name, split in found.items()}
+    sets = image_sets(root, splits, check_images=check_images, shared_classes=True, advice=advice)
+    return sets.get("", sets)
 
 
 def read_list(path: Path) -> dict[str, list[Entry]]:
-    """Reads the entries of every split in the list, in the order train, test, query, gallery.
+    """Reads the entries of every split in the list, in the order of `retrieval.data.own_splits.NAMES`.
 
     Without a split column, all entries are in the split "".
 
@@ -71,7 +68,7 @@ def read_list(path: Path) -> dict[str, list[Entry]]:
     for name in COLUMNS[:2]:
         if name not in names:
             raise DatasetError(f"{first.where}: the column {name} is missing; {remedy}")
-    known = ["train", "test", "query", "gallery"] if "split" in names else [""]
+    known = list(NAMES) if "split" in names else [""]
     splits: dict[str, list[Entry]] = {split: [] for split in known}
     for line in lines:
         values = dict(zip(names, split_commas(line, len(names)), strict=True))

@@ -62,18 +62,20 @@ def image_sets(
     *,
     published: Mapping[str, tuple[int, int]] | None = None,
     check_images: bool = True,
+    shared_classes: bool = False,
     advice: str,
 ) -> dict[str, ImageSet]:
     """Checks the entries of all splits and makes their image sets.
 
-    No image is listed twice, and no class is both in "train" and in another split. "query" and "gallery" have the same classes
-    with the same labels. Super-classes are numbered from 0 over all splits, in natural order of their names.
+    No image is listed twice. Unless `shared_classes`, no class is both in "train" and in another split, and "query" and "gallery"
+    have the same classes with the same labels. Super-classes are numbered from 0 over all splits, in natural order of their names.
 
     Args:
         root: The data folder.
         splits: The entries of every split.
         published: The numbers of (images, classes) that a split must have.
         check_images: Whether the images must exist.
+        shared_classes: Whether any two splits may share classes.
         advice: The remedy for the message if images are missing or their number is wrong.
 
     Raises:
@@ -92,7 +94,8 @@ def image_sets(
     seen: set[object] = set()
     for entry in _all(splits):
         refuse_repeated(entry.where, entry.path, seen, "image")
-    _check_classes(splits)
+    if not shared_classes:
+        _check_classes(splits)
     super_classes = _number_super_classes(_all(splits))
     _check_links(root, _all(splits))
     if check_images:

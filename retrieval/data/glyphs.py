@@ -90,14 +90,23 @@ def read(root: str | Path | None = None) -> dict[str, ImageSet]:
         DatasetError: `root` does not contain the images, or the cache cannot be written.
     """
     if root is not None:
-        return folder_reader.read(root)
+        return _read_folders(root)
     root = cache_folder() / "glyphs-v1"
     _generate_once(root)
-    splits = folder_reader.read(root)
+    splits = _read_folders(root)
     found = sum(len(images) for images in splits.values())
     if found != CLASSES * VIEWS:
         raise DatasetError(
             f"{root}: has {found} images, expected {CLASSES * VIEWS}; delete the folder to have it generated again"
+        )
+    return splits
+
+
+def _read_folders(root: str | Path) -> dict[str, ImageSet]:
+    splits = folder_reader.read(root)
+    if isinstance(splits, ImageSet) or list(splits) != ["train", "test"]:
+        raise DatasetError(
+            f"{root}: expected the folders train and test of glyphs; read your own images with data.name=folder"
         )
     return splits
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,8 @@ from retrieval.data.entry import image_sets
 from retrieval.data.folder import SUFFIXES
 from retrieval.data.image_set import ImageSet, require_portable, require_utf_8
 from retrieval.errors import ConfigError, DatasetError
+
+log = logging.getLogger("retrieval")
 
 
 def images_in(folder: str | Path) -> ImageSet:
@@ -26,7 +30,9 @@ def images_in(folder: str | Path) -> ImageSet:
     paths = sorted(_image_paths(root))
     if not paths:
         raise DatasetError(f"{root}: contains no images; expected files *{{{','.join(sorted(SUFFIXES))}}}")
-    return _image_set(root, paths)
+    for path in paths:
+        require_portable(root, path)
+    return ImageSet.from_pairs(root, [(path, folder_class(path)) for path in paths])
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -45,23 +51,32 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     return files
 
 
-def images_below(root: str | Path, files: Iterable[str | Path]) -> ImageSet:
-    """Makes an image set of files below a root; repeated files are dropped. The class is given by `folder_class`.
+def given_images(places: Iterable[str | Path]) -> ImageSet:
+    """Makes an image set of files and folders. The class of an image is the folder that it was given by.
+
+    That of a file is the folder that it is in. That of an image in a given folder is the subfolder directly below the given one
+    ("cats/siamese/1.jpg" given by its folder "cats" is of class "siamese"), or the given folder itself where the image is directly
+    in it. An image that is given twice is taken once.
 
     Raises:
-        ConfigError: A file is not below the root.
+        DatasetError: A file or folder does not exist, a folder contains no image, or a name does not work on every system.
+        ConfigError: There is no image, or an image is given twice with two classes.
     """
-    top = Path(root).resolve()
-    paths = []
-    for file in map(Path, files):
-        resolved = file.resolve()
-        if not resolved.is_relative_to(top):
-            raise ConfigError(
-                f"{file}: does not lie below {root}, where the images of the index are; "
-                "copy it there or, if all of them have moved, give their new folder with --root"
-            )
-        paths.append(resolved.relative_to(top).as_posix())
-    return _image_set(top, dict.fromkeys(paths))
+    class_of: dict[Path, str] = {}
+    for place in map(Path, places):
+        for file, name in _classes_in(place).items():
+            if class_of.setdefault(file, name) != name:
+                raise ConfigError(f"{file}: is given twice, as class {class_of[file]!r} and as {name!r}; give it once")
+    if not class_of:
+        raise ConfigError("there are no images; give folders or image files")
+    try:
+        root = Path(os.path.commonpath([file.parent for file in class_of]))
+    except ValueError:
+        raise ConfigError("the images are on several drives; give those of one drive at a time") from None
+    pairs = [(file.relative_to(root).as_posix(), name) for file, name in class_of.items()]
+    for path, _ in pairs:
+        require_portable(root, path)
+    return ImageSet.from_pairs(root, pairs)
 
 
 def listed_images(file: str | Path, root: str | Path | None = None) -> ImageSet:
@@ -85,12 +100,17 @@ def folder_class(path: str) -> str:
     return path.partition("/")[0] if "/" in path else "."
 
 
-def _image_set(root: Path, paths: Iterable[str]) -> ImageSet:
-    pairs = []
-    for path in paths:
-        require_portable(root, path)
-        pairs.append((path, folder_class(path)))
-    return ImageSet.from_pairs(root, pairs)
+def _classes_in(place: Path) -> dict[Path, str]:
+    """The class of each image that a file or folder gives, by the absolute path of the image."""
+    files = image_files([place])
+    top = Path(os.path.abspath(place))  # not resolved: a link keeps its name  # noqa: PTH100
+    if not place.is_dir():
+        return {top: top.parent.name}
+    paths = [file.relative_to(place).as_posix() for file in files]
+    direct = sum("/" not in path for path in paths)
+    if 0 < direct < len(paths):
+        log.info("%s: %d images are beside its folders; their class is %r", place, direct, top.name)
+    return {top / path: folder_class(path) if "/" in path else top.name for path in paths}
 
 
 def _image_paths(root: Path) -> Iterator[str]:

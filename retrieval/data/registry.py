@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from retrieval.data import cars196, csv_list, cub200, folder, glyphs, inshop, omniglot, sop
-from retrieval.data.entry import CLOSED_SET, refuse_closed_set
-from retrieval.data.folder import divide_classes
+from retrieval.data.division import divide
+from retrieval.data.entry import refuse_closed_set
 from retrieval.data.image_set import ImageSet
-from retrieval.data.list_file import shorten
+from retrieval.data.own_splits import EXPECTED, NAMES, arrange, check_names
 from retrieval.errors import DatasetError, did_you_mean
+
+log = logging.getLogger("retrieval")
 
 Reader = Callable[..., Any]
 
-DATASETS: dict[str, Callable[..., dict[str, ImageSet]]] = {
+DATASETS: dict[str, Reader] = {
     "cars196": cars196.read,
     "csv": csv_list.read,
     "cub200": cub200.read,
@@ -28,34 +31,40 @@ DATASETS: dict[str, Callable[..., dict[str, ImageSet]]] = {
     "omniglot": omniglot.read,
     "sop": sop.read,
 }
-SPLITS = (("train", "test"), ("train", "query", "gallery"))
+# The data sets of one's own images. The others are published with their splits.
+OWN = ("csv", "folder")
 
-# The options for a single set of images, whose classes are divided into train and test.
-_DIVISION = {"test_share": 0.5, "seed": 0}
+# The options of `divide`, for a single set of images.
+DIVISION: dict[str, Any] = {"split": "classes", "test_share": None, "seed": 0}
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_EXPECTED = "expected one ImageSet or torch Dataset, or a dict of them: train and test, or train, query and gallery"
+_EXPECTED = f"expected one ImageSet or torch Dataset, or a dict of them: {EXPECTED}"
 
 
 def read_dataset(data: Any, /, root: str | Path | None = None, **options: Any) -> dict[str, ImageSet]:
-    """Reads the "train" and "test" images of a data set. No class is in both.
+    """Reads the images of a data set by split.
 
-    Data sets whose queries search another set ("inshop", and "csv" with such splits) have "query" and "gallery" in place of
-    "test". A label means the same class in both. Some training classes of "inshop" have a single image.
+    The published data sets have "train" and "test", with different classes. "inshop" has "query" and "gallery" in place of "test".
+    Some of its training classes have a single image.
 
-    A reader of your own is a function with a parameter `root`, if it needs one, and any options. It returns a dict with these
-    splits, or a single set whose classes are divided into train and test at random. A set is an `ImageSet` or a
-    `torch.utils.data.Dataset`, which is converted by `ImageSet.from_dataset`.
+    Your own images are a single set, which is divided by `retrieval.data.division.divide`, or bring splits of their own, which are
+    used as they are; see `retrieval.data.own_splits.arrange`. They are in a folder ("folder"), in a list ("csv"), given as objects,
+    or read by a reader of your own: a function with a parameter `root`, if it needs one, and any options. It returns a set or a
+    dict of sets by split. A set is an `ImageSet` or a `torch.utils.data.Dataset`, which is converted by `ImageSet.from_dataset`.
 
     Args:
         data: A key of `DATASETS`, a reader, or directly what a reader may return.
         root: The folder of the data set, with "~" for the home folder. Required by readers with a parameter `root` without a
             default. Readers of your own get it as a `Path`.
-        options: The options of the reader, e.g. `test_share` of "folder". A single set also has the options `test_share`, the
-            fraction of the classes in "test" (0.5), and `seed` of the division (0). A reader with parameters of these
-            names gets them itself. For a dict they have no effect.
+        options: The options of the reader, e.g. `file` of "csv". Your own images also have the options `split`, `test_share` and
+            `seed` of `divide`. A reader with parameters of these names gets them itself.
+
+    Returns:
+        "train", and "test" or "query" and "gallery" unless nothing is tested, and "validation" if the images bring it. Classes of
+        the same name are the same class in all splits.
 
     Raises:
-        ValueError: The data set or an option is unknown, `root` is missing, or `root` is given and not used.
+        ValueError: The data set or an option is unknown, `root` is missing, `root` is given and not used, or images that bring
+            their own splits are to be divided.
         DatasetError: The folder does not contain the data set, or a reader returned something else.
 
     Example:
@@ -68,12 +77,13 @@ def read_dataset(data: Any, /, root: str | Path | None = None, **options: Any) -
     if isinstance(data, (ImageSet, Dataset, Mapping)):
         if root is not None:
             raise ValueError(f"root is {str(root)!r}; leave it out for a {type(data).__name__}, which needs no folder")
-        _check_names("the data set", options, list(_DIVISION))
-        return _image_sets(data, "the data set", _DIVISION | options)
+        _check_names("the data set", options, list(DIVISION))
+        return _image_sets(data, "the data set", DIVISION | options)
     reader = find_reader(data)
     name = _name(reader)
-    check_options(reader, options)
     parameters = _parameters(reader)
+    own_options = {option: value for option, value in options.items() if option != "split" or option in parameters}
+    check_options(reader, own_options, options.get("split", DIVISION["split"]))
     takes_root = "root" in parameters or _takes_any(parameters)
     if root is not None:
         if not takes_root:
@@ -86,8 +96,15 @@ def read_dataset(data: Any, /, root: str | Path | None = None, **options: Any) -
     given = {} if root is None else {"root": root}
     taken = {option: value for option, value in options.items() if option in parameters or _takes_any(parameters)}
     found = reader(**given, **taken)
-    # The readers of this package have checked their splits already.
-    return found if reader in DATASETS.values() else _image_sets(found, name, _DIVISION | options)
+    if is_published(reader):  # the reader has checked its splits
+        splits: dict[str, ImageSet] = found
+        return splits
+    return _image_sets(found, name if root is None else str(root), DIVISION | options)
+
+
+def is_published(reader: str | Reader) -> bool:
+    """Whether a reader, or a name, is that of a data set with published splits; the others are of one's own images."""
+    return any(name not in OWN and reader in (name, known) for name, known in DATASETS.items())
 
 
 def find_reader(name: str | Reader) -> Reader:
@@ -107,21 +124,28 @@ def find_reader(name: str | Reader) -> Reader:
     return DATASETS[name]
 
 
-def check_options(reader: str | Reader, options: Mapping[str, Any]) -> None:
+def check_options(reader: str | Reader, options: Mapping[str, Any], split: str = "classes") -> None:
     """Checks the names of the options of a reader, without reading anything.
 
     Args:
         reader: The name of a data set, or a reader.
-        options: The options by name, without `root`.
+        options: The options by name, without `root` and the option `split` of `divide`.
+        split: How a single set is divided.
 
     Raises:
-        ValueError: The reader does not have such an option, or requires another one.
+        ValueError: The reader does not have such an option, or requires another one; or its splits are published, and `split` is
+            not "classes".
     """
     reader = find_reader(reader)
+    if split != DIVISION["split"] and is_published(reader):
+        raise ValueError(
+            f"split is {split!r}, but {_name(reader)} has published splits; leave it at classes, or read your own images with "
+            "the name folder or csv"
+        )
     parameters = _parameters(reader)
     own = [name for name, parameter in parameters.items() if parameter.kind not in _VARIABLE and name != "root"]
     if not _takes_any(parameters):
-        added = [] if reader in DATASETS.values() else [name for name in _DIVISION if name not in own]
+        added = [] if is_published(reader) else [name for name in DIVISION if name not in (*own, "split")]
         _check_names(_name(reader), options, own + added)
     for name in own:
         if parameters[name].default is inspect.Parameter.empty and name not in options:
@@ -154,26 +178,22 @@ def _name(reader: Reader) -> str:
     return f"{getattr(reader, '__module__', '?')}:{getattr(reader, '__qualname__', type(reader).__name__)}"
 
 
-def _image_sets(found: Any, name: str, options: Mapping[str, Any]) -> dict[str, ImageSet]:
-    """The splits that a reader returned, or the division of a single set."""
+def _image_sets(found: Any, origin: str, options: Mapping[str, Any]) -> dict[str, ImageSet]:
+    """The splits of own images: those that they bring, or the division of a single set."""
+    division = {name: options[name] for name in DIVISION}
     if not isinstance(found, Mapping):
-        return divide_classes(_image_set(found, name), options["test_share"], options["seed"])
-    expected = next((splits for splits in SPLITS if set(splits) == set(found)), None)
-    if expected is None:
-        raise DatasetError(f"{name}: is a dict with the keys {', '.join(map(repr, found)) or '(none)'}; {_EXPECTED}")
-    splits = {split: _image_set(found[split], f"{name}, {split}") for split in expected}
-    train = set(splits["train"].class_names)
-    for split in expected[1:]:
-        both = [class_name for class_name in splits[split].class_names if class_name in train]
-        if both:
-            raise DatasetError(
-                f"{name}: {len(both)} classes are in train and in {split}, the first is {shorten(both[0])}; {CLOSED_SET}"
-            )
-    if "query" in splits and splits["query"].class_names != splits["gallery"].class_names:
-        raise DatasetError(
-            f"{name}: query and gallery must have the same classes in the same order; correct the class names"
+        return divide(_image_set(found, origin), **division)
+    if not found or not set(found) <= NAMES.keys():
+        raise DatasetError(f"{origin}: is a dict with the keys {', '.join(map(repr, found)) or '(none)'}; {_EXPECTED}")
+    if division["split"] != DIVISION["split"]:
+        raise ValueError(
+            f"split is {division['split']!r}, but {origin} brings its own splits ({', '.join(found)}); leave it at classes, or "
+            "merge them"
         )
-    return splits
+    if division["test_share"] is not None:
+        log.info("%s: test_share has no effect, since the images bring their own splits", origin)
+    names = check_names(list(found), origin)
+    return arrange({split: _image_set(found[name], f"{origin}, {name}") for name, split in names.items()}, origin)
 
 
 def _image_set(found: Any, name: str) -> ImageSet:

@@ -4,6 +4,7 @@ from retrieval.networks.backbone import check_name
 from retrieval.networks.embedder import Embedder, create_embedder, pretraining_statistics
 from retrieval.networks.embedding import embed
 from retrieval.networks.freezing import freeze_batchnorm, set_backbone_trainable
+from retrieval.networks.head_start import start_head
 from retrieval.networks.parameter_groups import parameter_groups
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "parameter_groups",
     "pretraining_statistics",
     "set_backbone_trainable",
+    "start_head",
 ]

@@ -17,6 +17,8 @@ from retrieval.errors import ConfigError
 WRONG = {
     "data.name=fodler": "data: there is no data set 'fodler'; known are cars196, csv,",
     "data.options={clases: 3}": "data: glyphs has no option 'clases'",
+    "data={name: folder, root: nowhere}": "data.root: nowhere: no such folder; give the folder of the images",
+    "data={name: folder, root: own.py}": "data.root: own.py: no such folder",
     "model.backbone=resnet5O": "model: backbone 'resnet5O' is not a model of timm",
     "model.pretrained=missing.safetensors": "model.pretrained: missing.safetensors: no such weights file; give true, false",
     "loss.name=tripelt": "loss: there is no loss 'tripelt'; did you mean triplet or soft_triple?",
@@ -234,8 +236,11 @@ def test_a_missing_package_of_a_callback_is_a_mistake_with_the_command_that_inst
 def test_every_shipped_configuration_passes_where_its_weights_are(here, name, capsys):
     config = load(name)
     if isinstance(config.model.pretrained, str):
-        assert mistakes(config)[0].startswith(f"model.pretrained: {config.model.pretrained}: no such weights file")
+        assert mistakes(config)[-1].startswith(f"model.pretrained: {config.model.pretrained}: no such weights file")
         Path(config.model.pretrained).touch()
+    if config.data.root is not None:
+        assert mistakes(config) == [f"data.root: {config.data.root}: no such folder; give the folder of the images"]
+        Path(config.data.root).mkdir()
     check(config)
     assert call(capsys, "config", "check", name) == (0, f"{name}: no mistakes\n", "")
 

@@ -118,6 +118,36 @@ def test_odd_import_paths_are_one_line_each(here, path):
     assert refusal(path)
 
 
+def test_a_file_without_a_name_is_answered_with_the_names_in_it_and_is_not_run(here):
+    (here / "my_nets.py").write_text(f"raise AssertionError('it must not run')\nclass _Hidden: pass\n{CODE}")
+    names = "did you mean my_nets.py:MyLoss or my_nets.py:build?"
+    assert refusal("my_nets.py") == f"my_nets.py names no class or function; {names}"
+    (here / "my own.py").write_text("def build(): pass")
+    assert refusal("my own.py") == "my own.py names no class or function; did you mean 'my own.py:build'?"
+    (here / "broken.py").write_text("def f(:")
+    for path in ("no_such.py", "broken.py"):
+        assert refusal(path) == f"{path} names no class or function; give {path}:name"
+
+
+@pytest.mark.parametrize(
+    ("override", "section"),
+    [
+        ("data.name=my_nets.py", "data"),
+        ("model.backbone=my_nets.py", "model"),
+        ("loss.name=my_nets.py", "loss"),
+        ("loss={name: triplet, miner: my_nets.py}", "loss"),
+        ("training.optimizer=my_nets.py", "training.optimizer"),
+        ("training.callbacks=[my_nets.py]", "training.callbacks: my_nets.py"),
+    ],
+)
+def test_a_configuration_that_names_a_file_only_gets_a_suggestion(here, override, section):
+    (here / "my_nets.py").write_text(CODE)
+    with pytest.raises(ConfigError) as caught:
+        check(load("glyphs", [override]))
+    (mistake,) = caught.value.mistakes
+    assert mistake.startswith(f"{section}: my_nets.py names no class or function; did you mean my_nets.py:MyLoss or ")
+
+
 def test_an_error_while_a_module_is_imported_is_one_line_with_its_type(here):
     (here / "broken_of_mine.py").write_text("import a_package_that_is_missing")
     expected = "cannot be imported (ModuleNotFoundError: No module named 'a_package_that_is_missing')"

@@ -112,11 +112,68 @@ def test_unknown_names_and_options_are_named_with_the_nearest_ones():
 
 def test_missing_options_and_refused_values_are_mistakes():
     assert mistakes(name="ranked_list") == ["loss: ranked_list needs the option margin and Tn; set it under options"]
-    assert mistakes(projection="local", gradient="blackbox")[0].startswith("loss: projection 'local'")
-    assert mistakes(name="smooth_ap", options={"tau": -1})[0].startswith("loss: tau is -1")
+    assert mistakes(projection="local", gradient="blackbox")[0].startswith("loss.projection 'local'")
+    assert mistakes(name="smooth_ap", options={"tau": -1})[0].startswith("loss.options.tau is -1")
     assert mistakes(name="proxy_anchor", memory=64)[0].startswith("loss: proxy_anchor cannot use a memory")
 
 
 def test_the_mistakes_of_all_terms_come_at_once():
     found = mistakes(terms=[LossTerm(name="x"), LossTerm(), LossTerm(name="triplet", options={"y": 1})])
     assert [line.split(":")[0] for line in found] == ["loss.terms.0", "loss.terms.2"]
+
+
+OWN = """
+from torch import nn
+
+
+class Plain(nn.Module):
+    def forward(self, embeddings, labels):
+        return embeddings.sum()
+
+
+class WithPairs(nn.Module):
+    def forward(self, embeddings, labels, indices_tuple=None):
+        return embeddings.sum()
+
+
+class Alone(nn.Module):
+    def forward(self, embeddings):
+        return embeddings.sum()
+"""
+
+
+@pytest.fixture
+def own(tmp_path) -> str:
+    """A file of losses that take different arguments."""
+    (tmp_path / "own_losses.py").write_text(OWN)
+    return f"{tmp_path}/own_losses.py"
+
+
+def test_an_own_loss_that_takes_no_pairs_is_refused_with_a_miner_before_training(own):
+    plain, expected = (
+        f"{own}:Plain",
+        "is called with (embeddings, labels, indices_tuple) beside a miner, a weight or other",
+    )
+    for words in ({"miner": "multi_similarity"}, {"weight": 2.0}):
+        (mistake,) = mistakes(name=plain, **words)
+        assert mistake.startswith(f"loss: {plain} has forward(embeddings, labels), but {expected}")
+    (mistake,) = mistakes(terms=[LossTerm(), LossTerm(name=plain)])
+    assert mistake.startswith(f"loss.terms.1: {plain} has forward(embeddings, labels), but {expected}")
+
+
+def test_own_losses_that_can_be_called_are_accepted_and_work(own):
+    inputs = embeddings()
+    for words in (
+        {"name": f"{own}:Plain"},
+        {"name": f"{own}:WithPairs", "miner": "multi_similarity"},
+        {"terms": [LossTerm(), LossTerm(name=f"{own}:WithPairs")]},
+    ):
+        assert build(**words)(inputs, LABELS).isfinite()
+
+
+def test_own_losses_and_miners_that_cannot_be_called_at_all_are_refused(own):
+    expected = (
+        f"loss: {own}:Alone has forward(embeddings), but is called with (embeddings, labels); change its parameters"
+    )
+    assert mistakes(name=f"{own}:Alone") == [expected]
+    assert mistakes(name="triplet", miner=f"{own}:Alone") == [expected]

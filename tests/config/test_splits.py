@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 from retrieval.config import Config, load
-from retrieval.config.splits import build_sampler, name_images, read_splits
-from retrieval.data import HierarchicalSampler
+from retrieval.config.check import check
+from retrieval.config.splits import build_sampler, measured_splits, name_images, read_splits
+from retrieval.data import HierarchicalSampler, ImageSet
 from retrieval.errors import ConfigError
 
 
@@ -46,12 +47,105 @@ def test_a_share_is_held_out_by_a_seed_of_its_own(root):
     assert "validation" not in read_splits(configure(root, "data.validation_share=0"))
 
 
-def test_k_is_bounded_by_the_gallery_and_by_the_validation_classes(root):
-    read_splits(configure(root, "data.validation_share=0", "evaluation.ks=[12]"))
-    with pytest.raises(ConfigError, match="k is 13, but a query of the query split has 12 others"):
-        read_splits(configure(root, "data.validation_share=0", "evaluation.ks=[13]"))
-    with pytest.raises(ConfigError, match="k is 8, but a query of the validation split has 7 others"):
-        read_splits(configure(root, "data.validation_share=0.25", "evaluation.ks=[8]"))
+def image_set(sizes: list[int]) -> ImageSet:
+    return ImageSet.from_pairs("data", [(f"{c}/{i}.png", str(c)) for c, size in enumerate(sizes) for i in range(size)])
+
+
+def own(*words: str) -> Config:
+    """A configuration as a run with an object for images has it."""
+    return load(load("photos", {"data.name": "<tests.Images>"}), words)
+
+
+def messages(caplog) -> str:
+    return "\n".join(caplog.messages)
+
+
+def test_where_other_classes_are_tested_classes_are_held_out():
+    splits = read_splits(own(), image_set([6] * 40))
+    assert {name: images.num_classes for name, images in splits.items()} == {"train": 18, "test": 20, "validation": 2}
+    assert not set(splits["train"].class_names) & set(splits["validation"].class_names)
+
+
+@pytest.mark.parametrize("split", ["all", "images"])
+def test_where_every_class_trains_images_are_held_out(split):
+    splits = read_splits(own(f"data.split={split}"), image_set([10] * 20))
+    assert list(splits) == (["train", "validation"] if split == "all" else ["train", "query", "gallery", "validation"])
+    assert splits["train"].num_classes == 20
+    assert splits["validation"].class_sizes().min() >= 2
+    assert not set(splits["train"].paths) & set(splits["validation"].paths)
+    if split == "images":
+        assert set(splits["gallery"].paths) == {*splits["train"].paths, *splits["validation"].paths}
+
+
+def test_the_splits_are_a_pure_function_of_the_configuration():
+    for split in ("classes", "all", "images"):
+        found = [read_splits(own(f"data.split={split}", f"seed={seed}"), image_set([10] * 20)) for seed in (0, 1)]
+        assert [images.paths for images in found[0].values()] == [images.paths for images in found[1].values()]
+
+
+def test_brought_validation_images_take_the_place_of_a_held_out_share():
+    images = image_set([4] * 12)
+    given = {
+        "train": images.select(range(24)),
+        "val": images.select(range(24, 32)),
+        "test": images.select(range(32, 48)),
+    }
+    splits = read_splits(own(), given)
+    assert {name: len(part) for name, part in splits.items()} == {"train": 24, "validation": 8, "test": 16}
+    with pytest.raises(ConfigError, match=r"data\.folds: the images bring validation images of their own"):
+        read_splits(own("data.folds=2"), given)
+
+
+def test_brought_test_images_of_training_classes_hold_out_images_and_refuse_folds():
+    images = image_set([8] * 6)
+    is_test = np.arange(48) % 8 < 2
+    given = {"train": images.select(np.flatnonzero(~is_test)), "test": images.select(np.flatnonzero(is_test))}
+    splits = read_splits(own(), given)
+    assert splits["train"].num_classes == 6
+    assert set(splits["validation"].class_names) <= set(splits["train"].class_names)
+    with pytest.raises(
+        ConfigError, match=r"data\.folds: folds are of classes, but the tested classes are training classes"
+    ):
+        read_splits(own("data.folds=2"), given)
+
+
+def test_folds_go_with_classes_only():
+    with pytest.raises(ConfigError, match=r"data\.folds are of classes, but split is 'all'"):
+        load("photos", ["data.folds=3", "data.split=all"])
+
+
+def test_few_images_are_no_error_but_a_line(caplog):
+    caplog.set_level("INFO", logger="retrieval")
+    assert "validation" not in read_splits(own(), image_set([4] * 6))
+    assert "no validation: it needs four or more training classes, there are 3" in messages(caplog)
+    assert "validation" not in read_splits(own("data.split=all"), image_set([3] * 6))
+    assert "no validation: it needs two classes with four or more images" in messages(caplog)
+    assert read_splits(own(), image_set([4] * 12))["validation"].num_classes == 2
+    assert "validation: 2 of 6 training classes are held out" in messages(caplog)
+
+
+def test_classes_of_one_image_are_counted(caplog):
+    caplog.set_level("INFO", logger="retrieval")
+    read_splits(own("data.split=all"), image_set([1, 1, 8, 8]))
+    assert "train: 2 of 4 classes have a single image, which is left out" in messages(caplog)
+
+
+@pytest.mark.parametrize("split", ["all", "images"])
+def test_a_published_data_set_is_not_divided_otherwise(split):
+    config = load("cub200", ["data.root=CUB_200_2011", f"data.split={split}"])
+    message = f"data.split is '{split}', but cub200 has published splits; leave it at classes"
+    with pytest.raises(ConfigError, match=message):
+        read_splits(config)
+    with pytest.raises(ConfigError, match=message):
+        check(config, ("data",))
+
+
+def test_what_is_measured_is_the_test_or_else_the_validation():
+    images = image_set([2, 2])
+    assert measured_splits({"train": images, "validation": images, "test": images}) == ("test", "test")
+    assert measured_splits({"train": images, "query": images, "gallery": images}) == ("query", "gallery")
+    assert measured_splits({"train": images, "validation": images}) == ("validation", "validation")
+    assert measured_splits({"train": images}) is None
 
 
 def test_the_sampler_is_that_of_the_option(root):

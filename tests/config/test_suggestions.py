@@ -6,7 +6,7 @@ import pytest
 
 from retrieval.config import load
 from retrieval.config.schema import Config
-from retrieval.config.suggestions import ALIASES, option_names, suggest
+from retrieval.config.suggestions import ALIASES, nearest, option_names, suggest
 from retrieval.errors import ConfigError
 
 
@@ -14,14 +14,39 @@ from retrieval.errors import ConfigError
     ("key", "option"),
     [
         ("lr", "training.learning_rate"),
+        ("LR", "training.learning_rate"),
         ("training.lr", "training.learning_rate"),
+        ("model.lr", "training.learning_rate"),
+        ("train.lr", "training.learning_rate"),
+        ("training.learning_rat", "training.learning_rate"),
+        ("learning-rate", "training.learning_rate"),
         ("epochs", "training.epochs"),
-        ("batch_size", "batch.size"),
+        ("num_epochs", "training.epochs"),
+        ("model.epochs", "training.epochs"),
+        ("training.epoch", "training.epochs"),
+        ("batch_size", "batch.size or evaluation.batch_size"),
+        ("evaluation.batch", "evaluation.batch_size"),
+        ("bs", "batch.size"),
+        ("size", "image.size or batch.size"),
+        ("model.size", "image.size or batch.size"),
+        ("k", "evaluation.ks or loss.ks"),
+        ("evaluation.k", "evaluation.ks"),
+        ("loss.k", "loss.ks"),
         ("optimizer", "training.optimizer"),
-        ("training.learning_rat", "learning_rate"),
-        ("model.embeding_dim", "embedding_dim"),
-        ("projection", "loss.projection"),
+        ("model.optimizer", "training.optimizer"),
+        ("momentum", "training.optimizer_options"),
+        ("warmup", "training.warmup_epochs"),
+        ("grad_clip", "training.clip_norm"),
+        ("workers", "data.workers"),
         ("num_workers", "data.workers"),
+        ("data.path", "data.root"),
+        ("test_share", "data.options"),
+        ("model.name", "model.backbone"),
+        ("model.embeding_dim", "model.embedding_dim"),
+        ("dim", "model.embedding_dim"),
+        ("loss.weights", "loss.weight"),
+        ("projection", "loss.projection"),
+        ("los.projection", "loss.projection"),
         ("traning", "training"),
     ],
 )
@@ -29,7 +54,7 @@ def test_the_option_that_is_meant_is_named(key, option):
     with pytest.raises(ConfigError) as caught:
         load("glyphs", [f"{key}=1"])
     (line,) = caught.value.mistakes
-    assert line.startswith(f"command line: unknown key '{key}'; did you mean {option}")
+    assert line == f"command line: unknown key '{key}'; did you mean {option}?"
 
 
 def test_a_key_that_is_like_no_option_gets_no_guess():
@@ -40,6 +65,13 @@ def test_every_alias_leads_to_an_option_and_is_none_itself():
     options = set(option_names(Config))
     assert {option for known in ALIASES.values() for option in known} <= options
     assert not ALIASES.keys() & options
+
+
+def test_every_option_is_found_without_its_section_and_in_another_one():
+    for option in option_names(Config):
+        name = option.rpartition(".")[2]
+        assert option in nearest(name)
+        assert option in nearest(f"nowhere.{name}")
 
 
 def test_another_data_set_drops_the_options_of_the_configurations_own(caplog):

@@ -127,6 +127,7 @@ def test_a_range_without_images_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"train_classes": 3}, r"train_classes is 3; give the first and the last"),
         ({"train_classes": (0, 2)}, r"train_classes is \(0, 2\); give the first and the last"),
         ({"train_classes": (2, 1)}, "train_classes is"),
         ({"test_classes": (3, 4, 4)}, "test_classes is"),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.data import folder_class, image_files, images_below, images_in, listed_images
+from retrieval.data import given_images, image_files, images_in, listed_images
+from retrieval.data.image_files import folder_class
 from retrieval.errors import ConfigError, DatasetError
 
 
@@ -48,16 +49,36 @@ def test_files_are_kept_and_folders_replaced_by_their_images(tmp_path: Path) -> 
         image_files([tmp_path / "empty"])
 
 
-def test_files_below_a_root_are_named_from_it_and_given_once(tmp_path: Path) -> None:
-    touch(tmp_path, "root/a/1.png", "root/2.png", "other/3.png")
-    root = tmp_path / "root"
-    images = images_below(root, [root / "2.png", str(root / "a" / "1.png"), root / "a" / ".." / "2.png"])
-    assert (images.paths, images.class_names, images.labels.tolist()) == (("2.png", "a/1.png"), (".", "a"), [0, 1])
-    with pytest.raises(
-        ConfigError,
-        match=r"3.png: does not lie below .*root, .* give their new folder with --root",
-    ):
-        images_below(root, [tmp_path / "other" / "3.png"])
+def given_classes(*places: str | Path) -> dict[str, str]:
+    images = given_images(places)
+    names = [images.class_names[label] for label in images.labels]
+    return {(images.root / path).as_posix(): name for path, name in zip(images.paths, names, strict=True)}
+
+
+def test_the_class_of_an_image_is_the_folder_it_was_given_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "all/a/1.png", "all/b/deep/2.png", "one/3.png", "x/y/4.png")
+    expected = {"all/a/1.png": "a", "all/b/deep/2.png": "b", "one/3.png": "one", "x/y/4.png": "y"}
+    expected = {(tmp_path / path).as_posix(): name for path, name in expected.items()}
+    assert given_classes(tmp_path / "all", str(tmp_path / "one"), tmp_path / "x" / "y" / "4.png") == expected
+    monkeypatch.chdir(tmp_path / "x" / "y")
+    assert given_classes("../../all", Path("..") / ".." / "one", "4.png") == expected
+    assert set(given_classes(".").values()) == {"y"}
+
+
+def test_images_beside_the_folders_of_a_given_folder_are_of_that_folder_and_counted(tmp_path: Path, caplog) -> None:
+    touch(tmp_path, "all/a/1.png", "all/2.png", "all/3.png")
+    with caplog.at_level("INFO", "retrieval"):
+        assert sorted(given_classes(tmp_path / "all").values()) == ["a", "all", "all"]
+    assert "all: 2 images are beside its folders; their class is 'all'" in caplog.text
+
+
+def test_an_image_that_is_given_twice_is_taken_once(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "a/b/2.png")
+    assert len(given_images([tmp_path / "a" / "1.png", tmp_path / "a" / "." / "1.png"])) == 1
+    with pytest.raises(ConfigError, match=r"2.png: is given twice, as class 'b' and as 'a'; give it once"):
+        given_images([tmp_path / "a" / "b", tmp_path])
+    with pytest.raises(ConfigError, match="there are no images; give folders or image files"):
+        given_images([])
 
 
 def test_a_listed_image_is_found_from_the_folder_of_the_list_or_from_a_root(tmp_path: Path) -> None:

@@ -140,6 +140,43 @@ def test_a_reader_that_takes_the_options_of_the_division_gets_them() -> None:
     assert len(read_dataset(read, seed=7, test_share=0.5)) == 2
 
 
+@pytest.mark.parametrize("make", [letters, Letters])
+def test_a_single_set_is_divided_as_split_says(make: Any) -> None:
+    for data in (make("abcdef"), lambda: make("abcdef")):
+        assert classes(read_dataset(data, split="all")) == {"train": "abcdef"}
+        with pytest.raises(DatasetError, match="no class has three images"):
+            read_dataset(data, split="images")
+
+
+def test_a_folder_is_divided_as_split_says(tmp_path: Path) -> None:
+    assert list(read_dataset("folder", make_folder(tmp_path), split="all")) == ["train"]
+
+
+@pytest.mark.parametrize("split", ["all", "images"])
+def test_images_with_splits_of_their_own_are_not_divided(tmp_path: Path, split: str) -> None:
+    for name in ("train/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.png").touch()
+    with pytest.raises(ValueError, match=rf"split is '{split}', but {tmp_path} brings its own splits \(train, test\)"):
+        read_dataset("folder", tmp_path, split=split)
+    with pytest.raises(ValueError, match=rf"split is '{split}', but the data set brings its own splits"):
+        read_dataset({"train": letters("ab"), "test": letters("cd")}, split=split)
+    with pytest.raises(ValueError, match=rf"split is '{split}', but cub200 has published splits; leave it at classes"):
+        read_dataset("cub200", tmp_path, split=split)
+
+
+def test_own_sets_by_split_may_share_classes() -> None:
+    found = read_dataset({"train": letters("abc"), "valid": letters("xy"), "test": letters("bc")})
+    assert classes(found) == {"train": "abc", "validation": "xy", "query": "bc", "gallery": "abc"}
+
+
+def test_a_reader_with_a_parameter_split_gets_it_itself() -> None:
+    def read(split: str = "trainval") -> ImageSet:
+        return letters("abcd" if split == "trainval" else "efgh")
+
+    assert sorted("".join(classes(read_dataset(read)).values())) == list("abcd")
+
+
 def test_a_class_of_a_library_is_a_reader_too() -> None:
     assert [images.num_classes for images in read_dataset(Letters, letters="abcd").values()] == [2, 2]
 
@@ -195,16 +232,12 @@ def test_the_root_of_a_reader_is_given_where_it_is_needed() -> None:
         ),
         ([letters("ab")], "is of type list; expected one ImageSet"),
         ({}, r"is a dict with the keys \(none\); expected"),
-        ({"train": letters("ab")}, "is a dict with the keys 'train'; expected"),
-        ({"train": letters("ab"), "val": letters("cd")}, "is a dict with the keys 'train', 'val'; expected"),
+        ({"train": letters("ab"), "dev": letters("cd")}, "is a dict with the keys 'train', 'dev'; expected"),
+        ({"train": letters("ab")}, "its splits are train; expected train and test, or"),
         ({"train": letters("ab"), "test": [1]}, r"test: is of type list; expected"),
         (
-            {"train": letters("ab"), "test": Letters("bc")},
-            "1 classes are in train and in test, the first is 'b'; retrieval",
-        ),
-        (
-            {"train": letters("ab"), "query": letters("cd"), "gallery": letters("cde")},
-            "query and gallery must have the same classes in the same order",
+            {"train": letters("ab"), "query": letters("cd"), "gallery": letters("ef")},
+            "no class of query is in gallery",
         ),
         (letters("abc"), r"the data set Letters: has 3 classes with images \('a', 'b', 'c'\); train and test need two"),
         (TensorDataset(torch.zeros(0)), "an image set without images"),

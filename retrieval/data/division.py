@@ -1,0 +1,111 @@
+"""Dividing a single set of images into the splits of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retrieval.data.class_splits import split_classes
+from retrieval.data.image_set import ImageSet
+from retrieval.data.list_file import shorten
+from retrieval.errors import DatasetError
+
+SPLITS = ("classes", "all", "images")
+TEST_SHARES = {"classes": 0.5, "images": 0.2}
+
+
+def divide(
+    images: ImageSet, split: str = "classes", *, test_share: float | None = None, seed: int = 0
+) -> dict[str, ImageSet]:
+    """Divides a set of images into what is trained on and what is tested.
+
+    Args:
+        images: The set to divide.
+        split: "classes": "train" and "test" have different classes. "all": everything is "train", and nothing is tested. "images":
+            some images of every class are "query", and the others are both "train" and "gallery".
+        test_share: The share of the classes in "test" (by default 0.5), or of the images of each class in "query" (by default 0.2).
+        seed: The seed of the random division.
+
+    Raises:
+        ValueError: There is no such split, `test_share` is not between 0 and 1 or is given for "all", or a part would have fewer
+            than two classes.
+        DatasetError: There are too few classes or images.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; give one of {', '.join(SPLITS)}")
+    if split == "all" and test_share is not None:
+        raise ValueError(f"test_share is {test_share}, but nothing is tested with split 'all'; leave it out")
+    if test_share == 0:
+        raise ValueError("test_share is 0; to train on every class and test nothing, choose the split 'all'")
+    fewest = 4 if split == "classes" else 2
+    if images.num_classes < fewest:
+        names = ", ".join(shorten(name) for name in images.class_names)
+        need = "train and test need two or more each" if split == "classes" else "training needs two or more"
+        raise DatasetError(
+            f"{images.origin}: has {images.num_classes} classes with images ({names}); {need}: "
+            "add classes, or choose the folder that contains all of them"
+        )
+    if split == "all":
+        return {"train": images}
+    share = TEST_SHARES[split] if test_share is None else test_share
+    if split == "classes":
+        train, test = split_classes(images, share, seed=seed)
+        return {"train": train, "test": test}
+    gallery, query = _take_queries(images, share, seed)
+    return {"train": gallery, "query": query, "gallery": gallery}
+
+
+def hold_out_images(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """Divides the images at random into (kept, held out); every class stays in the kept part.
+
+    The held-out images come from classes with at least four images, sampled at random. Each of these classes gives about the same
+    share of its images, and at least two images are held out and two are kept, so each image has another one to find.
+
+    Args:
+        images: The set to divide. Both parts keep its order of images and classes.
+        share: The share of all images to hold out, about.
+        seed: The seed of the random division.
+
+    Returns:
+        (kept, held out); held out is None where fewer than two classes have four images.
+    """
+    generator = np.random.default_rng(seed)
+    members = [positions for positions in _members(images) if len(positions) >= 4]
+    chosen: list[np.ndarray] = []
+    held_out = 0
+    for class_ in generator.permutation(len(members)):
+        if len(chosen) >= 2 and held_out >= share * len(images):
+            break
+        size = len(members[class_])
+        chosen.append(generator.permutation(members[class_])[: min(max(2, round(share * size)), size - 2)])
+        held_out += len(chosen[-1])
+    return _take(images, np.concatenate(chosen)) if len(chosen) >= 2 else (images, None)
+
+
+def _take_queries(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Takes a share of the images of each class, at least one, where at least two are left: (gallery, query)."""
+    if not (isinstance(share, float) and 0 < share < 1):
+        raise ValueError(f"share is {share}; give a number between 0 and 1")
+    generator = np.random.default_rng(seed)
+    taken = np.concatenate(
+        [
+            generator.permutation(positions)[: max(0, min(max(1, round(share * len(positions))), len(positions) - 2))]
+            for positions in _members(images)
+        ]
+    )
+    if not len(taken):
+        raise DatasetError(
+            f"{images.origin}: no class has three images, of which one could be a query and two be trained on; add images"
+        )
+    return _take(images, taken)
+
+
+def _members(images: ImageSet) -> list[np.ndarray]:
+    """The positions of the images of every class."""
+    return np.split(np.argsort(images.labels, kind="stable"), np.cumsum(images.class_sizes())[:-1])
+
+
+def _take(images: ImageSet, positions: np.ndarray) -> tuple[ImageSet, ImageSet]:
+    """(The other images, the images at these positions), both in the order of the set."""
+    is_taken = np.zeros(len(images), dtype=bool)
+    is_taken[positions] = True
+    return images.select(np.flatnonzero(~is_taken)), images.select(np.flatnonzero(is_taken))

@@ -1,0 +1,106 @@
+"""What the splits that own images bring are used for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from retrieval.data.image_set import ImageSet
+from retrieval.errors import DatasetError
+
+log = logging.getLogger("retrieval")
+
+# The names of a split in folders, lists and dicts, and the name that it has in a run.
+NAMES = {
+    "train": "train",
+    **dict.fromkeys(("validation", "valid", "val"), "validation"),
+    "test": "test",
+    "query": "query",
+    "gallery": "gallery",
+}
+EXPECTED = "train and test, or train, query and gallery, each with or without validation"
+
+
+def check_names(names: list[str], origin: str) -> dict[str, str]:
+    """Checks which splits are given.
+
+    Args:
+        names: Names of `NAMES`.
+        origin: The folder, list or data set, for messages.
+
+    Returns:
+        The name in a run of every given split, in the order of `NAMES`.
+
+    Raises:
+        DatasetError: These splits do not go together.
+    """
+    found = {name: NAMES[name] for name in NAMES if name in names}
+    kinds = list(found.values())
+    if len(set(kinds)) < len(kinds):
+        raise DatasetError(f"{origin}: has {' and '.join(found)}; the validation images need one name: merge them")
+    tested = set(kinds) - {"train", "validation"}
+    if "train" not in kinds or tested not in ({"test"}, {"query", "gallery"}, set()) or kinds == ["train"]:
+        raise DatasetError(f"{origin}: its splits are {', '.join(found)}; expected {EXPECTED}")
+    return found
+
+
+def arrange(splits: Mapping[str, ImageSet], origin: str) -> dict[str, ImageSet]:
+    """Decides from the classes how the test images are searched, and logs it in one line.
+
+    If the test classes are no training classes (an open set), the test images are searched among themselves. If they are training
+    classes (a closed set), the test images are queries and the training images are their gallery. Where some of them are, the kind
+    with more test images decides: in a closed set, queries without a class in the gallery are left out of the figures; in an open
+    set, images of training classes are left out.
+
+    Args:
+        splits: "train"; "validation" or not; and "test", or "query" and "gallery", or neither.
+        origin: The folder, list or data set, for messages.
+
+    Returns:
+        The splits of a run: "train" and "validation", and "test", or "query" and "gallery".
+
+    Raises:
+        DatasetError: No query has an image of its class in the gallery.
+    """
+    arranged = {name: splits[name] for name in ("train", "validation") if name in splits}
+    if "test" in splits:
+        tested, line = _arrange_test(splits["train"], splits["test"])
+    elif "query" in splits:
+        tested, line = _arrange_queries(splits["query"], splits["gallery"], origin)
+    else:
+        tested, line = {}, "nothing is tested"
+    log.info("%s: its own splits %s are used; %s", origin, ", ".join(splits), line)
+    return arranged | tested
+
+
+def _arrange_test(train: ImageSet, test: ImageSet) -> tuple[dict[str, ImageSet], str]:
+    known = np.isin(test.class_names, train.class_names)
+    images_known = known[test.labels]
+    if not known.any():
+        return {"test": test}, "no test class is a training class: the test images are searched among themselves"
+    if images_known.sum() * 2 >= len(test):
+        line = "the test classes are training classes: the test images are queries, the training images their gallery"
+        if not known.all():
+            line += f"; {_count(test, ~images_known)} of classes that are not in train are left out"
+        return {"query": test, "gallery": train}, line
+    return {"test": test.select(np.flatnonzero(~images_known))}, (
+        "most test classes are no training classes: the test images are searched among themselves; "
+        f"{_count(test, images_known)} of training classes are left out"
+    )
+
+
+def _arrange_queries(query: ImageSet, gallery: ImageSet, origin: str) -> tuple[dict[str, ImageSet], str]:
+    known = np.isin(query.class_names, gallery.class_names)
+    if not known.any():
+        raise DatasetError(f"{origin}: no class of query is in gallery; give both the same class names")
+    line = "the query images are searched in the gallery"
+    if not known.all():
+        line += f"; {_count(query, ~known[query.labels])} of classes that are not in gallery are left out"
+    return {"query": query, "gallery": gallery}, line
+
+
+def _count(images: ImageSet, mask: np.ndarray) -> str:
+    """The number of images in a mask and of their classes: "12 images of 3 classes"; ready for "of classes that ..."."""
+    return f"{mask.sum():,} images ({len(np.unique(images.labels[mask])):,} classes)"
