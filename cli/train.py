@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .output import figures_table, paste, print_json, print_places
-from .parameters import CONFIG, FOLDER, Count, device_option, json_option, overwrite_option
+from .parameters import CONFIG, FOLDER, Count, Word, device_option, json_option, overwrite_option
+
+if TYPE_CHECKING:
+    from retrieval.runs import Run
 
 
 @click.command(
     "train",
+    short_help="Train a model.",
     epilog="""\b
 Examples:
+  retrieval train my_photos
+  retrieval train my_photos --out runs/all data.split=all training.epochs=4
+  retrieval train my_photos --dry-run
   retrieval train --config glyphs
   retrieval train --config omniglot --out runs/none data.root=omniglot \\
       loss.projection=none
@@ -24,19 +33,21 @@ Examples:
     "--config",
     "source",
     type=CONFIG,
-    help="A name from `retrieval config list`, or a YAML file.  [default: glyphs, or that of the run to --resume]",
+    help="A name from `retrieval config list`, or a YAML file.  [default: photos for PHOTOS, otherwise glyphs; or that "
+    "of the run to --resume]",
 )
 @click.option(
     "--out",
     type=FOLDER,
-    help="Folder of the run.  [default: runs/<config>, or runs/<folder> of a <folder>/config.yaml]",
+    help="Folder of the run.  [default: runs/<name of PHOTOS>; runs/<config>, or runs/<folder> of a <folder>/config.yaml]",
 )
 @click.option("--seed", type=Count(0), metavar="N", help="The same as seed=N.")
 @device_option(None, "The same as device=...: auto, cpu, cuda, ...")
 @overwrite_option("the run in that folder")
 @click.option("--resume", is_flag=True, help="Continue the run in that folder.")
+@click.option("--dry-run", is_flag=True, help="Print what would be trained, and stop: nothing is trained or written.")
 @json_option("Print the results as JSON.")
-@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", callback=lambda *given: _parse_overrides(*given))
+@click.argument("words", nargs=-1, metavar="[PHOTOS] [KEY=VALUE]...", type=Word(lambda: (), is_place=True))
 def command(
     source: str | None,
     out: str | None,
@@ -44,10 +55,15 @@ def command(
     device: str | None,
     overwrite: bool,
     resume: bool,
+    dry_run: bool,
     as_json: bool,
-    overrides: tuple[str, ...],
+    words: tuple[str, ...],
 ) -> None:
-    """Train a model, and measure it on the test classes.
+    """Train a model, and measure it on images that it was not trained on.
+
+    PHOTOS is a folder with a folder of images for each class, or a .csv list of paths and labels; see `retrieval data describe
+    folder` and `csv`. Without --config, it is trained with the configuration photos: a pretrained network and a recipe for few
+    images. Half of the classes are trained on and half are tested, unless data.split or the folder itself says otherwise.
 
     Every value of `retrieval config show` can be set as KEY=VALUE. SIGTERM or Ctrl-C ends the current step, saves and exits with
     143 or 130; --resume continues from there.
@@ -57,36 +73,58 @@ def command(
     from retrieval.config import load
 
     given = {"seed": seed, "device": device}
-    options = [*overrides, *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    source, folder = _choose(source, out, resume)
-    config = load(source, options)  # before the import of the rest, which takes seconds
+    photos, overrides = _parse_words(words)
+    overrides += [f"{key}={value}" for key, value in given.items() if value is not None]
+    source, folder = _choose(source, photos, out, resume)
+    config = load(source, overrides, photos)  # before the import of the rest, which takes seconds
     from retrieval.runs import train
 
-    run = train(config, out=folder, overwrite=overwrite, resume=resume)
-    if os.environ.get("RANK", "0") != "0":
-        return  # only rank 0 has results
+    run = train(config, out=folder, overwrite=overwrite, resume=resume, dry_run=dry_run)
+    if os.environ.get("RANK", "0") == "0":  # only rank 0 has results
+        (_print_plan if dry_run else _print_results)(run, as_json)
+
+
+def _print_plan(run: Run, as_json: bool) -> None:
+    assert run.plan is not None
+    if as_json:
+        print_json({"run": str(run.path), **run.plan.to_dict()})
+    else:
+        click.echo(f"{run.plan}\nrun        {paste(run.path)} (dry run: nothing was trained or written)")
+
+
+def _print_results(run: Run, as_json: bool) -> None:
     if as_json:
         print_json({"run": str(run.path), **run.results})
-    else:
-        click.echo(figures_table(run.results, heading="test classes"))
+        return
+    tested = {name: figures for name, figures in run.results.items() if not name.endswith("(validation)")}
+    if run.results:
+        click.echo(figures_table(tested or run.results, heading=run.measured_on))
         click.echo()
-        print_places(run=run.path, pictures=run.pictures, next=f"retrieval index {paste(run.path)}")
+    print_places(run=run.path, pictures=run.pictures, next=f"retrieval index {paste(run.path)}")
 
 
-def _parse_overrides(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
-    """Points out a configuration that is named without --config."""
+def _parse_words(words: tuple[str, ...]) -> tuple[str | None, list[str]]:
+    """The folder or list of images, if one is given, and the overrides. Points out a configuration without --config."""
     from retrieval.config import config_names
 
-    for override in value:
-        if override in config_names():
-            raise click.UsageError(f"{override!r}: expected KEY=VALUE; or do you mean --config {override}?")
-    return value
+    places = [word for word in words if "=" not in word]
+    for word in places:
+        if not word:
+            raise click.UsageError("the path is empty")
+        if not Path(word).expanduser().exists():
+            hint = f"; or do you mean --config {word}?" if word in config_names() else ""
+            raise click.UsageError(f"{word!r}: expected a folder of images, a .csv list, or KEY=VALUE{hint}")
+    if len(places) > 1:
+        raise click.UsageError(f"{places[1]!r}: images are given already ({places[0]!r}); give one folder or list")
+    return places[0] if places else None, [word for word in words if "=" in word]
 
 
-def _choose(source: str | None, out: str | None, resume: bool) -> tuple[str, str]:
+def _choose(source: str | None, photos: str | None, out: str | None, resume: bool) -> tuple[str, str]:
     """The configuration and the folder of the run, from the options that were given."""
     from retrieval.config.folders import config_of, default_folder
 
-    if source is None:
-        source = (config_of(out or str(default_folder("glyphs"))) if resume else None) or "glyphs"
-    return source, out or str(default_folder(source, resume=resume))
+    default = "photos" if photos else "glyphs"
+    if source is None and resume:
+        source = config_of(out or str(default_folder(default, photos)))
+    source = source or default
+    return source, out or str(default_folder(source, photos, resume=resume))

@@ -10,7 +10,7 @@ from torch import nn
 
 from retrieval import evaluation
 from retrieval.config import Config
-from retrieval.config.splits import measured_splits
+from retrieval.config.splits import GALLERIES
 from retrieval.data import ImageSet, Preprocessing
 from retrieval.errors import ConfigError
 from retrieval.model import Model
@@ -36,43 +36,57 @@ class Measuring:
     preprocessing: Preprocessing
     signals: StopSignals
 
+    @property
+    def splits_measured(self) -> tuple[str, ...]:
+        """ "validation" and "test", as far as there are such images."""
+        found = {"validation": "validation" in self.splits, "test": "test" in self.splits or "query" in self.splits}
+        return tuple(split for split, exists in found.items() if exists)
+
     def measure(self, split: str, network: nn.Module) -> Figures:
-        """The figures of a network on the "validation" or the "test" classes; see `retrieval.evaluate`."""
+        """The figures of a network on the "validation" or the "test" images; see `retrieval.evaluate`."""
         return self.figures(self.embed(split, network), split)
 
     def embed(self, split: str, network: nn.Module) -> tuple[np.ndarray, np.ndarray]:
         """The vectors of the queries and of the gallery: the same array twice if every image is a query against the others."""
-        queries, gallery = self._names(split)
+        queries, gallery = self.names(split)
+        vectors = {name: self.embed_images(self.splits[name], network) for name in dict.fromkeys((queries, gallery))}
+        return vectors[queries], vectors[gallery]
+
+    def embed_images(self, images: ImageSet, network: nn.Module) -> np.ndarray:
+        """The vectors (len(images), dim) of a network."""
         model = Model(network, self.preprocessing, **settings_of(self.config))
         # A process that stopped before the vectors are gathered would leave the others waiting.
         several = distributed.world_size() > 1
         watch = (lambda batches: batches) if several else self.signals.each
-        vectors = {
-            name: encode_shared(model, self.splits[name], watch=watch) for name in dict.fromkeys((queries, gallery))
-        }
+        vectors = encode_shared(model, images, watch=watch)
         self.signals.check(together=True)
-        return vectors[queries], vectors[gallery]
+        return vectors
 
     def figures(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:
         """The figures of the vectors that `embed` returned."""
         return distributed.on_main(lambda: self._evaluate(vectors, split))
 
+    def names(self, split: str) -> tuple[str, str]:
+        """The splits of the queries and of their gallery."""
+        return ("query", GALLERIES["query"]) if split == "test" and "query" in self.splits else (split, split)
+
     def _evaluate(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:
-        queries, gallery = self._names(split)
+        queries, gallery = self.names(split)
         own = queries == gallery
         try:
             return evaluation.evaluate(
                 vectors[0],
-                self.splits[queries].labels,
+                self._classes(queries),
                 ks=sorted({1, *self.config.evaluation.ks}),
                 gallery=None if own else vectors[1],
-                gallery_labels=None if own else self.splits[gallery].labels,
+                gallery_labels=None if own else self._classes(gallery),
             )
         except ValueError as error:
             raise ConfigError(f"these embeddings cannot be measured: {error}") from error
 
-    def _names(self, split: str) -> tuple[str, str]:
-        return measured_splits(self.splits) if split == "test" else (split, split)
+    def _classes(self, split: str) -> np.ndarray:
+        """The name of the class of every image: labels of two splits do not mean the same classes."""
+        return np.array(self.splits[split].class_names)[self.splits[split].labels]
 
 
 def describe(figures: Mapping[str, float]) -> str:

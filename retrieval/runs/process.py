@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from retrieval.config import Config, to_yaml
 from retrieval.config.check import build_callbacks, check, names_in
-from retrieval.config.network import Embedder, build_network, build_preprocessing, own_network, without_head
+from retrieval.config.fitting import fit
+from retrieval.config.network import Embedder, build_network, build_preprocessing, head_start, own_network, without_head
 from retrieval.config.splits import (
     build_augmentation,
     build_sampler,
     build_training_loader,
-    measured_splits,
     name_images,
     read_splits,
     with_absolute_paths,
@@ -28,13 +29,15 @@ from retrieval.config.trainer import build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
 from retrieval.files import write_json, write_text
 from retrieval.model.places import require_known
+from retrieval.networks import start_head
 from retrieval.report import plot_training
 from retrieval.runs.measuring import Measuring, describe
 from retrieval.runs.objects import Objects
 from retrieval.runs.pictures import draw_neighbours
-from retrieval.runs.record import Figures, Record, labelled, unlabelled
+from retrieval.runs.record import Figures, Record, below_frozen_features, labelled, result_name, unlabelled
 from retrieval.runs.resume import require_same, require_same_images
 from retrieval.runs.run import Run
+from retrieval.runs.summary import summarize_training
 from retrieval.training import (
     RunFolder,
     Stopped,
@@ -51,9 +54,17 @@ from retrieval.training.progress import ProgressBar
 
 log = logging.getLogger("retrieval")
 
+_MOST_IMAGES_OF_HEAD = 20_000  # more of them do not change the principal directions
+
 
 def run_process(
-    config: Config, out: str | Path, *, overwrite: bool = False, resume: bool = False, objects: Objects | None = None
+    config: Config,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    dry_run: bool = False,
+    objects: Objects | None = None,
 ) -> Run:
     """Runs a training in this process; see `retrieval.train`.
 
@@ -64,17 +75,22 @@ def run_process(
     folder = RunFolder(out)
     if resume:
         folder.require()
-    else:
+    elif not dry_run:
         folder.check_free(overwrite=overwrite)
     config = with_absolute_paths(objects.describe(config))
     parts = objects.missing_parts()
     if resume:
         require_known(names_in(config, parts), folder.path)
     check(config, parts, pretrained=not resume)
-    with StopSignals() as signals, distributed.joined(pick_device(config.device)) as device, _owned(folder):
-        callbacks = Callbacks([*build_callbacks(config), *objects.callbacks] if distributed.is_main() else [])
+    with StopSignals() as signals, distributed.joined(pick_device(config.device)) as device, _owned(folder, dry_run):
+        used = distributed.is_main() and not dry_run
+        callbacks = Callbacks([*build_callbacks(config), *objects.callbacks] if used else [])
         process = _build(config, folder, device, signals, objects, callbacks, resume=resume)
         try:
+            process.summarize()
+            if dry_run:
+                return process.run
+            log.info("%s", process.run.plan)
             if resume:
                 process.resume_run()
             else:
@@ -104,24 +120,55 @@ class _Process:
     callbacks: Callbacks
     record: Record = field(default_factory=Record)
 
+    def summarize(self) -> None:
+        """Makes the summary of what is about to be done."""
+        steps_per_epoch = self.sampler.steps_per_epoch
+        self.run.plan = summarize_training(self.config, self.splits, self.network, self.device, steps_per_epoch)
+
     def begin(self, *, overwrite: bool) -> None:
-        """Measures the untrained network, and makes the folder."""
-        options, results = self.config.model, self.record.results
-        untrained = self.measuring.measure("test", self.network)
-        if options.pretrained:
-            has_more = options.embedding_dim or options.layer_norm
-            results["frozen features"] = (
-                self.measuring.measure("test", without_head(self.network)) if has_more else untrained
-            )
-        results["untrained"] = untrained
+        """Starts the head, measures the network before training, and makes the folder. The start may be the best epoch."""
+        self.start_head()
+        row: Figures = {"epoch": 0, "step": 0}
+        for split in self.measuring.splits_measured:
+            untrained = self.measure_start(split)
+            if split == "validation" or self.config.evaluation.test_every:
+                row |= labelled(split, untrained)
         if distributed.is_main():
             fingerprints = {name: images.fingerprint() for name, images in self.splits.items()}
             environment = describe_environment(device=str(self.device), seed=self.config.seed, data=fingerprints)
             self.folder.create(to_yaml(self.config), environment, overwrite=overwrite)
+        if len(row) > 2:
+            self.record.add(row)
+            self.save_best()
         self.save()
         self.callbacks.begin(self.run)
-        for name, figures in results.items():
+        for name, figures in self.record.results.items():
             self.callbacks.evaluation(self.run, name, figures)
+
+    def start_head(self) -> None:
+        """Starts the head from the features of training images, all processes alike."""
+        kind, network, images = head_start(self.config.model), self.network, self.splits["train"]
+        if kind == "random":
+            return
+        log.info("head: started from the features of the training images (model.head_init=%s)", kind)
+        chosen = np.random.default_rng(self.config.seed).permutation(len(images))[:_MOST_IMAGES_OF_HEAD]
+        features = self.measuring.embed_images(images.select(np.sort(chosen)), without_head(network, norm=True))
+        start_head(network.head, torch.from_numpy(features), kind)
+        distributed.synchronize(network)
+        if self.trainer.average is not None:
+            self.trainer.average.set(network)
+
+    def measure_start(self, split: str) -> Figures:
+        """Measures the frozen features of a pretrained backbone, and the network before training, where it has more than these."""
+        options, results = self.config.model, self.record.results
+        has_more = bool(options.embedding_dim or options.layer_norm)
+        untrained = self.measuring.measure(split, self.network)
+        if options.pretrained:
+            frozen = self.measuring.measure(split, without_head(self.network)) if has_more else untrained
+            results[result_name("frozen features", split)] = frozen
+        if has_more or not options.pretrained:
+            results[result_name("untrained", split)] = untrained
+        return untrained
 
     def resume_run(self) -> None:
         """Restores the state at which the run stopped."""
@@ -137,7 +184,7 @@ class _Process:
     def run_to_the_end(self) -> None:
         """Trains and measures the trained network. A signal stops it after everything is saved."""
         for name, figures in self.record.results.items():
-            log.info("%s, test classes: %s", name, describe(figures))
+            log.info("%s: %s", name, describe(figures))
         try:
             self.train_and_save()
             self.finish()
@@ -156,7 +203,7 @@ class _Process:
     def train(self) -> None:
         """Trains to the last step, or until the validation figures no longer improve."""
         settings, trainer, steps_per_epoch = self.config.training, self.trainer, self.sampler.steps_per_epoch
-        num_steps = settings.epochs * steps_per_epoch
+        num_steps = settings.num_epochs * steps_per_epoch
         num_steps = min(num_steps, settings.max_steps or num_steps)
         loader = build_training_loader(self.config, self.splits["train"], self.augmentation, self.sampler, trainer.step)
         if self.has_no_patience_left():  # the reason why the run had ended
@@ -179,7 +226,6 @@ class _Process:
 
         def call(loss: float) -> None:
             nonlocal last
-            bar.update()
             now = time.perf_counter()
             figures = {
                 "loss": loss,
@@ -187,6 +233,8 @@ class _Process:
                 "images_per_second": self.config.batch.size / max(now - last, 1e-9),
             }
             last = now
+            bar.show(loss, figures["images_per_second"])
+            bar.update()
             self.callbacks.step(self.run, self.trainer.step, figures)
 
         return call
@@ -196,18 +244,16 @@ class _Process:
         settings = self.config.evaluation
         row: Figures = {"epoch": epoch, "step": self.trainer.step, "loss": loss}
         for split, every in (("validation", settings.every), ("test", settings.test_every)):
-            exists = split == "test" or split in self.splits
+            exists = split in self.measuring.splits_measured
             if every and exists and (epoch % every == 0 or is_last):
                 figures = self.measuring.measure(split, self.trainer.evaluated)
                 row |= labelled(split, figures)
                 self.callbacks.evaluation(self.run, split, figures)
         self.record.add(row)
-        log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.epochs, loss, describe(row))
+        log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.num_epochs, loss, describe(row))
         if distributed.is_main():
             self.folder.write_rows(self.record.rows)
-            if self.record.improved("validation"):
-                best = {"model": self.trainer.evaluated.state_dict(), "step": self.trainer.step}
-                save_checkpoint(self.folder.best, best)
+        self.save_best()
         self.callbacks.epoch(self.run, epoch, row)
 
     def has_no_patience_left(self) -> bool:
@@ -216,23 +262,41 @@ class _Process:
         return patience is not None and self.record.evaluations_since_best("validation") >= patience
 
     def finish(self) -> None:
-        """Measures the last and the best epoch, draws the pictures and writes the results."""
-        network, results = self.trainer.evaluated, dict(self.record.results)
-        vectors = self.measuring.embed("test", network)
-        results["last"] = self.measuring.figures(vectors, "test")
-        self.callbacks.evaluation(self.run, "last", results["last"])
-        if distributed.on_main(self.folder.best.is_file):
-            network.load_state_dict(load_checkpoint(self.folder.best)["model"])
-            results["best by validation"] = self.measuring.measure("test", network)
-            self.callbacks.evaluation(self.run, "best by validation", results["best by validation"])
+        """Measures the last and the best epoch, draws the pictures and writes the results. The network becomes the best one."""
+        results = dict(self.record.results)
+        if self.measuring.splits_measured:
+            results |= self.measure_end(self.measuring.splits_measured[-1])
         if best := self.record.best("test"):
             results["best on test"] = unlabelled("test", best)
         if distributed.is_main():
-            queries, gallery = (self.splits[name] for name in measured_splits(self.splits))
-            draw_neighbours(*vectors, queries, gallery, self.folder.gallery, seed=self.config.seed)
-            plot_training(self.record.rows, self.folder.curves)
+            if self.record.rows:
+                plot_training(self.record.rows, results, self.folder.curves)
             write_json(self.folder.results, results)
+        if warning := below_frozen_features(results, self.record.best("validation")):
+            log.warning("%s", warning)
         self.callbacks.end(self.run, results)
+
+    def measure_end(self, split: str) -> dict[str, Figures]:
+        """Measures the last and the best epoch, and draws neighbours by the best one."""
+        network, best = self.trainer.evaluated, self.record.best("validation")
+        vectors = self.measuring.embed(split, network)
+        results = {result_name("last", split): self.measuring.figures(vectors, split)}
+        if best:
+            if best["step"] != self.trainer.step:
+                network.load_state_dict(load_checkpoint(self.folder.best)["model"])
+                vectors = self.measuring.embed(split, network)
+            results[result_name("best by validation", split)] = self.measuring.figures(vectors, split)
+        for name, figures in results.items():
+            self.callbacks.evaluation(self.run, name, figures)
+        if distributed.is_main():
+            queries, gallery = (self.splits[name] for name in self.measuring.names(split))
+            draw_neighbours(*vectors, queries, gallery, self.folder.gallery, split=split, seed=self.config.seed)
+        return results
+
+    def save_best(self) -> None:
+        """Keeps the weights if they are the best on the validation images so far."""
+        if distributed.is_main() and self.record.improved("validation"):
+            save_checkpoint(self.folder.best, {"model": self.trainer.evaluated.state_dict(), "step": self.trainer.step})
 
     def save(self) -> None:
         """Writes everything that a resumed run needs."""
@@ -253,6 +317,7 @@ def _build(
 ) -> _Process:
     """Builds the parts of a run. The weights of a resumed run come from its checkpoint."""
     splits = read_splits(config, objects.data)
+    config = fit(config, splits)
     torch.manual_seed(config.seed)
     own = objects.network
     network = build_network(config, pretrained=not resume) if own is None else own_network(own, config)
@@ -286,10 +351,11 @@ def _build(
 
 
 @contextlib.contextmanager
-def _owned(folder: RunFolder) -> Iterator[None]:
-    """Keeps other runs out of the folder. Only rank 0 writes files and logs."""
+def _owned(folder: RunFolder, dry_run: bool) -> Iterator[None]:
+    """Keeps other runs out of the folder, unless it is not written. Only rank 0 writes files and logs."""
     with contextlib.ExitStack() as stack:
-        distributed.on_main(lambda: stack.enter_context(folder.hold()))
+        if not dry_run:
+            distributed.on_main(lambda: stack.enter_context(folder.hold()))
         if not distributed.is_main():
             stack.callback(log.setLevel, log.level)
             log.setLevel(logging.CRITICAL)

@@ -13,11 +13,12 @@ class Record:
     """The rows of a run, one for each epoch, and its results.
 
     A row holds "epoch", "step", "loss" (the mean since the row before) and the figures that were measured, such as
-    "validation recall@1". An epoch in which a run ended and was resumed later has two rows, each of which may be the best.
+    "validation recall@1". Epoch 0 is the network before training and has no loss. An epoch in which a run ended and was resumed
+    later has two rows, each of which may be the best.
 
     Args:
         rows: The rows in the order of their steps.
-        results: Figures of the test classes by what was measured, such as "untrained" and "last".
+        results: Figures by what was measured and on what; see `result_name`.
     """
 
     rows: list[Figures] = field(default_factory=list)
@@ -28,9 +29,12 @@ class Record:
         self.rows = [other for other in self.rows if other["step"] < row["step"]] + [row]
 
     def best(self, split: str) -> Figures | None:
-        """The first row with the best recall@1 on a split, then the best MAP@R; None if the split was never measured."""
+        """The first row with the largest sum of recall@1 and MAP@R on a split; None if the split was never measured.
+
+        On few classes recall@1 alone is soon 1, and then chooses at random.
+        """
         measured = [row for row in self.rows if f"{split} recall@1" in row]
-        return max(measured, key=lambda row: (row[f"{split} recall@1"], row[f"{split} map@r"]), default=None)
+        return max(measured, key=lambda row: row[f"{split} recall@1"] + row[f"{split} map@r"], default=None)
 
     def improved(self, split: str) -> bool:
         """Whether the last row is the best on a split."""
@@ -50,3 +54,35 @@ def labelled(split: str, figures: Mapping[str, float]) -> Figures:
 def unlabelled(split: str, row: Mapping[str, float]) -> Figures:
     """The figures of a split that a row holds."""
     return {name.removeprefix(f"{split} "): value for name, value in row.items() if name.startswith(f"{split} ")}
+
+
+def result_name(what: str, split: str) -> str:
+    """The name of a result: "last" on the test images, "last (validation)" on the validation images."""
+    return what if split == "test" else f"{what} ({split})"
+
+
+def below_frozen_features(results: Mapping[str, Figures], best: Figures | None) -> str | None:
+    """A line that says that the last epoch is below the frozen features, and what to do; None if it is not.
+
+    Args:
+        results: The results of a run; see `Record`.
+        best: The row of the best epoch, whose weights are handed over.
+    """
+    split = "test" if "last" in results else "validation"
+    frozen, last = (results.get(result_name(what, split)) for what in ("frozen features", "last"))
+    if not frozen or not last:
+        return None
+    below = [
+        f"{title} {100 * last[name]:.2f} against {100 * frozen[name]:.2f}"
+        for name, title in (("recall@1", "recall@1"), ("map@r", "MAP@R"))
+        if last[name] < frozen[name]
+    ]
+    if not below:
+        return None
+    handed_over = (
+        "the last epoch" if best is None else f"epoch {best['epoch']:g}" if best["epoch"] else "the start, untrained"
+    )
+    return (
+        f"the last epoch is below the frozen features on the {split} images ({', '.join(below)}). The model of this run is "
+        f"{handed_over}. Lower training.learning_rate or training.epochs, set model.freeze_batchnorm to statistics, or add images"
+    )

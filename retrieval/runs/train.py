@@ -13,13 +13,14 @@ from retrieval.config import Config, load
 from retrieval.config.folders import default_folder
 from retrieval.config.reading import option_keys
 from retrieval.config.trainer import OptimizerFactory
+from retrieval.data.own_splits import NAMES
 from retrieval.runs.objects import Objects
 from retrieval.runs.process import run_process
 from retrieval.runs.run import Run
 
 
 def train(
-    config: str | Path | Config = "glyphs",
+    config: str | Path | Config | None = None,
     data: Any = None,
     out: str | Path | None = None,
     *,
@@ -29,18 +30,20 @@ def train(
     callbacks: Sequence[object] = (),
     resume: bool = False,
     overwrite: bool = False,
+    dry_run: bool = False,
     **overrides: Any,
 ) -> Run:
-    """Trains a model and measures it on the test classes.
+    """Trains a model and measures it on the test images.
 
     A run that was stopped or killed is continued by the same call with `resume=True`, bit for bit as if it had not been stopped.
 
     Args:
-        config: A name of `retrieval config list`, a YAML file, or a `Config`.
-        data: The images in place of those of the configuration: a folder of images, a CSV list or the folder of the data set; an
-            `ImageSet` or a `torch.utils.data.Dataset` of (image, label), whose classes are divided into training and test
-            classes; or a dict of these with the keys "train" and "test". A mapping of options is the data section.
-        out: The folder of the run; by default `runs/<config>`.
+        config: A name of `retrieval config list`, a YAML file, or a `Config`; by default "photos" for images in a folder or a list,
+            and "glyphs" otherwise.
+        data: Your own images in place of those of the configuration: a folder of images or a CSV list; an `ImageSet` or a
+            `torch.utils.data.Dataset` of (image, label); or a dict of these by split. A single set is divided as the option
+            `data.split` says. A mapping of options is the data section, whose `root` is the folder of a published data set.
+        out: The folder of the run; by default `runs/<name of the folder or list>`, or `runs/<config>`.
         network: A module from images (batch, 3, height, width) to vectors (batch, dim). It replaces the backbone and the head.
         loss: A loss of pytorch-metric-learning, any module or function of embeddings (batch, dim) and labels (batch,) to a scalar,
             the name of a loss, or options of the loss section.
@@ -49,10 +52,12 @@ def train(
         callbacks: Objects with some of the methods of `retrieval.training.callbacks.Callback`.
         resume: Continue the run in the folder.
         overwrite: Replace the run in the folder.
+        dry_run: Build everything, but train nothing and write nothing.
         overrides: Options of the configuration: a section as a mapping, `training={"epochs": 5}`, or `seed` and `device`.
 
     Returns:
-        The run, with its figures in `results`.
+        The run, with its figures in `results`, and in `plan` the summary that is logged before the first step. After a dry run
+        there is no folder, and only `plan` and `splits` have values.
 
     Raises:
         ConfigError: An option is unknown or cannot be used; one line for each mistake.
@@ -80,38 +85,23 @@ def train(
         changes["loss"], loss = loss, None
     if isinstance(optimizer, str):
         changes["training.optimizer"], optimizer = optimizer, None
+    root, data = (data, None) if isinstance(data, (str, Path)) else (None, data)
+    if config is None:
+        config = "glyphs" if root is None else "photos"
     if not isinstance(config, (str, Path, Config)):
         raise ValueError(f"config is of type {type(config).__name__}; give a name, a YAML file or a Config")
     if resume and overwrite:
         raise ValueError("resume and overwrite exclude each other")
     if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
         raise ValueError(f"callbacks is of type {type(callbacks).__name__}; give a list of callbacks")
-    root, data = (Path(data), None) if isinstance(data, (str, Path)) else (None, data)
     objects = Objects(data, network, loss, optimizer, tuple(callbacks))  # type: ignore[arg-type]
     objects.warn_of_options(option_keys(changes))
-    settings = load(config, changes)
-    if root is not None:
-        settings = with_root(settings, root)
-    folder = (
-        Path(out) if out is not None else default_folder(config.data.name if isinstance(config, Config) else config)
-    )
-    return run_process(settings, folder, overwrite=overwrite, resume=resume, objects=objects)
-
-
-def with_root(config: Config, root: Path) -> Config:
-    """The configuration with the images in a folder or a CSV list.
-
-    The folder is that of the configuration's data set; a configuration of drawn glyphs, which has none, reads it as a folder of
-    classes.
-    """
-    data: dict[str, Any] = {"root": str(root)}
-    if root.suffix.lower() == ".csv":
-        data = {"name": "csv", "root": str(root.parent), "options": {"file": root.name}}
-    elif config.data.name == "glyphs":
-        data |= {"name": "folder", "options": {}}
-    return config.model_copy(update={"data": config.data.model_copy(update=data)})
+    settings = load(config, changes, root)
+    if out is None:
+        out = default_folder(config.data.name if isinstance(config, Config) else config, root, resume=resume)
+    return run_process(settings, out, overwrite=overwrite, resume=resume, dry_run=dry_run, objects=objects)
 
 
 def _is_options(value: Any) -> bool:
     """Whether a value is a mapping of options, and not a dict of data sets by split."""
-    return isinstance(value, Mapping) and not any(key in ("train", "test", "query", "gallery") for key in value)
+    return isinstance(value, Mapping) and not NAMES.keys() & value.keys()

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+import torch
 from tqdm import tqdm
 
 from retrieval.training import distributed
@@ -38,6 +39,13 @@ class ProgressBar(tqdm):
             dynamic_ncols=True,
             delay=delay,
         )
+
+    def show(self, loss: float, images_per_second: float) -> None:
+        """Shows the figures of a training step behind the bar, and the memory of this process on the GPU if there is one."""
+        figures = {"loss": f"{loss:.3f}", "images/s": f"{images_per_second:.0f}"}
+        if torch.cuda.is_initialized():
+            figures["GPU"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        self.set_postfix(figures, refresh=False)
 
     def each(self, items: Iterable[Item]) -> Iterator[Item]:
         """Iterates over items and counts them."""

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from retrieval.runs.record import Record, labelled, unlabelled
+from retrieval.runs.record import Record, below_frozen_features, labelled, result_name, unlabelled
 
 
 def record(*figures: tuple[float, float] | None) -> Record:
@@ -12,12 +12,17 @@ def record(*figures: tuple[float, float] | None) -> Record:
     return found
 
 
-def test_recall_decides_then_map_then_the_earlier_epoch():
-    assert record((0.5, 0.1), (0.6, 0.1), (0.4, 0.9)).best("validation")["epoch"] == 2
+def test_the_sum_of_recall_and_map_decides_then_the_earlier_epoch():
+    assert record((0.5, 0.1), (0.6, 0.1), (0.4, 0.2)).best("validation")["epoch"] == 2
+    assert record((0.6, 0.1), (0.5, 0.3), (0.5, 0.3)).best("validation")["epoch"] == 2
     assert record((0.6, 0.1), (0.6, 0.2), (0.6, 0.2)).best("validation")["epoch"] == 2
     assert record((0.6, 0.1), None).best("validation")["epoch"] == 1
     assert record(None, None).best("validation") is None
     assert record((0.6, 0.1)).best("test") is None
+
+
+def test_the_best_epoch_is_still_chosen_where_recall_is_saturated():
+    assert record((1.0, 0.5), (1.0, 0.7), (1.0, 0.6)).best("validation")["epoch"] == 2
 
 
 def test_an_epoch_has_improved_only_if_it_was_measured_and_no_earlier_one_was_as_good():
@@ -55,3 +60,34 @@ def test_figures_keep_the_name_of_their_split():
     row = {"epoch": 1} | labelled("validation", {"recall@1": 0.5}) | labelled("test", {"recall@1": 0.25})
     assert unlabelled("validation", row) == {"recall@1": 0.5}
     assert unlabelled("test", row) == {"recall@1": 0.25}
+
+
+def figures(recall: float, map_at_r: float) -> dict[str, float]:
+    return {"recall@1": recall, "map@r": map_at_r}
+
+
+def test_a_run_whose_last_epoch_is_below_the_frozen_features_says_so_in_one_line_with_what_to_change():
+    results = {"frozen features": figures(0.9537, 0.4104), "last": figures(0.5921, 0.2470)}
+    line = below_frozen_features(results, {"epoch": 0, "step": 0})
+    assert line is not None and "\n" not in line
+    assert "recall@1 59.21 against 95.37, MAP@R 24.70 against 41.04" in line
+    assert "the start, untrained" in line and "training.learning_rate" in line
+    assert "is epoch 2." in str(below_frozen_features(results, {"epoch": 2, "step": 9}))
+    assert "is the last epoch." in str(below_frozen_features(results, None))
+
+
+def test_one_figure_below_the_frozen_features_is_enough_for_the_line():
+    line = below_frozen_features({"frozen features": figures(0.9, 0.4), "last": figures(0.91, 0.39)}, None)
+    assert line is not None and "MAP@R" in line and "recall@1" not in line
+
+
+def test_a_run_above_the_frozen_features_or_without_them_says_nothing():
+    assert below_frozen_features({"frozen features": figures(0.9, 0.4), "last": figures(0.9, 0.4)}, None) is None
+    assert below_frozen_features({"untrained": figures(0.9, 0.4), "last": figures(0.1, 0.1)}, None) is None
+    assert below_frozen_features({}, None) is None
+
+
+def test_where_nothing_is_tested_the_validation_images_decide_about_the_line():
+    names = [result_name(what, "validation") for what in ("frozen features", "last")]
+    line = below_frozen_features(dict(zip(names, (figures(0.9, 0.4), figures(0.8, 0.5)), strict=True)), None)
+    assert line is not None and "on the validation images" in line

@@ -24,3 +24,22 @@ def test_a_bar_is_shown_on_a_terminal_unless_the_log_level_hides_warnings(monkey
     with ProgressBar(2, "embedding") as bar:
         assert list(bar.each("ab")) == ["a", "b"]
     assert ("embedding" in stderr.getvalue()) == shows
+
+
+def test_the_bar_of_a_training_shows_loss_and_images_a_second(monkeypatch):
+    monkeypatch.setattr("sys.stderr", stderr := Terminal())
+    with ProgressBar(2, "training") as bar:
+        bar.show(loss=0.25, images_per_second=123.4)
+        bar.refresh()
+    assert "loss=0.250, images/s=123" in stderr.getvalue()
+    assert "GPU" not in stderr.getvalue()
+
+
+def test_the_bar_shows_the_memory_on_a_gpu(monkeypatch):
+    monkeypatch.setattr("sys.stderr", stderr := Terminal())
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda: 3 * 2**29)
+    with ProgressBar(2, "training") as bar:
+        bar.show(loss=0.25, images_per_second=123.4)
+        bar.refresh()
+    assert "GPU=1.5 GiB" in stderr.getvalue()
