@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import paste, print_json
+from .output import paste, print_json, print_weights
 from .parameters import FOLDER, PLACE, checkpoint_option, device_option, json_option, overwrite_option
 
 
@@ -24,7 +24,7 @@ Examples:
 @overwrite_option("the files in that folder")
 @json_option()
 def command(
-    model: str, images: tuple[str, ...], out: str, checkpoint: str, device: str, overwrite: bool, as_json: bool
+    model: str, images: tuple[str, ...], out: str, checkpoint: str | None, device: str, overwrite: bool, as_json: bool
 ) -> None:
     """Embed IMAGES with the model of MODEL (a run, an index or a saved model) into plain files.
 
@@ -35,6 +35,7 @@ def command(
     source = Model.load(model, checkpoint=checkpoint, device=device)
     files = source.embed_files(images, out, overwrite=overwrite)
     if as_json:
-        print_json({"out": out, "count": files.count})
+        print_json({"out": out, "count": files.count, "source": source.source})
     else:
+        print_weights(source.source)
         click.echo(f"embedded  {files.count:,} images: {paste(files.vectors)}, {files.table.name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import paste, print_json
+from .output import paste, print_json, print_weights
 from .parameters import FILE, FOLDER, PLACE, checkpoint_option, json_option, overwrite_option
 
 
@@ -58,7 +58,7 @@ Examples:
 @checkpoint_option()
 @overwrite_option("the model in that folder")
 @json_option()
-def save(model: str, out: str, checkpoint: str, overwrite: bool, as_json: bool) -> None:
+def save(model: str, out: str, checkpoint: str | None, overwrite: bool, as_json: bool) -> None:
     """Save the model of MODEL (a run, an index or a saved model) as a folder of its own.
 
     Every command that takes a run for its model takes this folder, too.
@@ -68,8 +68,9 @@ def save(model: str, out: str, checkpoint: str, overwrite: bool, as_json: bool) 
     source = Model.load(model, checkpoint=checkpoint, device="cpu")
     source.save(out, overwrite=overwrite)
     if as_json:
-        print_json({"out": out, "dimension": source.embedding_dim})
+        print_json({"out": out, "dimension": source.embedding_dim, "source": source.source})
     else:
+        print_weights(source.source)
         click.echo(f"saved     {paste(out)}: images to vectors of {source.embedding_dim} numbers")
 
 
@@ -87,7 +88,7 @@ Examples:
 @checkpoint_option()
 @overwrite_option("that file")
 @json_option()
-def onnx(model: str, out: str, images: tuple[str, ...], checkpoint: str, overwrite: bool, as_json: bool) -> None:
+def onnx(model: str, out: str, images: tuple[str, ...], checkpoint: str | None, overwrite: bool, as_json: bool) -> None:
     """Write the model of MODEL (a run, an index or a saved model) as ONNX, if onnxruntime and torch agree.
 
     They agree if the vectors of some images are equal to 1e-4, with the same nearest neighbours.
@@ -97,7 +98,8 @@ def onnx(model: str, out: str, images: tuple[str, ...], checkpoint: str, overwri
     source = Model.load(model, checkpoint=checkpoint, device="cpu")
     report = source.export_onnx(out, images=images, overwrite=overwrite)
     if as_json:
-        print_json({"out": out, **report})
+        print_json({"out": out, **report, "source": source.source})
         return
+    print_weights(source.source)
     click.echo(f"exported  {paste(out)}: images to vectors, opset {report['opset']}")
     click.echo(f"checked   {report['images']} images: differ by {report['largest_difference']:.1e}, same neighbours")

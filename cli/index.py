@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .groups import DefaultGroup
-from .output import paste, print_json
+from .output import paste, print_json, print_weights, threshold_line
 from .parameters import (
     FOLDER,
     INDEX_TYPE,
@@ -56,8 +56,8 @@ Examples:
 @click.argument("run", required=False, type=FOLDER, metavar="RUN")
 @click.option(
     "--split",
-    type=click.Choice(["train", "validation", "test", "query", "gallery"]),
-    help="Split to embed.  [default: test, or gallery]",
+    type=click.Choice(["all", "train", "validation", "test", "query", "gallery"]),
+    help="Split to embed.  [default: all of own images, test or gallery of a published data set]",
 )
 @click.option("--images", type=PLACE, help="Embed this folder; its subfolders are the classes.")
 @click.option("--list", "listed", type=PLACE, help="Embed this CSV list: columns path, label.")
@@ -81,7 +81,7 @@ def build(
     root: str | None,
     vectors: str | None,
     labels: str | None,
-    checkpoint: str,
+    checkpoint: str | None,
     kind: str,
     thumbnails: bool,
     device: str | None,
@@ -91,7 +91,8 @@ def build(
 ) -> None:
     """Embed images with the model of RUN (a run, an index or a saved model) and write an index.
 
-    If the command is killed, the same command continues.
+    Of a run on images of your own, every image is embedded, also those that it was trained on: recall@k of this index is no test
+    figure. If the command is killed, the same command continues.
     """
     _check_sources(run, vectors, labels, out, {"--split": split, "--images": images, "--list": listed, "--root": root})
     options: dict[str, Any] = {"kind": kind, "overwrite": overwrite}
@@ -130,18 +131,23 @@ def _check_sources(
     short_help="Add images to an index.",
     epilog="""\b
 Examples:
-  retrieval index add photos-index photos/cats/9.jpg photos/dogs""",
+  retrieval index add photos-index photos/cats/9.jpg photos/dogs
+  retrieval index add photos-index new_photos""",
 )
 @click.argument("index", type=FOLDER)
 @click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE|FOLDER...")
-@click.option("--class", "class_name", help="Their class.  [default: the folder below that of the images]")
-@click.option("--root", type=PLACE, help="Folder of the images now.  [default: as recorded in the index]")
+@click.option("--class", "class_name", help="Their class.  [default: the folder that they are given by]")
+@click.option("--root", type=PLACE, help="Folder of all images, if it has moved.")
 @device_option()
 @json_option()
 def add(
     index: str, images: tuple[str, ...], class_name: str | None, root: str | None, device: str, as_json: bool
 ) -> None:
-    """Embed IMAGES with the model of INDEX and add them to it."""
+    """Embed IMAGES with the model of INDEX and add them to it.
+
+    The class of an image is the folder that it is given by: of a file, the folder that it is in; of a folder of class folders, the
+    class folder; of a folder with images in it, that folder. The images may be anywhere.
+    """
     from retrieval.index import Index
 
     opened = Index.open(index, device=device)
@@ -192,20 +198,27 @@ def merge(indices: tuple[str, ...], out: str, overwrite: bool, as_json: bool) ->
     _print(merged.describe(), as_json)
 
 
-def _print(facts: dict[str, object], as_json: bool) -> None:
+def _print(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    folder = paste(str(facts["index"]))
+    folder = paste(facts["index"])
     for what in ("added", "removed"):
         if what in facts:
             click.echo(f"{what:9} {facts[what]:,} images")
     click.echo(f"index     {folder}")
     click.echo(f"holds     {facts['count']:,} vectors of {facts['dimension']} numbers, {facts['classes']:,} classes")
-    measured = facts["approximate"]
-    if isinstance(measured, dict) and measured:
+    if measured := facts["approximate"]:
         shares = ", ".join(
             f"{100 * measured[name]:.2f} % of the first {name[7:]}" for name in measured if name != "queries"
         )
         click.echo(f"type      {facts['type']}\nfinds     {shares}")
-    click.echo(f"next      retrieval recall {folder}")
+    print_weights(facts["source"])
+    if calibration := facts["calibration"]:
+        click.echo(threshold_line(calibration))
+    # Most images of "all" were trained on, so its recall is no result.
+    click.echo(
+        f"next      retrieval search {folder} photo.jpg"
+        if facts["split"] == "all"
+        else f"next      retrieval recall {folder}"
+    )

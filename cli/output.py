@@ -6,15 +6,16 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-COUNTS = ("queries", "left_out", "ties")
+COUNTS = ("queries", "left_out", "not_in_gallery", "ties")
 _WIDTH = 80
 _NAME = 24  # characters of a name that are always shown
+_INLINE = 32  # characters of a name beside its columns; a longer one has a line of its own
 _ENDS = (" low", "high")
 
 
@@ -44,6 +45,19 @@ def print_places(**places: str | Path | Sequence[Path]) -> None:
             place if isinstance(place, str) else "  ".join(map(paste, [place] if isinstance(place, Path) else place))
         )
         click.echo(f"{name:9} {paths}")
+
+
+def print_weights(source: Mapping[str, Any]) -> None:
+    """Prints which checkpoint of a run the weights of a model are, if they are of one."""
+    if "checkpoint" in source:
+        click.echo(f"weights   {source['checkpoint']} checkpoint, step {source['step']:,}")
+
+
+def threshold_line(calibration: Mapping[str, Any]) -> str:
+    """The threshold of `search --min-score auto`, and the shares of the queries that it accepts."""
+    wrong, right = calibration["false_accept_rate"], calibration["right_accept_rate"]
+    rest = "" if right is None else f", {100 * right:.2f} % of known"
+    return f"min-score {calibration['threshold']:.4f} (auto): accepts {100 * wrong:g} % of unknown classes{rest}"
 
 
 def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "") -> str:
@@ -144,41 +158,63 @@ def _cut(name: str, width: int) -> str:
 
 def _counts(figures: Mapping[str, float]) -> str:
     parts = [f"in percent, over {figures['queries']:.0f} queries"]
-    if figures["left_out"]:
-        parts.append(f"{figures['left_out']:.0f} left out (alone in their class)")
+    missing = figures.get("not_in_gallery", 0)
+    for count, reason in (
+        (figures["left_out"] - missing, "alone in their class"),
+        (missing, "class not in the gallery"),
+    ):
+        if count:
+            parts.append(f"{count:.0f} left out ({reason})")
     if figures.get("ties"):
         parts.append(f"{figures['ties']:.0f} decided by a tie")
     return ", ".join(parts)
 
 
-def runs_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each run: recall@1 and MAP@R on the test classes, in percent, for the last and the best epochs.
+def text_table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> str:
+    """Rows of text whose first column is a name, in 80 columns. Columns that do not fit are printed below the others.
 
-    Paths are not shortened; a long one has a line of its own.
+    Args:
+        rows: The texts by column.
+        left: The columns that are aligned left.
     """
-    kinds = {"last": "last", "best by validation": "by validation", "best on test": "on test"}
-    places = [paste(run["path"]) for run in runs]
-    room = _WIDTH - len(" finished epochs") - 15 * len(kinds)
-    width = max((len(place) for place in places if len(place) <= room), default=len("run"))
-    lines = [f"{'run':{width}} {'state':8} epochs" + "".join(f"{kind:>15}" for kind in kinds.values())]
-    for place, run in zip(places, runs, strict=True):
-        cells = (_pair(run["results"].get(kind)) for kind in kinds)
-        name = place if len(place) <= width else f"{place}\n{'':{width}}"
-        lines.append(f"{name:{width}} {run['state']:8} {run['epochs']:6}" + "".join(cells))
-    return "\n".join([*lines, "recall@1 and MAP@R on the test classes, in percent: of the last and best epochs"])
+    heading, *columns = rows[0]
+    names = [row[heading] for row in rows]
+    first = max((len(name) for name in (heading, *names) if len(name) <= _INLINE), default=0)
+    widths = {column: 2 + max(len(column), *(len(row[column]) for row in rows)) for column in columns}
+    parts = []
+    for part in _side_by_side(widths, _WIDTH - first):
+        lines = []
+        for row in ({name: name for name in rows[0]}, *rows):
+            name = row[heading] if len(row[heading]) <= first else f"{row[heading]}\n{'':{first}}"  # on its own line
+            cells = (f"  {row[column]:{'<' if column in left else '>'}{widths[column] - 2}}" for column in part)
+            lines.append(f"{name:{first}}{''.join(cells)}".rstrip())
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
 
 
-def _pair(figures: Mapping[str, float] | None) -> str:
-    return f"{100 * figures['recall@1']:8.2f} {100 * figures['map@r']:6.2f}" if figures else f"{'-':>15}"
+def markdown_table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> str:
+    """Rows of text as a table in Markdown; columns other than those of `left` are aligned right."""
+    lines = [list(rows[0]), ["---" if column in left else "---:" for column in rows[0]]]
+    lines += [[cell.replace("|", "\\|") for cell in row.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def neighbours_table(result: Mapping[str, Any]) -> str:
-    """A query, and a row for each neighbour. Paths are those of the index, not shortened; class names are shortened."""
+def neighbours_table(result: Mapping[str, Any], threshold: float | None = None) -> str:
+    """A query, and a row for each neighbour. Paths are those of the index, not shortened; class names are shortened.
+
+    Args:
+        result: The query, its neighbours, and the score that they must have, if any.
+        threshold: The threshold of the index, for a hint where the best score is below it.
+    """
     neighbours = result["neighbours"]
+    if not neighbours:
+        return f"{paste(result['query'])}\n  no similar image (no score is {result['min_score']:.4f} or more)"
     names = [_cut(neighbour["class"], _NAME) for neighbour in neighbours]
     width = max(map(len, ("class", *names)))
     lines = [paste(result["query"]), f"  rank   score  {'class':{width}}  path"]
     for name, neighbour in zip(names, neighbours, strict=True):
         rank, score, path = neighbour["rank"], neighbour["score"], paste(neighbour["path"])
         lines.append(f"  {rank:4d} {score:7.4f}  {name:{width}}  {path}")
+    if "min_score" not in result and threshold is not None and neighbours[0]["score"] < threshold:
+        lines.append(f"  perhaps no similar image: all scores are below {threshold:.4f} (--min-score auto)")
     return "\n".join(lines)

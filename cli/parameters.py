@@ -73,6 +73,20 @@ class Number(click.FloatRange):
         return number
 
 
+class Score(click.ParamType):
+    """A finite number, or "auto"."""
+
+    name = "number or auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Keeps "auto" as it is."""
+        return value if value == "auto" else Number().convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The word "auto"."""
+        return [CompletionItem("auto")] if "auto".startswith(incomplete) else []
+
+
 class Word(click.ParamType):
     """Any text, with completion of known values.
 
@@ -154,4 +168,4 @@ def overwrite_option(what: str) -> Callable[[Any], Any]:
 def checkpoint_option() -> Callable[[Any], Any]:
     """--checkpoint of a run."""
     kinds = click.Choice(["last", "best"])
-    return click.option("--checkpoint", type=kinds, default="last", show_default=True, help="Weights of a run.")
+    return click.option("--checkpoint", type=kinds, help="Weights of a run.  [default: best, where the run has one]")

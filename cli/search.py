@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .output import neighbours_table, print_json, print_places
-from .parameters import FILE, FOLDER, PLACE, Count, Place, device_option, json_option, overwrite_option
+from .parameters import FILE, FOLDER, PLACE, Count, Place, Score, device_option, json_option, overwrite_option
 from .recall import ranking_options, require_weighted
 
 if TYPE_CHECKING:
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 Examples:
   retrieval search runs/glyphs/index-test photo.png
   retrieval search runs/glyphs/index-test a.png folder --k 5 --html found.html
+  retrieval search photos-index photo.jpg --min-score auto
   retrieval search runs/glyphs/index-test a.png --qe 5 --rerank 20 --json""",
 )
 @click.argument("index", type=FOLDER)
 @click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE|FOLDER...")
 @click.option("--k", default=10, show_default=True, type=Count(1), metavar="N", help="Number of neighbours.")
+@click.option("--min-score", type=Score(), metavar="X|auto", help="Only neighbours with this score or more.")
 @click.option("--exact", is_flag=True, help="Score every vector, whatever the type of the index.")
 @ranking_options
 @device_option()
@@ -43,6 +45,7 @@ def command(
     index: str,
     images: tuple[str, ...],
     k: int,
+    min_score: float | str | None,
     exact: bool,
     qe: int,
     alpha: float,
@@ -56,33 +59,45 @@ def command(
 ) -> None:
     """Find the nearest neighbours of IMAGES in INDEX.
 
-    `retrieval recall` measures the gain of --qe, --dba and --rerank on this index.
+    With --min-score, the answer can be that no image is similar. auto is the threshold that was calibrated when the index was made:
+    at most 1 % of the queries whose class is not in the index reach it. `retrieval recall` measures the gain of --qe, --dba and
+    --rerank on this index.
     """
-    _require_two_files(picture, html)
     require_weighted(qe, dba)
     from retrieval.data import image_files
+    from retrieval.index import Index
+
+    files = _drawable(picture, html, overwrite)
+    opened, queries = Index.open(index, device=device), image_files(images)
+    hits = opened.search(queries, k, exact=exact, qe=qe, alpha=alpha, dba=dba, rerank=rerank, min_score=min_score)
+    for name, file in files.items():
+        write = opened.draw if name == "picture" else opened.write_page
+        write(queries, hits, file, overwrite=overwrite)
+    threshold = opened.calibration.threshold if opened.calibration else None
+    results = [_to_dict(query, row, min_score, threshold) for query, row in zip(queries, hits, strict=True)]
+    if as_json:
+        print_json(results)
+        return
+    hint = None if qe or dba or rerank else threshold
+    click.echo("\n".join(neighbours_table(result, hint) for result in results))
+    print_places(**files)
+
+
+def _to_dict(
+    query: Path, hits: Sequence[Hit], min_score: float | str | None, threshold: float | None
+) -> dict[str, Any]:
+    """The result of a query, with the score that its neighbours must have, if any."""
+    limit = {} if min_score is None else {"min_score": threshold if min_score == "auto" else min_score}
+    return {"query": str(query), **limit, "neighbours": [hit.to_dict() for hit in hits]}
+
+
+def _drawable(picture: str | None, html: str | None, overwrite: bool) -> dict[str, Path]:
+    """The files to write, after a check that they can be."""
+    if picture and html and Path(picture).resolve() == Path(html).resolve():
+        raise click.UsageError("--picture and --html are the same file; give two")
     from retrieval.index import Index
 
     files = {name: Path(file) for name, file in (("picture", picture), ("page", html)) if file}
     for file in files.values():
         Index.require_drawable(file, overwrite=overwrite)
-    opened, queries = Index.open(index, device=device), image_files(images)
-    hits = opened.search(queries, k, exact=exact, qe=qe, alpha=alpha, dba=dba, rerank=rerank)
-    for name, file in files.items():
-        write = opened.draw if name == "picture" else opened.write_page
-        write(queries, hits, file, overwrite=overwrite)
-    results = [_to_dict(query, row) for query, row in zip(queries, hits, strict=True)]
-    if as_json:
-        print_json(results)
-    else:
-        click.echo("\n".join(map(neighbours_table, results)))
-        print_places(**files)
-
-
-def _to_dict(query: Path, hits: Sequence[Hit]) -> dict[str, Any]:
-    return {"query": str(query), "neighbours": [hit.to_dict() for hit in hits]}
-
-
-def _require_two_files(picture: str | None, html: str | None) -> None:
-    if picture and html and Path(picture).resolve() == Path(html).resolve():
-        raise click.UsageError("--picture and --html are the same file; give two")
+    return files

@@ -53,7 +53,8 @@ def plain_gallery_evaluation(embeddings, labels, gallery, gallery_labels, ks, id
     """The same for every item against all of a gallery, to which the ids belong."""
     ids = list(range(len(gallery))) if ids is None else [int(i) for i in ids]
     rankings = plain_neighbours(embeddings, gallery, len(ids), None, ids)
-    return _plain_figures(rankings, labels, dict(zip(ids, gallery_labels.tolist(), strict=True)), ks)
+    figures = _plain_figures(rankings, labels, dict(zip(ids, gallery_labels.tolist(), strict=True)), ks)
+    return figures | {"not_in_gallery": sum(label not in gallery_labels for label in labels)}
 
 
 def _plain_figures(rankings, labels, label_of, ks) -> dict[str, float]:

@@ -18,7 +18,7 @@ from retrieval.training import distributed
 log = logging.getLogger("retrieval")
 
 # `training.epochs: auto` shows about this many images, in no fewer and no more epochs.
-IMAGES_SEEN = 16_000
+IMAGES_SEEN = 10_000
 LEAST_EPOCHS, MOST_EPOCHS = 2, 30
 
 

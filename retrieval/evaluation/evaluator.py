@@ -52,7 +52,9 @@ def evaluate(
     Returns:
         The mean of each metric over the queries, as a fraction of 1: "recall@<k>", "precision@<k>", "map@r", "r_precision",
         "mrr". Also "queries", the number of items with a relevant item; "left_out", the number of the other items, which are not
-        queries; and "ties", the number of queries whose nearest relevant item has exactly the score of an irrelevant one.
+        queries because they are alone with their label; and "ties", the number of queries whose nearest relevant item has exactly
+        the score of an irrelevant one. With a gallery, items are left out because their label is not in the gallery, and
+        "not_in_gallery" is their number, too.
 
     Raises:
         ValueError: an argument is not as described. Among others: vectors that are zero or not finite, sparse tensors, different

@@ -26,6 +26,8 @@ class Ranking:
         tied: whether an irrelevant item has exactly the score of the nearest relevant one, so that the ids decide its rank.
         values: maps the name of a figure, e.g. "recall@1" or "map@r", to its float64 values; see `retrieval.evaluation.metrics`.
         left_out: number of items without a relevant item.
+        not_in_gallery: number of these whose label the gallery lacks, which with a gallery are all of them; None without a gallery,
+            where they are alone with their label.
     """
 
     queries: np.ndarray
@@ -35,6 +37,7 @@ class Ranking:
     tied: np.ndarray
     values: dict[str, np.ndarray]
     left_out: int
+    not_in_gallery: int | None = None
 
 
 def rank_queries(
@@ -132,6 +135,7 @@ def rank_queries(
         tied[queries],
         {name: column[queries] for name, column in values.items()},
         len(mine) - len(queries),
+        None if own else len(mine) - len(queries),
     )
 
 
@@ -146,6 +150,7 @@ def merge_rankings(parts: Sequence[Ranking]) -> Ranking:
         np.concatenate([part.tied for part in parts]),
         {name: np.concatenate([part.values[name] for part in parts if len(part.queries)]) for name in names},
         sum(part.left_out for part in parts),
+        None if parts[0].not_in_gallery is None else sum(part.not_in_gallery or 0 for part in parts),
     )
 
 

@@ -70,4 +70,7 @@ def figures(ranking: Ranking, *, macro: bool = False, interval_seed: int | None 
     if interval_seed is not None:
         for name, (low, high) in intervals(ranking, seed=interval_seed).items():
             means |= {f"{name} low": low, f"{name} high": high}
-    return means | {"queries": len(ranking.queries), "left_out": ranking.left_out, "ties": int(ranking.tied.sum())}
+    counts = {"queries": len(ranking.queries), "left_out": ranking.left_out}
+    if ranking.not_in_gallery is not None:
+        counts["not_in_gallery"] = ranking.not_in_gallery
+    return means | counts | {"ties": int(ranking.tied.sum())}

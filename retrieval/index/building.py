@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, folder_class, image_files, images_below, images_in, listed_images
+from retrieval.data import ImageSet, given_images, images_in, listed_images
 from retrieval.data.image_set import first_repeated
 from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
 from retrieval.index import approximate, arrays, editing
@@ -28,7 +27,15 @@ log = logging.getLogger("retrieval")
 
 
 def build(
-    model: Model, images: ImageSet, out: Path | None, *, kind: str, thumbnails: bool, split: str, overwrite: bool
+    model: Model,
+    images: ImageSet,
+    out: Path | None,
+    *,
+    kind: str,
+    thumbnails: bool,
+    split: str,
+    unseen: tuple[int, int] | None,
+    overwrite: bool,
 ) -> Bundle:
     """Embeds images and makes a bundle of them; see `retrieval.Index.build`."""
     if kind != approximate.EXACT:
@@ -49,6 +56,7 @@ def build(
             source=model.source,
             kind=kind,
             pictures=thumbnails_of(images) if thumbnails or not images.is_on_disk else None,
+            unseen=unseen,
             where=out or "index",
         )
 
@@ -135,14 +143,12 @@ def add(
     Returns:
         The number of images that were added, and the new bundle.
     """
-    files = [] if isinstance(images, ImageSet) else image_files(_paths(images))
+    added = images if isinstance(images, ImageSet) else given_images(_paths(images))
     images_root = bundle.manifest["images_root"] if root is None else _moved_root(bundle, Path(root))
-    added = images if isinstance(images, ImageSet) else images_below(images_root, files)
-    if added.is_on_disk and added.root.resolve() != Path(images_root).resolve():
-        raise ConfigError(f"{bundle}: its images lie in {images_root}, not in {added.root}; give paths from there")
-    if class_name is None and not isinstance(images, ImageSet):
-        _require_folder_classes(bundle)
-    editing.require_new(bundle, added.paths)
+    paths: Sequence[str] = added.paths
+    if added.is_on_disk:
+        paths = [_stored_path(Path(images_root), added.root / path) for path in added.paths]
+    editing.require_new(bundle, paths)
     with contextlib.ExitStack() as stack:
         if bundle.folder is None or bundle.model is None or not model.takes_tensors or not added.is_on_disk:
             vectors = model.encode(added)
@@ -151,8 +157,14 @@ def add(
             vectors = model.unit(embed_in_parts(model, added, folder))
         names = [class_name or added.class_names[label] for label in added.labels]
         pictures = thumbnails_of(added) if bundle.thumbnails is not None else None
-        new = editing.add(bundle, vectors, names, added.paths, pictures, images_root=images_root)
+        new = editing.add(bundle, vectors, names, paths, pictures, images_root=images_root)
     return len(added), new
+
+
+def _stored_path(root: Path, file: Path) -> str:
+    """The path of an image in a bundle; see `editing.path_below`. Links are followed only where the image is not below the root."""
+    file = file.absolute()
+    return editing.path_below(root, file if file.is_relative_to(root) else file.resolve())
 
 
 def _moved_root(bundle: Bundle, root: Path) -> str:
@@ -165,7 +177,7 @@ def _moved_root(bundle: Bundle, root: Path) -> str:
     if missing:
         raise ConfigError(
             f"{root}: is not the folder of all images of {bundle}: {missing[0]!r} and {len(missing) - 1} more are not there; "
-            f"copy the new images below {bundle.root}, or build a second index of them and merge the two"
+            "leave --root out to add images from anywhere"
         )
     return str(root.resolve())
 
@@ -183,11 +195,7 @@ def image_set_of(images: Any) -> ImageSet:
         return listed_images(path) if path.suffix.lower() == ".csv" else images_in(path)
     if hasattr(images, "__getitem__") and not isinstance(images, (list, tuple)):
         return ImageSet.from_dataset(images)
-    files = [file.resolve() for file in image_files(_paths(images))]
-    if not files:
-        raise ConfigError("there are no images to embed; give a folder, a list or image files")
-    root = os.path.commonpath([file.parent for file in files])
-    return images_below(root, files)
+    return given_images(_paths(images))
 
 
 @contextlib.contextmanager
@@ -207,15 +215,6 @@ def _paths(images: Any) -> list[str | Path]:
         kind = type(wrong[0]).__name__
         raise ConfigError(f"the images are of type {kind}; give paths, or a Dataset of (image, label)")
     return places
-
-
-def _require_folder_classes(bundle: Bundle) -> None:
-    """Checks that the classes of a bundle are folders directly below the root of its images, not below train/ or test/."""
-    if not any(folder_class(path) == name for path, name in zip(bundle.paths, bundle.class_names, strict=True)):
-        raise ConfigError(
-            f"{bundle}: its classes are not the folders in that of its images ({bundle.paths[0]!r} is of class "
-            f"{bundle.class_names[0]!r}); give the class of the new images with --class"
-        )
 
 
 def stored_model(model: Model, out: Path | None) -> StoredModel | None:

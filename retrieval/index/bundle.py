@@ -14,6 +14,7 @@ A bundle holds everything that a search needs except the images, so it can be mo
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,9 +26,11 @@ import numpy as np
 from retrieval.errors import IndexFormatError
 from retrieval.files.manifest import Files, manifest_text
 from retrieval.index import approximate, thumbnails
+from retrieval.index.calibration import Calibration
 from retrieval.index.items import read_items
 from retrieval.index.manifest import (
     APPROXIMATE,
+    CALIBRATION,
     INDEX_FOLDER,
     ITEMS,
     MANIFEST,
@@ -38,6 +41,7 @@ from retrieval.index.manifest import (
 )
 from retrieval.index.vectors import read_vectors
 from retrieval.model.description import DESCRIPTION, StoredModel
+from retrieval.training import RunFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +53,8 @@ class Bundle:
         ids: (count,) int64, from 0, none twice.
         labels: (count,) int64.
         class_names: The class of every item.
-        paths: The path of every item, relative to the root of the images, with "/" between the parts.
-        manifest: The facts of `retrieval.index.manifest.INDEX_FOLDER`.
+        paths: The path of every item, absolute or relative to the root of the images, with "/" between the parts.
+        manifest: The facts of `retrieval.index.manifest.INDEX_FOLDER`, and the calibration where there is one.
         model: The model; None for vectors without a model.
         files: The content of approximate.faiss and thumbnails.zip, where the bundle has them.
         folder: The folder of the bundle; None for one that is only in memory.
@@ -73,8 +77,13 @@ class Bundle:
 
     @property
     def root(self) -> Path:
-        """The folder that the paths start from."""
+        """The folder that the relative paths start from."""
         return Path(self.manifest["images_root"])
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The threshold of `min_score="auto"`; None for a single class, and in a bundle of an earlier version."""
+        return Calibration.from_dict(self.manifest[CALIBRATION]) if CALIBRATION in self.manifest else None
 
     @cached_property
     def approximate(self) -> approximate.Approximate | None:
@@ -123,6 +132,8 @@ def read_bundle(folder: str | Path) -> Bundle:
         IndexFormatError: The folder does not hold a complete and unaltered bundle; the message names the file.
     """
     folder = Path(folder)
+    if not (folder / MANIFEST).exists() and RunFolder(folder).config.is_file():
+        raise IndexFormatError(_is_a_run(folder))
     contents = INDEX_FOLDER.read(folder)
     manifest, files = contents.manifest, contents.files
     _check_manifest(folder / MANIFEST, manifest)
@@ -140,6 +151,17 @@ def read_bundle(folder: str | Path) -> Bundle:
         folder=folder,
         text=contents.text,
     )
+
+
+def _is_a_run(folder: Path) -> str:
+    """The message for the folder of a training run in place of an index."""
+    indexes = sorted(
+        manifest.parent for manifest in folder.glob(f"*/{MANIFEST}") if INDEX_FOLDER.claims(manifest.parent)
+    )
+    if indexes:
+        return f"{folder}: is a training run, expected an index; give {' or '.join(shlex.quote(str(it)) for it in indexes)}"
+    command = f"retrieval index {shlex.quote(str(folder))}"
+    return f"{folder}: is a training run without an index; make one with `{command}`"
 
 
 def number_classes(class_names: Sequence[str]) -> dict[str, Any]:
@@ -163,6 +185,11 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     if (manifest["type"] == approximate.EXACT) == (APPROXIMATE in names):
         state = "exists" if APPROXIMATE in names else "is missing"
         raise IndexFormatError(f"{path}: type is {manifest['type']!r}, but {APPROXIMATE} {state}; {REMEDY}")
+    if CALIBRATION in manifest:
+        try:
+            Calibration.from_dict(manifest[CALIBRATION])
+        except ValueError as error:
+            raise IndexFormatError(f"{path}: {error}; {REMEDY}") from error
 
 
 def _read_model(path: Path, files: Files) -> StoredModel | None:

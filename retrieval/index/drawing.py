@@ -10,6 +10,7 @@ from typing import Any
 from retrieval.data import to_image
 from retrieval.errors import DatasetError, RetrievalError
 from retrieval.index.bundle import Bundle
+from retrieval.index.reporting import describe
 from retrieval.index.search import Hit
 from retrieval.index.thumbnails import thumbnail
 from retrieval.report import GalleryRow, Neighbour, plot_gallery, write_search_page
@@ -31,7 +32,8 @@ def draw(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]], 
 
 def write_page(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]], file: Path) -> None:
     """Writes queries and their hits as a web page; see `draw`."""
-    write_search_page(_rows(bundle, queries, hits), file, title=f"Nearest neighbours in {bundle}")
+    lines = {"queries": len(queries), **describe(bundle)}
+    write_search_page(_rows(bundle, queries, hits), file, title=f"Nearest neighbours in {bundle}", lines=lines)
 
 
 def _rows(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]]) -> list[GalleryRow]:

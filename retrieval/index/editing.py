@@ -33,6 +33,7 @@ def contents(bundle: Bundle) -> dict[str, Any]:
         "source": manifest["source"],
         "kind": manifest["type"],
         "pictures": bundle.thumbnails,
+        "unseen": None if bundle.calibration is None else bundle.calibration.ids,
     }
 
 
@@ -54,15 +55,16 @@ def rewrite(bundle: Bundle, **changes: Any) -> Bundle:
 
 
 def require_new(bundle: Bundle, paths: Sequence[str]) -> None:
-    """Checks that a bundle holds none of these paths.
+    """Checks that a bundle holds none of these paths, and that they differ.
 
     Raises:
-        IndexFormatError: It holds one; the message names the first.
+        IndexFormatError: It holds one, or one repeats; the message names the first.
     """
     known = set(bundle.paths)
     for path in paths:
         if path in known:
             raise IndexFormatError(f"{bundle}: holds {path!r} already; remove it first")
+        known.add(path)
 
 
 def add(
@@ -125,8 +127,8 @@ def merge(bundles: Sequence[Bundle], where: str | Path = "index") -> Bundle:
     first, *others = bundles
     for other in others:
         require_comparable(first, other)
-    root, prefixes = _common_root([bundle.manifest["images_root"] for bundle in bundles])
-    paths = [f"{prefix}{path}" for prefix, bundle in zip(prefixes, bundles, strict=True) for path in bundle.paths]
+    root = _common_root([bundle.manifest["images_root"] for bundle in bundles])
+    paths = [path_below(root, bundle.root / path) for bundle in bundles for path in bundle.paths]
     seen: dict[str, Bundle] = {}
     for path, owner in zip(paths, (bundle for bundle in bundles for _ in bundle.paths), strict=True):
         if path in seen:
@@ -141,7 +143,7 @@ def merge(bundles: Sequence[Bundle], where: str | Path = "index") -> Bundle:
         **number_classes([name for bundle in bundles for name in bundle.class_names]),
         "paths": paths,
         "images_root": root,
-        "source": {"merged": [bundle.manifest["source"] for bundle in bundles]},
+        "source": {"merged": [part["source"] for part in parts]} if others else parts[0]["source"],
         "pictures": None if any(part is None for part in pictures) else [p for part in pictures for p in part],
     }
     return make_bundle(**parts[0] | merged, where=where)
@@ -170,16 +172,19 @@ def _require_unchanged(bundle: Bundle) -> None:
         raise RetrievalError(f"{bundle}: has been changed by another program in the meantime; try again")
 
 
-def _common_root(roots: Sequence[str]) -> tuple[str, list[str]]:
-    """The common folder of the roots, and the prefix of each root in it ("" or "folder/")."""
+def path_below(root: str | Path, file: Path) -> str:
+    """The path of an image in a bundle: relative to the root of the images if the image is below it, absolute otherwise."""
+    return (file.relative_to(root) if file.is_relative_to(root) else file).as_posix()
+
+
+def _common_root(roots: Sequence[str]) -> str:
+    """The folder that the roots have in common."""
     try:
-        root = os.path.commonpath(roots)
+        return os.path.commonpath(roots)
     except ValueError:
         raise IndexFormatError(
             f"images lie in {roots[0]} and elsewhere, which have no folder in common; add the images instead"
         ) from None
-    below = [Path(path).relative_to(root).as_posix() for path in roots]
-    return root, ["" if path == "." else f"{path}/" for path in below]
 
 
 def _select(arguments: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:

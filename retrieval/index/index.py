@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import shlex
 import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +21,7 @@ from retrieval.files import claim_file, require_elsewhere, require_free_file, re
 from retrieval.files.arrays import LABELS, ArrayFiles, write_arrays
 from retrieval.index import approximate, building, comparison, drawing, editing, recall, reporting
 from retrieval.index.bundle import Bundle, read_bundle
+from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import REMEDY
 from retrieval.index.recall import METRICS, Figures, Ranking
 from retrieval.index.search import Generation, Hit, query_vectors
@@ -63,6 +66,7 @@ class Index:
         kind: str = approximate.EXACT,
         thumbnails: bool = False,
         split: str = "images",
+        unseen: range | None = None,
         overwrite: bool = False,
     ) -> Index:
         """Embeds images and makes an index of them.
@@ -72,12 +76,14 @@ class Index:
 
         Args:
             model: The model, or the folder of a run, an index or a saved model.
-            images: A folder, whose subfolders are the classes; a CSV list with the columns path and label; a list of image files;
-                an `ImageSet`; or a `torch.utils.data.Dataset` of (image, label).
+            images: A folder, whose subfolders are the classes; a CSV list with the columns path and label; a list of image files
+                and folders, see `add`; an `ImageSet`; or a `torch.utils.data.Dataset` of (image, label).
             out: The folder of the index; without it, the index is in memory only.
             kind: "exact", "ivf", "hnsw", "pq", or an allowed faiss factory string such as "IVF256,Flat".
             thumbnails: Whether to keep a small picture of every image.
             split: The name of the split, for information.
+            unseen: The positions of the images that the model was not trained on, if it was trained on the others. The threshold of
+                `min_score="auto"` is then calibrated on these images; see `calibration`.
             overwrite: Replace an index in that folder.
 
         Raises:
@@ -86,7 +92,8 @@ class Index:
         if out is not None:
             require_free_folder(out, overwrite, require_replaceable)
         model = model if isinstance(model, Model) else Model.load(model)
-        options: dict[str, Any] = {"kind": kind, "thumbnails": thumbnails, "split": split, "overwrite": overwrite}
+        options: dict[str, Any] = {"kind": kind, "thumbnails": thumbnails, "split": split}
+        options |= {"unseen": None if unseen is None else (unseen.start, unseen.stop), "overwrite": overwrite}
         image_set = building.image_set_of(images)
         return cls(building.build(model, image_set, None if out is None else Path(out), **options), model)
 
@@ -203,7 +210,7 @@ class Index:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """(count,) The path of every image, relative to `root`."""
+        """(count,) The path of every image, relative to `root`; absolute for an image that was added from elsewhere."""
         return self._bundle.paths
 
     @property
@@ -215,6 +222,14 @@ class Index:
     def manifest(self) -> Mapping[str, Any]:
         """The facts that the index records: when, of what and how it was made."""
         return self._bundle.manifest
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The threshold of `min_score="auto"`, and how it was found. An index of one class, or of an earlier version, has none.
+
+        It is found again when items are added, removed or merged.
+        """
+        return self._bundle.calibration
 
     @property
     def model(self) -> Model:
@@ -235,6 +250,7 @@ class Index:
         alpha: float = 3.0,
         dba: int = 0,
         rerank: int = 0,
+        min_score: float | str | None = None,
     ) -> Any:
         """Finds the nearest items of queries.
 
@@ -247,12 +263,15 @@ class Index:
             alpha: The exponent of its weights.
             dba: Neighbours of database-side augmentation (Arandjelovic and Zisserman, CVPR 2012); 0 leaves it out.
             rerank: Neighbours of k-reciprocal re-ranking (Zhong et al., CVPR 2017); 0 leaves it out. These three are always exact.
+            min_score: Items with a lower score are left out, so that a query that nothing is similar to has fewer hits, or none.
+                "auto" is the threshold of `calibration`: at most 1 % of the queries whose class is not in the index have a hit.
 
         Returns:
             A list of `Hit` for one query, best first; a list of such lists for several.
 
         Raises:
-            ValueError: The queries are of the wrong shape or type.
+            ValueError: The queries or `min_score` are of the wrong shape or type.
+            ConfigError: `min_score` is "auto", and the index has no calibration, or the scores are not the plain ones.
             RetrievalError: A query cannot be read as an image, or the index has no model to embed it.
         """
         with building.usage_errors():
@@ -261,13 +280,17 @@ class Index:
         if isinstance(queries, Sequence) and not len(queries):
             raise ValueError("there is no query to search for; give at least one")
         generation = self._generation  # one state for the whole search: another thread may replace it
+        ranking = Ranking(qe, alpha, dba, rerank)
+        least = _least_score(generation.bundle, min_score, ranking)
         given = query_vectors(queries)
         vectors = generation.model.encode(queries) if given is None else given
         single = vectors.ndim == 1
         rows = vectors[None] if single else vectors
         if given is not None:
             rows = evaluation.unit_vectors("queries", rows)
-        hits = generation.search(rows, k, exact=exact, ranking=Ranking(qe, alpha, dba, rerank))
+        hits = generation.search(rows, k, exact=exact, ranking=ranking)
+        if least is not None:
+            hits = [[hit for hit in row if hit.score >= least] for row in hits]
         return hits[0] if single else hits
 
     def evaluate(
@@ -339,16 +362,20 @@ class Index:
     def add(self, images: Any, *, class_name: str | None = None, root: Place | None = None) -> int:
         """Embeds images and adds them to the index, and to its folder at once.
 
+        The class of an image is the folder that it was given by: that of a file is the folder that it is in; that of an image in a
+        given folder is the subfolder below the given one, or the given folder itself where the image is directly in it.
+
         Args:
-            images: Image files and folders, below the root of the images, or an `ImageSet`.
-            class_name: The class of all of them; by default the folder directly below the root.
-            root: The folder of the images, if it has moved.
+            images: Image files and folders, anywhere, or an `ImageSet`. The path of an image below `root` is relative to it, that
+                of another is absolute. The paths of the earlier items stay as they are.
+            class_name: The class of all of them.
+            root: The folder of the images, if all of them have moved.
 
         Returns:
             The number of images that were added.
 
         Raises:
-            RetrievalError: An image is in the index already, or does not lie below the root.
+            RetrievalError: An image is in the index already, or an earlier one is not below the new root.
         """
         if class_name is not None and not class_name.strip():
             raise ConfigError("the name of the class is empty; give one, or leave it out")
@@ -441,16 +468,19 @@ class Index:
         return True
 
     def describe(self) -> dict[str, Any]:
-        """The facts of the index: "index", "count", "dimension", "classes", "type", "approximate", "model"."""
+        """The facts of the index: its place, counts, type, model, the source of its vectors, and its calibration."""
         facts = self._bundle.manifest
         return {
             "index": str(self._bundle),
             "count": facts["count"],
             "dimension": facts["dimension"],
             "classes": facts["num_classes"],
+            "split": facts["split"],
             "type": facts["type"],
             "approximate": facts["approximate"],
             "model": self._bundle.model_hash,
+            "source": dict(facts["source"]),
+            "calibration": None if self.calibration is None else self.calibration.to_dict(),
         }
 
     def export(self, folder: Place, *, overwrite: bool = False) -> ArrayFiles:
@@ -511,7 +541,7 @@ class Index:
             ks: Cut-offs of recall@k; those beyond the gallery are left out.
             seed: Seed of everything that is sampled at random.
             title: The heading of the page.
-            record: `results` and `rows` of a run; see `retrieval.report.Facts`.
+            record: `results`, `rows` and `lines` of a run; see `retrieval.report.Facts`.
 
         Returns:
             The page, and the folder of its pictures.
@@ -558,6 +588,28 @@ def _positions(bundle: Bundle, kind: str, wanted: Sequence[Any], values: Sequenc
             hint = did_you_mean(str(value), map(str, positions))
             raise IndexFormatError(f"{bundle}: has no {kind} {value!r}{hint}")
     return {position for value in wanted for position in positions[value]}
+
+
+def _least_score(bundle: Bundle, min_score: float | str | None, ranking: Ranking) -> float | None:
+    """The score that hits must have; None without a limit."""
+    if min_score is None:
+        return None
+    if min_score != "auto":
+        is_number = isinstance(min_score, (int, float, np.floating)) and not isinstance(min_score, bool)
+        if not is_number or not math.isfinite(float(min_score)):
+            raise ValueError(f"min_score is {min_score!r}, expected a finite number or 'auto'")
+        return float(min_score)
+    if ranking:
+        raise ConfigError("min_score auto is for plain scores; give a number with qe, dba and rerank")
+    if bundle.calibration is None:
+        message = f"{bundle}: has no threshold for min_score auto, because"
+        if bundle.manifest["num_classes"] < 2:
+            raise ConfigError(f"{message} it has a single class; give a number")
+        copy = f"retrieval index merge {shlex.quote(str(bundle))} --out NEW"
+        raise ConfigError(
+            f"{message} an earlier version made it; give a number, or make a copy that has one with `{copy}`"
+        )
+    return bundle.calibration.threshold
 
 
 def _check_model(bundle: Bundle, model: Model) -> None:

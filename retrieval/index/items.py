@@ -15,6 +15,7 @@ from retrieval.evaluation.arrays import check_ids, check_whole_numbers
 from retrieval.index.manifest import REMEDY
 
 COLUMNS = ["id", "label", "class", "path"]
+_TOP = re.compile("^(/|[A-Za-z]:/)")  # where an absolute path begins; those of a network ("//server/") are not accepted
 
 
 def items_csv(ids: np.ndarray, labels: np.ndarray, class_names: Sequence[str], paths: Sequence[str]) -> bytes:
@@ -58,7 +59,7 @@ def read_items(
 
 
 def check_names(where: Path, class_names: Sequence[str], paths: Sequence[str]) -> None:
-    """Checks that names can be written and read again, and that paths stay below the root of the images.
+    """Checks that names can be written and read again, and that paths are absolute or stay below the root of the images.
 
     Args:
         where: The file or folder, for messages.
@@ -74,6 +75,9 @@ def check_names(where: Path, class_names: Sequence[str], paths: Sequence[str]) -
                 f"{where}: {name!r} holds a control character or bytes that are not UTF-8; rename it and {REMEDY}"
             )
     for path in paths:
-        # The rules of Windows recognise the absolute paths and the ".." of every system.
-        if not path or PureWindowsPath(path).anchor or ".." in PureWindowsPath(path).parts:
-            raise IndexFormatError(f"{where}: path {path!r} does not stay below the root of the images; {REMEDY}")
+        # The rules of Windows recognise the anchors and the ".." of every system.
+        below = PureWindowsPath(_TOP.sub("", path, count=1))
+        if not below.parts or below.anchor or ".." in below.parts:
+            raise IndexFormatError(
+                f"{where}: path {path!r} is neither absolute nor stays below the root of the images; {REMEDY}"
+            )

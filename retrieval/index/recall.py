@@ -176,10 +176,11 @@ def _figures(arrays: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> Fig
     of_relevant, num_relevant = np.concatenate(ranks)[kept], num_relevant[kept]
     values = {f"recall@{k}": recall_at_k(of_relevant, k) for k in ks}
     values |= {"map@r": map_at_r(of_relevant, num_relevant), "r_precision": r_precision(of_relevant, num_relevant)}
-    return {name: float(value.mean()) for name, value in values.items()} | {
-        "queries": int(kept.sum()),
-        "left_out": int((~kept).sum()),
-    }
+    missing = int((~kept).sum())
+    totals = {"queries": int(kept.sum()), "left_out": missing} | (
+        {} if own is not None else {"not_in_gallery": missing}
+    )
+    return {name: float(value.mean()) for name, value in values.items()} | totals
 
 
 @contextlib.contextmanager

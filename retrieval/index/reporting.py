@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def report(
     images: str | Path | None,
     ks: Sequence[int],
     seed: int,
+    lines: Mapping[str, Any] | None = None,
     **record: Any,
 ) -> tuple[Path, Path]:
     """Writes the report on a bundle; see `retrieval.Index.report`. An earlier report is replaced, other files are not.
@@ -39,6 +41,7 @@ def report(
         images: The folder of the images; by default that of the bundle, or its thumbnails.
         ks: Cut-offs of recall@k.
         seed: Seed of everything that is sampled at random.
+        lines: Names and values to show besides those of the bundle.
         record: `results` and `rows` of a run; see `retrieval.report.Facts`.
 
     Returns:
@@ -50,12 +53,21 @@ def report(
     if images is not None and not Path(images).is_dir():
         raise RetrievalError(f"{images}: does not exist; give the folder of the images")
     bundles = [bundle] if queries is None else [queries, bundle]
+    if queries is not None:
+        lines = {**(lines or {}), "queries": queries.manifest["count"]}
+    facts = Facts(
+        title,
+        describe(bundle, lines),
+        split=bundles[0].manifest["split"],
+        threshold=None if bundle.calibration is None else bundle.calibration.threshold,
+        **record,
+    )
     names = dict.fromkeys(name for part in reversed(bundles) for name in part.class_names)
     number = {name: i for i, name in enumerate(names)}
     try:
         return _write(
             page,
-            Facts(title, _lines(bundle, queries), **record),
+            facts,
             *(_images(part, number, images) for part in bundles),
             ks=ks,
             seed=seed,
@@ -117,15 +129,24 @@ def _write(
     return page, folder
 
 
-def _lines(gallery: Bundle, queries: Bundle | None) -> dict[str, Any]:
-    """What the page says about the bundle."""
-    manifest = gallery.manifest
-    lines = {"images": f"{manifest['count']:,}", "classes": f"{manifest['num_classes']:,}"}
-    if queries is not None:
-        lines |= {"queries": f"{queries.manifest['count']:,}"}
-    lines |= {"dimension": manifest["dimension"], "split": manifest["split"]}
-    lines |= {key: value for key, value in manifest["source"].items() if isinstance(value, str | int | float)}
-    return lines | {"index of": manifest["created"]}
+def describe(bundle: Bundle, lines: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What a page says about a bundle: names and values, `lines` among them."""
+    manifest = bundle.manifest
+    model = {} if bundle.model is None else bundle.model.description
+    found = {"backbone": model.get("backbone"), "pixels": model.get("image_size"), **(lines or {})}
+    found |= {"images": manifest["count"], "classes": manifest["num_classes"]}
+    found |= {"dimension": manifest["dimension"], "split": manifest["split"]}
+    found |= {key: value for key, value in manifest["source"].items() if isinstance(value, str | int | float)}
+    found |= {"indexed": _time(manifest["created"])}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _time(text: str) -> datetime | str:
+    """The time of a manifest; its text where that is none."""
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return text
 
 
 def _images(bundle: Bundle, number: dict[str, int], root: str | Path | None) -> Images:
@@ -140,7 +161,14 @@ def _images(bundle: Bundle, number: dict[str, int], root: str | Path | None) -> 
         paths=[bundle.paths[i] for i in order],
         root=bundle.root if root is None else Path(root),
         pictures=pictures and [pictures[i] for i in order],
+        has_pictures=root is not None or _has_pictures(bundle),
     )
+
+
+def _has_pictures(bundle: Bundle) -> bool:
+    """Whether a bundle has pictures: vectors without images have their ids as paths, and no thumbnails."""
+    paths = zip(bundle.paths, bundle.ids.tolist(), strict=True)
+    return bundle.thumbnails is not None or any(path != str(id_) for path, id_ in paths)
 
 
 def _pictures_folder(page: Path) -> Path:

@@ -31,7 +31,7 @@ class Hit:
         id: The id of the item.
         label: The label of its class.
         class_name: The name of its class.
-        path: Its path, relative to the root of the images.
+        path: Its path, relative to the root of the images; absolute for an image that was added from elsewhere.
 
     Example:
         >>> import retrieval

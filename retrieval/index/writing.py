@@ -16,9 +16,11 @@ from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_who
 from retrieval.files import folder_in_one_piece, require_only
 from retrieval.index import approximate, thumbnails
 from retrieval.index.bundle import Bundle
+from retrieval.index.calibration import calibrate
 from retrieval.index.items import check_names, items_csv
 from retrieval.index.manifest import (
     APPROXIMATE,
+    CALIBRATION,
     INDEX_FOLDER,
     ITEMS,
     MANIFEST,
@@ -44,6 +46,7 @@ def make_bundle(
     source: Mapping[str, Any],
     kind: str = approximate.EXACT,
     pictures: Sequence[bytes] | None = None,
+    unseen: tuple[int, int] | None = None,
     where: str | Path = "index",
 ) -> Bundle:
     """Makes a bundle in memory.
@@ -53,7 +56,7 @@ def make_bundle(
         ids: (count,) Whole numbers from 0, none twice.
         labels: (count,) Whole numbers from 0.
         class_names: `class_names[label]` is the name of a label.
-        paths: The path of every item, relative to the root of the images, with "/" between the parts.
+        paths: The path of every item, absolute or relative to the root of the images, with "/" between the parts.
         model: The model that made the vectors, if it is known.
         images_root: The folder of the images, for information.
         split: The split of the data set, for information.
@@ -61,6 +64,7 @@ def make_bundle(
         kind: "exact", or an approximate type; see `retrieval.index.approximate.factory_string`. The share of the exact neighbours
             that it finds is measured and recorded.
         pictures: A small JPEG of every item.
+        unseen: The ids [first, last + 1] of the images that the model was not trained on; see `retrieval.index.calibration`.
         where: The folder of the bundle, for messages.
 
     Raises:
@@ -89,6 +93,7 @@ def make_bundle(
     if factory != approximate.EXACT:
         index = approximate.build(factory, vectors)
         files[APPROXIMATE], measured = index.content(), approximate.measure(index, vectors)
+    calibration = calibrate(vectors, labels, ids, unseen)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": _versions(),
@@ -102,6 +107,7 @@ def make_bundle(
         "source": dict(source),
         "type": factory,
         "approximate": measured,
+        **({} if calibration is None else {CALIBRATION: calibration.to_dict()}),
     }
     return Bundle(vectors, ids, labels, names, tuple(paths), facts, model, files)
 
@@ -138,7 +144,7 @@ def write_bundle(
         **({} if bundle.model is None else bundle.model.to_files()),
         **bundle.files,
     }
-    facts = {key: bundle.manifest[key] for key in INDEX_FOLDER.facts}
+    facts = {key: bundle.manifest[key] for key in (*INDEX_FOLDER.facts, CALIBRATION) if key in bundle.manifest}
     with folder_in_one_piece(folder, overwrite=overwrite, check=check) as new:
         text = INDEX_FOLDER.write(new, facts, contents)
     return replace(bundle, folder=folder, text=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from retrieval.files import require_only
 from retrieval.files.manifest import MANIFEST, FolderKind
 from retrieval.model.description import DESCRIPTION, MODEL_FILES, StoredModel
 from retrieval.training import RunFolder, load_checkpoint
+
+log = logging.getLogger("retrieval")
 
 MODEL_FOLDER = FolderKind(
     format="retrieval model",
@@ -154,6 +157,7 @@ def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | Non
         raise CheckpointError(
             f"{place}: its config.yaml and its checkpoint are of different models ({reason_of(error)}); train again"
         ) from error
+    log.info("%s: loaded the weights of the %s checkpoint, of step %s", place, name, f"{state['step']:,}")
     source = {"dataset": config.data.name, "checkpoint": name, "step": state["step"]}
     return Loaded(embedder, build_preprocessing(config, embedder), source, settings_of(config))
 

@@ -2,7 +2,8 @@
 
 from retrieval.runs.indexing import build_index
 from retrieval.runs.run import Run, report
+from retrieval.runs.run_groups import RunGroup, group_runs
 from retrieval.runs.run_list import RunSummary, list_runs
 from retrieval.runs.train import train
 
-__all__ = ["Run", "RunSummary", "build_index", "list_runs", "report", "train"]
+__all__ = ["Run", "RunGroup", "RunSummary", "build_index", "group_runs", "list_runs", "report", "train"]

@@ -21,7 +21,7 @@ def build_index(
     images: str | Path | None = None,
     listed: str | Path | None = None,
     root: str | Path | None = None,
-    checkpoint: str | None = "last",
+    checkpoint: str | None = None,
     device: str | None = None,
     **options: Any,
 ) -> Index:
@@ -30,7 +30,7 @@ def build_index(
     Args:
         source: The folder of a run, or of an index or a saved model, whose model embeds the images.
         out: The folder of the index; by default `index-<split>` in the run, or `index-images` and `index-list`.
-        split: A split of the run; by default the one that is searched, "test" or "gallery".
+        split: A split of the run, or "all"; see `Run.build_index` for the default.
         images: A folder of images in place of a split; its subfolders are the classes.
         listed: A CSV list of images in place of a split, with the columns path and label.
         root: The folder that the paths of the list are relative to.

@@ -1,4 +1,4 @@
-"""The gallery of a run: some test queries with their neighbours."""
+"""The gallery of a run: some queries with their neighbours."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def draw_neighbours(
     gallery: ImageSet,
     path: str | Path,
     *,
+    split: str,
     seed: int,
 ) -> None:
     """Draws random queries with their nearest neighbours.
@@ -30,6 +31,7 @@ def draw_neighbours(
         queries: The queries.
         gallery: The images that are searched. If it is the same set, no image finds itself.
         path: The PNG file.
+        split: The split that they are of.
         seed: Seed of the choice of queries.
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(len(queries))[:_QUERIES])
@@ -43,7 +45,7 @@ def draw_neighbours(
         )
         for query, ids, scores in zip(chosen, nearest.ids, nearest.scores, strict=True)
     ]
-    plot_gallery(rows, path, title="Random queries and their nearest neighbours among the test images")
+    plot_gallery(rows, path, title=f"Random queries and their nearest neighbours among the {split} images")
 
 
 def _neighbour(gallery: ImageSet, id_: int, score: float, name: str) -> Neighbour:

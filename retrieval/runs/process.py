@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from retrieval.config import Config, to_yaml
 from retrieval.config.check import build_callbacks, check, names_in
@@ -129,7 +130,7 @@ class _Process:
         """Starts the head, measures the network before training, and makes the folder. The start may be the best epoch."""
         self.start_head()
         row: Figures = {"epoch": 0, "step": 0}
-        for split in self.measuring.splits_measured:
+        for split in reversed(self.measuring.splits_measured):
             untrained = self.measure_start(split)
             if split == "validation" or self.config.evaluation.test_every:
                 row |= labelled(split, untrained)
@@ -137,13 +138,12 @@ class _Process:
             fingerprints = {name: images.fingerprint() for name, images in self.splits.items()}
             environment = describe_environment(device=str(self.device), seed=self.config.seed, data=fingerprints)
             self.folder.create(to_yaml(self.config), environment, overwrite=overwrite)
-        if len(row) > 2:
-            self.record.add(row)
-            self.save_best()
-        self.save()
         self.callbacks.begin(self.run)
         for name, figures in self.record.results.items():
             self.callbacks.evaluation(self.run, name, figures)
+        if len(row) > 2:
+            self.keep(row)
+        self.save()
 
     def start_head(self) -> None:
         """Starts the head from the features of training images, all processes alike."""
@@ -153,21 +153,22 @@ class _Process:
         log.info("head: started from the features of the training images (model.head_init=%s)", kind)
         chosen = np.random.default_rng(self.config.seed).permutation(len(images))[:_MOST_IMAGES_OF_HEAD]
         features = self.measuring.embed_images(images.select(np.sort(chosen)), without_head(network, norm=True))
+        assert isinstance(network.head, nn.Linear)
         start_head(network.head, torch.from_numpy(features), kind)
         distributed.synchronize(network)
         if self.trainer.average is not None:
             self.trainer.average.set(network)
 
     def measure_start(self, split: str) -> Figures:
-        """Measures the frozen features of a pretrained backbone, and the network before training, where it has more than these."""
+        """Measures the network before training, and the frozen features of a pretrained backbone, if it has more than these."""
         options, results = self.config.model, self.record.results
         has_more = bool(options.embedding_dim or options.layer_norm)
         untrained = self.measuring.measure(split, self.network)
         if options.pretrained:
             frozen = self.measuring.measure(split, without_head(self.network)) if has_more else untrained
             results[result_name("frozen features", split)] = frozen
-        if has_more or not options.pretrained:
-            results[result_name("untrained", split)] = untrained
+        if (has_more or not options.pretrained) and split == self.measuring.splits_measured[-1]:
+            results[result_name("untrained", split)] = untrained  # that of other splits is the row of epoch 0
         return untrained
 
     def resume_run(self) -> None:
@@ -249,12 +250,18 @@ class _Process:
                 figures = self.measuring.measure(split, self.trainer.evaluated)
                 row |= labelled(split, figures)
                 self.callbacks.evaluation(self.run, split, figures)
-        self.record.add(row)
         log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.num_epochs, loss, describe(row))
+        self.keep(row)
+
+    def keep(self, row: Figures) -> None:
+        """Adds a row, and keeps the weights if they are the best on the validation images so far."""
+        self.record.add(row)
         if distributed.is_main():
             self.folder.write_rows(self.record.rows)
-        self.save_best()
-        self.callbacks.epoch(self.run, epoch, row)
+            if self.record.improved("validation"):
+                best = {"model": self.trainer.evaluated.state_dict(), "step": self.trainer.step}
+                save_checkpoint(self.folder.best, best)
+        self.callbacks.epoch(self.run, int(row["epoch"]), row)
 
     def has_no_patience_left(self) -> bool:
         """Whether the validation figures have not improved for too many evaluations."""
@@ -292,11 +299,6 @@ class _Process:
             queries, gallery = (self.splits[name] for name in self.measuring.names(split))
             draw_neighbours(*vectors, queries, gallery, self.folder.gallery, split=split, seed=self.config.seed)
         return results
-
-    def save_best(self) -> None:
-        """Keeps the weights if they are the best on the validation images so far."""
-        if distributed.is_main() and self.record.improved("validation"):
-            save_checkpoint(self.folder.best, {"model": self.trainer.evaluated.state_dict(), "step": self.trainer.step})
 
     def save(self) -> None:
         """Writes everything that a resumed run needs."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from retrieval.config import Config, load
 from retrieval.config.splits import measured_splits, read_splits
-from retrieval.data import ImageSet
+from retrieval.data import ImageSet, is_published, union
 from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError
 from retrieval.files.manifest import MANIFEST
 from retrieval.index import Index
@@ -25,10 +25,13 @@ from retrieval.model.description import WEIGHTS
 from retrieval.model.places import load_run, require_known
 from retrieval.runs.record import Figures
 from retrieval.runs.run_list import RunSummary, summarize
+from retrieval.runs.summary import TrainingSummary
 from retrieval.training import RunFolder
 from retrieval.training.device import pick_device
 
 log = logging.getLogger("retrieval")
+
+ALL = "all"  # the split of an index of every image of a run
 
 
 class Run:
@@ -60,6 +63,7 @@ class Run:
         self.folder = RunFolder(path)
         self._splits = None if splits is None else dict(splits)
         self._network = network
+        self.plan: TrainingSummary | None = None  # of a run that was trained, or only planned, in this process
 
     @classmethod
     def open(cls, path: str | Path, *, network: nn.Module | None = None, data: Any = None) -> Run:
@@ -87,7 +91,7 @@ class Run:
     @property
     def pictures(self) -> list[Path]:
         """The pictures of a finished run: training curves, and queries with their neighbours."""
-        return [self.folder.curves, self.folder.gallery]
+        return [file for file in (self.folder.curves, self.folder.gallery) if file.is_file()]
 
     @cached_property
     def config(self) -> Config:
@@ -109,6 +113,13 @@ class Run:
         `evaluation.test_every` is set. Empty as long as the run is not finished.
         """
         return self._parse(self.folder.results, lambda text: json.loads(text or "{}"))
+
+    @property
+    def measured_on(self) -> str:
+        """What the figures of `results` are of: "test classes", "query images", or "validation images" where nothing is tested."""
+        names = {"test": "test classes", "query": "query images", "validation": "validation images"}
+        queries, _ = measured_splits(self.splits) or ("", "")
+        return names.get(queries, "")
 
     @property
     def summary(self) -> RunSummary:
@@ -144,14 +155,16 @@ class Run:
         """The index of a split; built where the run has none.
 
         Args:
-            split: "train", "validation", "test", "query" or "gallery"; by default the one that is searched, "test" or "gallery".
+            split: "train", "validation", "test", "query" or "gallery"; or "all", every image of the run once. By default "all" for
+                images of the user, and the split that is searched, "test" or "gallery", for a published data set.
             checkpoint: The weights of an index that is built; see `model`. An index that exists is opened with its own weights.
             device: The device that embeds the images of an index that is built.
 
         Raises:
             IndexFormatError: The run has an index of other weights than its present ones.
         """
-        folder = self._index_folder(split or self._searched_split())
+        split = split or self._default_split()
+        folder = self._index_folder(split)
         if not folder.is_dir():
             log.info("%s does not exist: embedding the images", folder)
             return self.build_index(split, checkpoint=checkpoint, device=device)
@@ -183,11 +196,10 @@ class Run:
             RetrievalError: The run has no such split, its images cannot be read, or the folder cannot be written.
         """
         model = self.model(checkpoint, device=device)
-        split = split or measured_splits(self.splits)[1]
-        if split not in self.splits:
-            raise RetrievalError(f"{self.path}: has no split {split!r}; it has {', '.join(self.splits)}")
+        split = split or self._default_split()
+        images, unseen = self._images(split)
         out = Path(out) if out else self._index_folder(split)
-        return Index.build(model, self.splits[split], out, split=split, overwrite=overwrite, **options)
+        return Index.build(model, images, out, split=split, unseen=unseen, overwrite=overwrite, **options)
 
     def report(
         self,
@@ -199,7 +211,9 @@ class Run:
         seed: int = 0,
         device: str | None = None,
     ) -> tuple[Path, Path]:
-        """Writes a report on the run and its index, which is built where it is missing.
+        """Writes a report on the run and the index of its test images, which is built where it is missing.
+
+        Where nothing was tested, the index is that of the validation images, or else of the training images.
 
         Args:
             out: The page; by default `report.html` in the run. An earlier report is replaced, other files are not.
@@ -219,11 +233,14 @@ class Run:
         check_replaceable(page)
         if images is not None and not Path(images).is_dir():
             raise RetrievalError(f"{images}: does not exist; give the folder of the images")
-        index = self.index(checkpoint="last", device=device)
+        index = self.index(self._measured_split(), device=device)
         if queries is None and index.folder == self._index_folder("gallery"):
-            queries = self.index("query", checkpoint="last", device=device)
+            queries = self.index("query", device=device)
         title = f"Retrieval report: {self.path.resolve().name}"
-        record: dict[str, Any] = {"results": self.results, "rows": self.metrics, "title": title}
+        rows, summary = self.metrics, self.summary
+        epochs = max((row["epoch"] for row in rows), default=None)
+        described = {"backbone": summary.backbone, "pixels": summary.pixels, "loss": summary.loss, "epochs": epochs}
+        record: dict[str, Any] = {"results": self.results, "rows": rows, "title": title, "lines": described}
         return index.report(page, queries=queries, images=images, ks=ks, seed=seed, **record)
 
     def __repr__(self) -> str:
@@ -232,10 +249,38 @@ class Run:
     def _index_folder(self, split: str) -> Path:
         return self.path / f"index-{split}"
 
-    def _searched_split(self) -> str:
-        """The split that is searched, without reading the images where an index tells."""
+    def _default_split(self) -> str:
+        """The split of an index that is not given."""
+        return self._measured_split() if is_published(self.config.data.name) else ALL
+
+    def _measured_split(self) -> str:
+        """The split of the gallery that is measured, without reading the images where an index tells."""
         built = [name for name in ("gallery", "test") if self._index_folder(name).is_dir()]
-        return built[0] if built else measured_splits(self.splits)[1]
+        if built:
+            return built[0]
+        measured = measured_splits(self.splits)
+        return "train" if measured is None else measured[1]
+
+    def _images(self, split: str) -> tuple[ImageSet, range | None]:
+        """The images of a split, and for "all" the positions of those that were not trained on.
+
+        Raises:
+            RetrievalError: The run has no such split.
+        """
+        if split != ALL:
+            if split not in self.splits:
+                raise RetrievalError(f"{self.path}: has no split {split!r}; it has {', '.join(self.splits)}")
+            return self.splits[split], None
+        queries, gallery = measured_splits(self.splits) or (None, None)
+        seen = [images for name, images in self.splits.items() if name != queries]
+        images = union([*seen, self.splits[queries]] if queries else seen)
+        log.info(
+            "indexing all %s images, of which %s were trained on: recall@k of this index is not a test figure%s",
+            f"{len(images):,}",
+            f"{len(self.splits['train']):,}",
+            f"; --split {gallery} gives that index" if queries in ("query", "test") else "",
+        )
+        return images, range(len(union(seen)), len(images)) if queries else None
 
     def _require_present_weights(self, index: Index) -> None:
         """Checks that an index is of the weights that the run has now, if the run still has them.

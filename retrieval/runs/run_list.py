@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from retrieval.config.yaml_text import parse
 from retrieval.errors import RetrievalError
 from retrieval.files import is_locked
+from retrieval.runs.record import Figures, Record, unlabelled
 from retrieval.training import RunFolder
 
 
@@ -22,17 +24,84 @@ class RunSummary:
         epochs: The number of epochs that were measured.
         best: The best value of every figure over the epochs: the smallest loss, the largest of all others.
         results: The final figures by what was measured ("untrained", "last", ...).
+        validation: The validation figures of the epoch that is best by them; empty if none were measured.
+        config: The configuration as its file holds it: sections of options.
     """
 
     path: Path
     state: str
     epochs: int
     best: dict[str, float]
-    results: dict[str, dict[str, float]]
+    results: dict[str, Figures]
+    validation: Figures
+    config: dict[str, Any]
+
+    @property
+    def dataset(self) -> str | None:
+        """The name of the data set."""
+        return self._option("data", "name")
+
+    @property
+    def backbone(self) -> str | None:
+        """The name of the backbone."""
+        return self._option("model", "backbone")
+
+    @property
+    def loss(self) -> str | None:
+        """The name of the loss, with the projection of a recall loss: "recall (std)"; terms are joined by " + "."""
+        terms = self._option("loss", "terms") or [self.config.get("loss") or {}]
+        names = [
+            f"recall ({term.get('projection')})" if term.get("name") == "recall" else term.get("name") for term in terms
+        ]
+        return " + ".join(map(str, names)) if all(names) else None
+
+    @property
+    def pixels(self) -> int | None:
+        """The side of the images that the network gets, in pixels."""
+        return self._option("image", "size")
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the run."""
+        return self.config.get("seed")
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a table shows of the configuration."""
+        return {"dataset": self.dataset, "backbone": self.backbone, "loss": self.loss, "pixels": self.pixels}
+
+    @property
+    def split(self) -> str:
+        """The split of the `headline`: "test", or "validation" where nothing was tested."""
+        return "test" if self._tested else "validation"
+
+    @property
+    def headline(self) -> Figures:
+        """The figures of the best epoch by validation, or of the last epoch where nothing was validated.
+
+        They are those of the test. Where nothing was tested, they are those of the validation. Empty if there are neither.
+        """
+        return self._tested or self.validation
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them."""
-        return {**asdict(self), "path": str(self.path)}
+        return {
+            "path": str(self.path),
+            "state": self.state,
+            "epochs": self.epochs,
+            **self.description,
+            "seed": self.seed,
+            "best": self.best,
+            "results": self.results,
+            "validation": self.validation,
+        }
+
+    @property
+    def _tested(self) -> Figures:
+        return self.results.get("best by validation") or self.results.get("last") or {}
+
+    def _option(self, section: str, name: str) -> Any:
+        return (self.config.get(section) or {}).get(name)
 
 
 def list_runs(folder: str | Path) -> list[RunSummary]:
@@ -56,6 +125,7 @@ def list_runs(folder: str | Path) -> list[RunSummary]:
 def summarize(run: RunFolder) -> RunSummary:
     """The summary of a run."""
     try:
+        config, _ = parse(_read(run.config), str(run.config))
         rows = [json.loads(line) for line in _read(run.metrics_lines).splitlines()]
         results = json.loads(_read(run.results) or "{}")
         best: dict[str, float] = {}
@@ -63,11 +133,17 @@ def summarize(run: RunFolder) -> RunSummary:
             if name not in ("epoch", "step"):
                 best[name] = (min if name == "loss" else max)(best.get(name, value), value)
         results = {name: dict(figures) for name, figures in results.items()}
-        epochs = len({row["epoch"] for row in rows})  # an epoch may have several rows, see `Record`
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        return RunSummary(run.path, "damaged", 0, {}, {})
-    state = "running" if is_locked(run.path) else "finished" if results else "stopped"
-    return RunSummary(run.path, state, epochs, best, results)
+        epochs = len({row["epoch"] for row in rows} - {0})  # 0 is before training; an epoch may have several rows
+        validation = unlabelled("validation", Record(rows).best("validation") or {})
+        summary = RunSummary(run.path, _state(run), epochs, best, results, validation, config)
+        summary.description  # noqa: B018 - an error if a section is none
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RetrievalError):
+        return RunSummary(run.path, "damaged", 0, {}, {}, {}, {})
+    return summary
+
+
+def _state(run: RunFolder) -> str:
+    return "running" if is_locked(run.path) else "finished" if run.results.is_file() else "stopped"
 
 
 def _read(path: Path) -> str:

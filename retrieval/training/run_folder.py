@@ -148,7 +148,7 @@ class _LogFile(logging.FileHandler):
 
 def write_metrics(path: Path, rows: Rows) -> None:
     """Writes rows of figures as CSV; a figure that a row lacks is left empty."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = list(dict.fromkeys(["epoch", "step", "loss", *(key for row in rows for key in row)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -21,5 +21,5 @@ def run(images, tmp_path_factory) -> Path:
     """A trained run with an index of its test split."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     assert cli.run(arguments(images, folder)) == 0
-    assert cli.run(["index", str(folder)]) == 0
+    assert cli.run(["index", str(folder), "--split", "test"]) == 0
     return folder

@@ -36,14 +36,19 @@ def test_a_run_leaves_everything_that_was_promised(run):
             assert min(image.size) > 300
 
 
-def test_recall_on_the_saved_index_equals_the_last_epochs_figures_to_the_digit(run, capsys):
-    code, out, err = call(capsys, "recall", str(run / "index-test"), "--json")
+@pytest.mark.parametrize(("checkpoint", "name"), [("best", "best by validation"), ("last", "last")])
+def test_recall_on_the_saved_index_equals_the_figures_of_its_checkpoint_to_the_digit(
+    run, capsys, tmp_path, checkpoint, name
+):
+    words = ("index", str(run), "--split", "test", "--checkpoint", checkpoint, "--out", str(tmp_path / "index"))
+    assert call(capsys, *words)[0] == 0
+    code, out, err = call(capsys, "recall", str(tmp_path / "index"), "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == json.loads((run / "results.json").read_text())["last"]
+    assert json.loads(out) == json.loads((run / "results.json").read_text())[name]
 
 
 def test_the_table_shows_the_same_figures_in_percent(run, capsys):
-    figures = json.loads((run / "results.json").read_text())["last"]
+    figures = json.loads((run / "results.json").read_text())["best by validation"]
     code, out, _ = call(capsys, "recall", str(run / "index-test"), "--k", "1,3")
     assert code == 0
     assert f"{100 * figures['recall@1']:.2f}" in out
@@ -186,7 +191,7 @@ class TestBadInput:
                 self.expect(capsys, 1, str(index), "recall", str(index))
 
     def test_an_existing_index_is_kept(self, capsys, run):
-        self.expect(capsys, 1, "exists already", "index", str(run))
+        self.expect(capsys, 1, "exists already", "index", str(run), "--split", "test")
 
     def test_a_query_that_is_not_an_image(self, capsys, run, tmp_path):
         (tmp_path / "text.png").write_text("no image")

@@ -15,6 +15,7 @@ from PIL import Image
 from small_run import call
 
 from retrieval.index.bundle import read_bundle
+from retrieval.runs import Run
 
 
 @pytest.fixture
@@ -176,14 +177,38 @@ def test_images_are_removed_by_path_id_and_class_and_added_again(photos, capsys)
     assert len(after.thumbnails or []) == 27
 
 
+def test_images_from_anywhere_are_added_under_the_folder_they_are_given_by(photos, images, capsys, tmp_path):
+    before = read_bundle(photos)
+    code, out, err = call(capsys, "index", "add", str(photos), str(images / "train" / "class 01"), "--json")
+    assert (code, json.loads(out)["added"]) == (0, 7), err
+    words = ("index", "add", str(photos), str(images / "train"))
+    code, _, err = call(capsys, *words)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "class 01/0.png' already; remove it first" in err
+    file = str(images / "train" / "class 02" / "3.png")
+    assert call(capsys, "index", "add", str(photos), file)[0] == 0
+    after = read_bundle(photos)
+    assert after.class_names[28:] == ("class 01",) * 7 + ("class 02",)
+    assert after.paths[:28] == before.paths
+    assert all((after.root / path).is_file() for path in after.paths)
+    assert call(capsys, "index", "remove", str(photos), file)[0] == 0
+
+
+def test_a_root_that_some_images_are_missing_from_is_refused_and_changes_nothing(photos, images, capsys, tmp_path):
+    before = read_bundle(photos).manifest
+    words = ("index", "add", str(photos), str(images / "train" / "class 01"), "--root", str(images / "train"))
+    code, out, err = call(capsys, *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "is not the folder of all images" in err
+    assert "'class 08/0.png' and 27 more are not there; leave --root out to add images from anywhere" in err
+    assert read_bundle(photos).manifest == before
+
+
 def test_images_that_have_moved_are_added_with_their_new_root(photos, capsys, tmp_path):
     (tmp_path / "moved").mkdir()
     shutil.move(tmp_path / "images", tmp_path / "moved" / "images")
     new = tmp_path / "moved" / "images" / "class 08" / "new.png"
     shutil.copy(new.with_name("0.png"), new)
-    code, _, err = call(capsys, "index", "add", str(photos), str(new))
-    assert code == 2
-    assert f"does not lie below {tmp_path}/images" in err
     words = ("--root", str(tmp_path / "moved" / "images"), "--class", "mine")
     assert call(capsys, "index", "add", str(photos), str(new), *words)[0] == 0
     bundle = read_bundle(photos)
@@ -310,7 +335,7 @@ class TestMistakes:
             ("label,id\na,0\nb\n", "line 3: expected a value for each of label, id"),
             ("label,id\na,0\nb,0\n", "line 3: id 0 stands in line 2 already"),
             ("label,id\na,0\nb,-1\n", "line 3: id '-1' is no whole number"),
-            ("label,path\na,../x\nb,y\n", "does not stay below"),
+            ("label,path\na,../x\nb,y\n", "nor stays below"),
             ('label\n"a\nb\n', "cannot be read"),
         ],
     )
@@ -372,3 +397,111 @@ while True:
         process.kill()
     assert len(seen) == 10
     assert len(read_bundle(photos).ids) == 28
+
+
+def test_of_own_images_every_image_is_indexed_once_and_a_line_says_so(run, images, tmp_path, capsys, caplog):
+    code, out, err = call(capsys, "index", str(run), "--out", str(tmp_path / "all"), "--json")
+    assert code == 0, err
+    assert json.loads(out)["count"] == 84
+    said = (
+        "indexing all 84 images, of which 42 were trained on: recall@k of this index is not a test figure; --split test"
+    )
+    assert said in caplog.text
+    bundle = read_bundle(tmp_path / "all")
+    assert sorted(bundle.paths) == sorted(path.relative_to(images).as_posix() for path in images.rglob("*.png"))
+    assert bundle.manifest["split"] == "all"
+    assert bundle.calibration is not None
+    assert (bundle.calibration.queries, bundle.calibration.calibrated_on) == (
+        28,
+        "images that the model was not trained on",
+    )
+
+
+def test_the_index_of_all_images_is_the_default_of_a_run_and_the_report_stays_on_the_test(run, tmp_path, capsys):
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    code, out, err = call(capsys, "index", str(folder))
+    assert code == 0, err
+    assert f"next      retrieval search {folder}/index-all photo.jpg" in out
+    assert len(read_bundle(folder / "index-all").ids) == 84
+    assert call(capsys, "index", str(folder), "--split", "all", "--overwrite")[0] == 0
+    opened = Run.open(folder)
+    assert opened.index().folder == folder / "index-all"
+    shutil.rmtree(folder / "index-test")
+    assert call(capsys, "report", str(folder))[0] == 0
+    assert len(read_bundle(folder / "index-test").ids) == 28
+
+
+@pytest.mark.parametrize("command", ["recall", "search"])
+def test_a_run_in_place_of_an_index_is_pointed_to_its_indexes(run, images, tmp_path, capsys, command):
+    folder = Path(shutil.copytree(run, tmp_path / "my run"))
+    words = (command, str(folder), *([str(images / "test" / "class 08" / "0.png")] if command == "search" else []))
+    code, out, err = call(capsys, *words)
+    assert (code, out) == (1, "")
+    assert err == f"error: {folder}: is a training run, expected an index; give '{folder}/index-test'\n"
+    shutil.rmtree(folder / "index-test")
+    expected = f"error: {folder}: is a training run without an index; make one with `retrieval index '{folder}'`\n"
+    assert call(capsys, *words)[2] == expected
+
+
+def test_the_best_checkpoint_is_the_default_and_the_output_says_which_was_taken(run, images, tmp_path, capsys, caplog):
+    photo = str(images / "test" / "class 08" / "0.png")
+    commands = {
+        "index": ("index", str(run), "--split", "test"),
+        "embed": ("embed", str(run), photo),
+        "model": ("export", "model", str(run)),
+    }
+    for name, words in commands.items():
+        for number, (more, expected) in enumerate((((), "best"), (("--checkpoint", "last"), "last"))):
+            out = str(tmp_path / f"{name}{number}")
+            code, text, err = call(capsys, *words, *more, "--out", out)
+            assert code == 0, err
+            assert f"weights   {expected} checkpoint, step " in text
+            code, text, _ = call(capsys, *words, *more, "--out", out, "--overwrite", "--json")
+            assert json.loads(text)["source"]["checkpoint"] == expected
+    folder = Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("best*", "index-*")))
+    assert "weights   last checkpoint" in call(capsys, "index", str(folder), "--out", str(tmp_path / "last"))[1]
+
+
+@pytest.fixture
+def shop(tmp_path, capsys) -> Path:
+    """An index of vectors of classes that can be told apart."""
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 30
+    np.save(tmp_path / "v.npy", random.normal(size=(30, 12))[labels] + 0.3 * random.normal(size=(120, 12)))
+    (tmp_path / "l.txt").write_text("".join(f"class {label}\n" for label in labels))
+    words = ("index", "--from-npy", str(tmp_path / "v.npy"), "--labels", str(tmp_path / "l.txt"))
+    code, out, _ = call(capsys, *words, "--out", str(tmp_path / "shop"))
+    assert code == 0
+    threshold = read_bundle(tmp_path / "shop").calibration.threshold
+    assert f"min-score {threshold:.4f} (auto): accepts 1 % of unknown classes, " in out
+    return tmp_path / "shop"
+
+
+def test_labels_of_every_kind_are_measured_in_one_command_and_indexed(shop, capsys, tmp_path):
+    names = (tmp_path / "l.txt").read_text().split("\n")[:-1]
+    np.save(tmp_path / "l.npy", np.array(names))
+    (tmp_path / "l.json").write_text(json.dumps(names))
+    (tmp_path / "l.csv").write_text("label\n" + "\n".join(names) + "\n")
+    expected = json.loads(call(capsys, "recall", str(shop), "--json")[1])
+    vectors = str(tmp_path / "v.npy")
+    for kind in ("npy", "csv", "txt", "json"):
+        labels = str(tmp_path / f"l.{kind}")
+        assert json.loads(call(capsys, "recall", vectors, "--labels", labels, "--json")[1]) == expected
+        words = ("index", "--from-npy", vectors, "--labels", labels, "--out", str(tmp_path / kind), "--json")
+        assert json.loads(call(capsys, *words)[1])["calibration"]["threshold"] == pytest.approx(
+            read_bundle(shop).calibration.threshold
+        )
+        queries = ("--queries", vectors, "--query-labels", labels)
+        figures = json.loads(call(capsys, "recall", vectors, "--labels", labels, *queries, "--json")[1])
+        assert (figures["recall@1"], figures["not_in_gallery"]) == (1, 0)
+
+
+def test_left_out_queries_are_told_apart_in_the_output(capsys, tmp_path):
+    np.save(tmp_path / "v.npy", np.eye(5))
+    (tmp_path / "l.txt").write_text("a\na\nb\nb\nc\n")
+    (tmp_path / "q.txt").write_text("a\nc\nd\nd\ne\n")
+    words = ("recall", str(tmp_path / "v.npy"), "--labels", str(tmp_path / "l.txt"))
+    assert "over 4 queries, 1 left out (alone in their class)" in call(capsys, *words)[1]
+    words += ("--queries", str(tmp_path / "v.npy"), "--query-labels", str(tmp_path / "q.txt"))
+    assert "over 2 queries, 3 left out (class not in the gallery)" in call(capsys, *words)[1]
+    assert "3 left out (class not in the gallery)" in call(capsys, *words, "--qe", "1")[1]

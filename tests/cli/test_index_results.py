@@ -7,10 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from index import bundles
 from small_run import call
 
 from retrieval.index.bundle import read_bundle
@@ -75,8 +77,61 @@ def test_the_images_of_a_folder_are_queries_and_their_page_needs_no_network(run,
     assert f"'{tmp_path}/a page.html'" in out
     page = (tmp_path / "a page.html").read_text()
     assert page.count("<section>") == 7
-    assert page.count("data:image/jpeg;base64,") == 7 * 4
+    assert len(re.findall("data:image/[a-z]+;base64,", page)) >= 7 * 4
     assert "//" not in re.sub('base64,[^"]*', "", page)
+
+
+def test_with_min_score_the_answer_can_be_that_no_image_is_similar(run, images, capsys, tmp_path):
+    index, query = str(run / "index-test"), str(images / "test" / "class 08" / "0.png")
+    threshold = read_bundle(run / "index-test").calibration.threshold
+    (found,) = json.loads(call(capsys, "search", index, query, "--min-score", "auto", "--k", "28", "--json")[1])
+    assert found["min_score"] == threshold
+    assert all(neighbour["score"] >= threshold for neighbour in found["neighbours"])
+    (every,) = json.loads(call(capsys, "search", index, query, "--k", "28", "--json")[1])
+    assert "min_score" not in every
+    limit = every["neighbours"][2]["score"]
+    (found,) = json.loads(call(capsys, "search", index, query, "--min-score", str(limit), "--json")[1])
+    assert (found["min_score"], found["neighbours"]) == (limit, every["neighbours"][:3])
+    files = ("--html", str(tmp_path / "page.html"))
+    code, out, err = call(capsys, "search", index, query, "--min-score", "1.5", *files)
+    assert code == 0, err
+    assert "no similar image (no score is 1.5000 or more)" in out
+    assert "no similar image" in (tmp_path / "page.html").read_text().lower()
+    code, out, _ = call(capsys, "search", index, query, "--min-score", "1.5", "--json")
+    assert (code, json.loads(out)) == (0, [{"query": query, "min_score": 1.5, "neighbours": []}])
+    assert call(capsys, "search", index, query, "--min-score", "1.5", "--picture", str(tmp_path / "p.png"))[0] == 0
+
+
+def test_a_best_score_below_the_threshold_is_pointed_out(run, images, capsys, tmp_path):
+    shutil.copytree(run / "index-test", tmp_path / "index")
+    calibration = read_bundle(tmp_path / "index").calibration
+    query = str(images / "test" / "class 08" / "0.png")
+    for threshold, hint in ((2.0, True), (0.5, False)):
+        bundles.rewrite(tmp_path / "index", calibration=calibration.to_dict() | {"threshold": threshold})
+        code, out, _ = call(capsys, "search", str(tmp_path / "index"), query, "--k", "1")
+        assert code == 0
+        said = f"perhaps no similar image: all scores are below {threshold:.4f} (--min-score auto)"
+        assert (said in out) == hint
+        assert said not in call(capsys, "search", str(tmp_path / "index"), query, "--rerank", "3")[1]
+
+
+def test_a_min_score_that_is_none_is_one_line(run, images, capsys, tmp_path):
+    query = str(images / "test" / "class 08" / "0.png")
+    for value in ("high", "nan", ""):
+        code, out, err = call(capsys, "search", str(run / "index-test"), query, "--min-score", value)
+        assert (code, out) == (2, "")
+        assert "'--min-score'" in err
+    words = ("search", str(run / "index-test"), query, "--min-score", "auto", "--rerank", "3")
+    code, out, err = call(capsys, *words)
+    assert (code, out, err) == (
+        2,
+        "",
+        "error: min_score auto is for plain scores; give a number with qe, dba and rerank\n",
+    )
+    bundles.rewrite(Path(shutil.copytree(run / "index-test", tmp_path / "old")))  # as an earlier version wrote it
+    code, out, err = call(capsys, "search", str(tmp_path / "old"), query, "--min-score", "auto")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"`retrieval index merge {tmp_path}/old --out NEW`" in err
 
 
 def test_an_index_and_its_copy_have_no_difference(run, capsys, tmp_path):
@@ -108,7 +163,9 @@ def test_the_given_checkpoint_embeds(run, images, capsys, tmp_path):
         words = ("embed", str(tmp_path / "run"), str(images / "test"), "--checkpoint", checkpoint)
         assert call(capsys, *words, "--out", str(tmp_path / checkpoint))[0] == 0
         found[checkpoint] = np.load(tmp_path / checkpoint / "vectors.npy")
-    np.testing.assert_allclose(found["last"], read_bundle(run / "index-test").vectors, atol=1e-6)
+    words = ("index", str(run), "--split", "test", "--checkpoint", "last", "--out", str(tmp_path / "index"))
+    assert call(capsys, *words)[0] == 0
+    np.testing.assert_allclose(found["last"], read_bundle(tmp_path / "index").vectors, atol=1e-6)
     np.testing.assert_array_equal(found["best"], np.eye(16)[[0] * 28])
 
 
@@ -134,7 +191,8 @@ def test_an_onnx_file_with_other_vectors_than_torch_is_refused(run, capsys, monk
         return compare(content, model, inputs)
 
     monkeypatch.setattr(onnx, "compare", compare_with_another)
-    code, out, err = call(capsys, "export", "onnx", str(run), "--out", str(tmp_path / "m.onnx"))
+    words = ("export", "onnx", str(run), "--checkpoint", "last", "--out", str(tmp_path / "m.onnx"))
+    code, out, err = call(capsys, *words)
     assert (code, out) == (1, "")
     assert re.fullmatch(
         r"error: onnxruntime's vectors differ from torch's by \S+, more than 0.0001; nothing was written\n", err

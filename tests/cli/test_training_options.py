@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import save_file
 from small_run import arguments, call
 
-from retrieval import cli
-from retrieval.networks import Embedder
+from retrieval import Model, Run, cli
+from retrieval.config import Config, load
+from retrieval.config.network import head_start, without_head
+from retrieval.networks import Embedder, start_head
 from retrieval.training import load_checkpoint
 
 
@@ -49,15 +51,17 @@ def test_frozen_features_are_measured_first_and_all_results_are_in_one_table(ima
     code, out, _ = call(capsys, *words)
     assert code == 0
     names = ["frozen features", "untrained", "last", "best by validation", "best on test"]
-    assert list(results(tmp_path / "run")) == names
+    assert list(results(tmp_path / "run")) == [*names[:2], "frozen features (validation)", *names[2:]]
     assert [line[:18].strip() for line in out.splitlines()[1:6]] == names
     found = results(tmp_path / "run")
     assert found["frozen features"] != found["untrained"]
     rows = load_checkpoint(tmp_path / "run" / "last.safetensors")["rows"]
-    best = max(rows, key=lambda row: (row["test recall@1"], row["test map@r"]))
+    assert [row["epoch"] for row in rows] == [0, 1, 2]
+    assert found["untrained"]["map@r"] == rows[0]["test map@r"]
+    best = max(rows, key=lambda row: row["test recall@1"] + row["test map@r"])
     assert found["best on test"]["map@r"] == best["test map@r"]
     assert found["last"]["map@r"] == rows[-1]["test map@r"]
-    best = max(rows, key=lambda row: (row["validation recall@1"], row["validation map@r"]))
+    best = max(rows, key=lambda row: row["validation recall@1"] + row["validation map@r"])
     assert found["best by validation"]["map@r"] == best["test map@r"]
 
 
@@ -69,11 +73,45 @@ def test_event_files_are_written_by_the_callback_tensorboard_only(images, run, t
     assert len(list((tmp_path / "run").glob("events.out.tfevents.*"))) == 1
 
 
-def test_without_a_head_the_untrained_model_is_the_frozen_features(images, weights, tmp_path):
+def test_frozen_features_and_untrained_are_one_row_where_they_are_one_thing(images, weights, tmp_path):
     words = (f"model.pretrained={weights}", "model.embedding_dim=null", "training.max_steps=1")
     assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
     found = results(tmp_path / "run")
-    assert found["frozen features"] == found["untrained"]
+    assert "frozen features" in found and "untrained" not in found
+
+
+def test_a_run_that_training_made_worse_says_so_in_one_line_and_hands_over_the_start(images, weights, tmp_path, capsys):
+    words = (f"model.pretrained={weights}", "training.learning_rate=10", "training.clip_norm=1", "training.max_steps=4")
+    code, out, err = call(capsys, *arguments(images, tmp_path / "run", *words))
+    assert code == 0
+    found = results(tmp_path / "run")
+    assert found["last"]["map@r"] < found["frozen features"]["map@r"]
+    assert err.count("the last epoch is below the frozen features on the test images") == 1
+    assert "The model of this run is the start, untrained." in err
+    assert found["best by validation"] == found["untrained"]
+    assert load_checkpoint(tmp_path / "run" / "best.safetensors")["step"] == 0
+    model = Model.load(tmp_path / "run")
+    assert model.source["checkpoint"] == "best" and model.source["step"] == 0
+
+
+@pytest.mark.parametrize("kind", ["pca", "whiten"])
+def test_the_head_starts_from_the_features_of_the_training_images(images, weights, tmp_path, kind):
+    words = (f"model.pretrained={weights}", f"model.head_init={kind}", "training.max_steps=1")
+    assert cli.run(arguments(images, tmp_path / "run", *words, "training.learning_rate=1e-12")) == 0
+    run = Run.open(tmp_path / "run")
+    model = run.model("best")
+    head, width = model.network.head, model.network.head.in_features
+    features = Model(without_head(model.network), model.preprocessing).encode(run.splits["train"])
+    reference = torch.nn.Linear(width, head.out_features)
+    start_head(reference, torch.from_numpy(features), kind)
+    torch.testing.assert_close(head.weight, reference.weight, atol=1e-5, rtol=1e-4)
+
+
+def test_the_head_of_a_pretrained_backbone_is_whitened_by_default_and_a_random_one_is_random():
+    assert head_start(Config().model) == "whiten"
+    assert head_start(load("glyphs").model) == "random"
+    assert head_start(load("glyphs", ["model.pretrained=true"]).model) == "whiten"
+    assert head_start(load("glyphs", ["model.pretrained=true", "model.head_init=random"]).model) == "random"
 
 
 def test_a_run_stops_early_without_validation_gain_and_does_not_continue_when_resumed(images, tmp_path, monkeypatch):
@@ -82,8 +120,8 @@ def test_a_run_stops_early_without_validation_gain_and_does_not_continue_when_re
     assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
     for resume in ([], ["--resume"]):
         state = load_checkpoint(tmp_path / "run" / "last.safetensors")
-        assert [row["epoch"] for row in state["rows"]] == [1, 2, 3, 4, 5, 6]
-        assert state["step"] == 30
+        assert [row["epoch"] for row in state["rows"]] == [0, 1, 2, 3, 4]
+        assert state["step"] == 20
         if not resume:
             assert cli.run(arguments(images, tmp_path / "run", *words, "--resume")) == 0
     assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
@@ -94,8 +132,8 @@ def test_queries_are_measured_against_their_gallery_and_so_are_the_saved_indices
     assert cli.run(arguments(shop, run, "data.name=csv")) == 0
     assert results(run)["last"]["queries"] == 12
     assert (run / "gallery.png").is_file()
-    assert cli.run(["index", str(run)]) == 0  # the gallery
-    assert cli.run(["index", str(run), "--split", "query"]) == 0
+    for split in ("gallery", "query"):
+        assert cli.run(["index", str(run), "--split", split, "--checkpoint", "last"]) == 0
     code, out, _ = call(
         capsys, "recall", str(run / "index-gallery"), "--queries", str(run / "index-query"), "--json", "--k", "1,2,4,8"
     )
@@ -129,7 +167,7 @@ def test_terms_miners_memory_mixtures_chunks_and_averages_go_together(images, tm
     words += ["evaluation.amp=bfloat16"]
     run = tmp_path / "run"
     assert cli.run(arguments(images, run, *words)) == 0
-    assert cli.run(["index", str(run)]) == 0
+    assert cli.run(["index", str(run), "--split", "test", "--checkpoint", "last"]) == 0
     code, out, _ = call(capsys, "recall", str(run / "index-test"), "--json")
     assert code == 0
     assert json.loads(out) == results(run)["last"]
@@ -191,7 +229,7 @@ def test_runs_are_listed_with_their_figures(run, tmp_path, capsys, monkeypatch):
     assert call(capsys, "runs", "runs/notes", "--json") == (0, "[]\n", "")
     code, out, _ = call(capsys, "runs")
     assert code == 0
-    (line,) = [line for line in out.splitlines() if "one" in line]
+    line = " ".join(line for line in out.splitlines() if "one" in line)
     assert "finished" in line
     assert f"{100 * results(run)['last']['recall@1']:.2f}" in line
     assert f"{100 * results(run)['best by validation']['map@r']:.2f}" in line

@@ -316,10 +316,10 @@ def test_a_manifest_that_lists_the_wrong_files_is_refused(folder, monkeypatch, f
         ("id,label,class,path\n" + "".join(f"{2**70 + i},1,c,p\n" for i in range(7)), "expected whole numbers (int64)"),
         ("id,label,class,path\n" + "".join(f"{i - 1},1,c,p\n" for i in range(7)), "-1 is negative"),
         ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,p,q\n" for i in range(7)), "expected rows of the columns"),
-        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,../p\n" for i in range(7)), "does not stay below"),
-        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,/p\n" for i in range(7)), "does not stay below"),
-        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,C:\\p\n" for i in range(7)), "does not stay below"),
-        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,\n" for i in range(7)), "does not stay below"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,../p\n" for i in range(7)), "nor stays below"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,/../p\n" for i in range(7)), "nor stays below"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,C:\\p\n" for i in range(7)), "nor stays below"),
+        ("id,label,class,path\n" + "".join(f"{i},{i % 4},c,\n" for i in range(7)), "nor stays below"),
         ("id,label,class,path\n" + "".join(f'{i},{i % 4},"c\n",p\n' for i in range(7)), "holds a control character"),
         ('id,label,class,path\n0,0,"c,p\n', "unexpected end of data"),
         (b"\xff\xfe", "'utf-8' codec can't decode"),
@@ -443,11 +443,52 @@ def test_names_that_a_table_cannot_hold_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../a.png", "a/../../b.png", "a\\..\\b.png", "C:a.png", "\\\\a\\b\\c", ""]
+    "path",
+    ["/", "//server/a.png", "/a/../b.png", "../a.png", "a/../../b.png", "a\\..\\b.png", "C:a.png", "\\\\a\\b\\c", ""],
 )
 def test_paths_that_leave_the_root_are_refused(tmp_path, path):
-    with pytest.raises(IndexFormatError, match="does not stay below the root of the images"):
+    with pytest.raises(IndexFormatError, match="is neither absolute nor stays below the root of the images"):
         bundles.write(tmp_path / "index", **gallery() | {"paths": [*PATHS[:6], path]})
+
+
+@pytest.mark.parametrize("path", ["/photos/a.png", "C:/photos/a.png"])
+def test_the_absolute_path_of_an_image_from_elsewhere_comes_back(tmp_path, path):
+    bundles.write(tmp_path / "index", **gallery() | {"paths": [*PATHS[:6], path]})
+    assert read_bundle(tmp_path / "index").paths[6] == path
+
+
+def test_a_bundle_holds_the_threshold_of_its_scores_and_an_earlier_one_without_it_still_opens(folder):
+    found = read_bundle(folder).calibration
+    assert found is not None
+    assert json.loads((folder / "manifest.json").read_text())["calibration"] == found.to_dict()
+    bundles.rewrite(folder)  # without it, as an earlier version did
+    bundle = read_bundle(folder)
+    assert bundle.calibration is None
+    assert "calibration" not in bundle.manifest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": None},
+        {"threshold": "0.5"},
+        {"right_accept_rate": "all"},
+        {"queries": "many"},
+        {"calibrated_on": "\x1b[2J"},
+        {"ids": [1]},
+        {"ids": ["a", "b"]},
+        {"more": 1},
+        None,
+        7,
+    ],
+)
+def test_a_threshold_that_is_none_is_refused(folder, change):
+    calibration = read_bundle(folder).calibration
+    assert calibration is not None
+    wrong = calibration.to_dict() | change if isinstance(change, dict) else change
+    bundles.rewrite(folder, calibration=wrong)
+    with pytest.raises(IndexFormatError, match=r"manifest\.json: calibration is .*, expected a threshold"):
+        read_bundle(folder)
 
 
 @settings(deadline=None, max_examples=40)

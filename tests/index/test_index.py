@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from index import bundles
 from model.networks import DIMENSION, PREPARE, draw_folder, mean_color, own_model, pixels_of, timm_model
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
@@ -237,7 +238,7 @@ def test_an_index_that_exists_is_replaced_only_on_request(folder, photos):
         ("nowhere", DatasetError, "nowhere: is no folder"),
         ("nowhere.csv", DatasetError, "nowhere.csv"),
         (["nowhere.png"], DatasetError, "nowhere.png: does not exist"),
-        ([], ConfigError, "there are no images to embed"),
+        ([], ConfigError, "there are no images; give folders or image files"),
         (None, ConfigError, "the images are of type NoneType; give paths, or a Dataset"),
         (7, ConfigError, "the images are of type int; give paths, or a Dataset"),
         (
@@ -348,7 +349,7 @@ def test_an_index_of_vectors_has_the_ids_paths_root_and_model_that_it_is_given(p
         ((np.eye(2), "ab"), {"ids": [1]}, "expected whole numbers"),
         ((np.eye(2), "ab"), {"ids": [0.5, 1.5]}, "expected whole numbers"),
         ((np.eye(2), "ab"), {"paths": ["a"]}, "2 vectors, 1 paths"),
-        ((np.eye(2), "ab"), {"paths": ["a", "../b"]}, "does not stay below the root"),
+        ((np.eye(2), "ab"), {"paths": ["a", "../b"]}, "nor stays below the root"),
         ((np.eye(2), ["a", "b\n"]), {}, "holds a control character"),
         ((np.eye(2), "ab"), {"kind": "LSH"}, "type 'LSH' is not allowed"),
         ((np.eye(2), "ab"), {"kind": "IVF4,Flat"}, "needs at least 156 vectors"),
@@ -500,6 +501,112 @@ def test_a_hit_is_written_with_the_name_of_its_class():
     assert hit.to_dict() == {"rank": 1, "score": 1.0, "id": 8, "label": 1, "class": "dog", "path": "8"}
 
 
+# A query that nothing is similar to
+
+
+def labelled_clumps(classes=30, of_each=4, seed=0):
+    """Unit vectors of classes that can be told apart, and their labels."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(classes, 12))
+    labels = np.arange(classes * of_each) % classes
+    return unit(centres[labels] + 0.3 * random.normal(size=(len(labels), 12))).astype(np.float32), labels
+
+
+def test_an_index_is_calibrated_so_that_at_most_one_in_a_hundred_queries_of_an_absent_class_has_a_hit():
+    vectors, labels = labelled_clumps(50, 8)
+    found = Index.from_vectors(vectors, labels).calibration
+    accepted = []
+    for query, label in zip(vectors, labels, strict=True):
+        others = Index.from_vectors(vectors[labels != label], labels[labels != label])
+        accepted.append(bool(others.search(query, min_score=found.threshold)))
+    assert 0 < np.mean(accepted) <= 0.01
+    assert (found.false_accept_rate, found.queries, found.calibrated_on) == (0.01, 400, "all images")
+    right = [
+        any(labels[hit.id] == labels[i] for hit in hits if hit.id != i)
+        for i, hits in enumerate(Index.from_vectors(vectors, labels).search(vectors, k=400, min_score=found.threshold))
+    ]
+    assert found.right_accept_rate == np.mean(right)
+
+
+def test_hits_below_min_score_are_dropped_and_the_answer_can_be_no_hit():
+    vectors, labels = labelled_clumps()
+    index = Index.from_vectors(vectors, labels)
+    query = unit(np.random.default_rng(7).normal(size=12))
+    every = index.search(query, k=20)
+    limit = every[4].score
+    assert index.search(query, k=20, min_score=limit) == every[:5]
+    assert index.search(query, k=20, min_score=np.float32(1.5)) == []
+    assert [len(hits) for hits in index.search([query, vectors[0]], k=1, min_score=0.999)] == [0, 1]
+    assert index.search(vectors[0], k=3, min_score="auto") == [
+        hit for hit in index.search(vectors[0], k=3) if hit.score >= index.calibration.threshold
+    ]
+    assert index.search(query, min_score="auto") == []
+    assert [hit.score >= 0.4 for hit in index.search(query, k=5, rerank=5, min_score=0.4)].count(False) == 0
+
+
+@pytest.mark.parametrize(
+    ("min_score", "options", "message"),
+    [
+        ("high", {}, "min_score is 'high', expected a finite number or 'auto'"),
+        (True, {}, "min_score is True, expected a finite number or 'auto'"),
+        (float("nan"), {}, "min_score is nan, expected a finite number"),
+        ([0.5], {}, r"min_score is \[0.5\], expected a finite number"),
+        ("auto", {"rerank": 3}, "min_score auto is for plain scores; give a number with qe, dba and rerank"),
+    ],
+)
+def test_a_min_score_that_is_none_is_named(index, min_score, options, message):
+    with pytest.raises((ValueError, ConfigError), match=message):
+        index.search(index.vectors[0], min_score=min_score, **options)
+
+
+def test_auto_without_a_threshold_says_how_to_get_one(folder, tmp_path):
+    bundles.rewrite(folder)  # as an earlier version wrote it
+    index = Index.open(folder)
+    assert index.calibration is None
+    with pytest.raises(
+        ConfigError, match=r"an earlier version made it; give a number, or .* `retrieval index merge .* --out NEW`"
+    ):
+        index.search(index.vectors[0], min_score="auto")
+    copy = index.merge(out=tmp_path / "copy")
+    assert copy.search(index.vectors[0], min_score="auto")[0].id == 0
+    one = Index.from_vectors(np.eye(3), ["a", "a", "a"])
+    assert one.calibration is None
+    assert one.describe()["calibration"] is None
+    with pytest.raises(
+        ConfigError, match="has no threshold for min_score auto, because it has a single class; give a number"
+    ):
+        one.search([1.0, 0.0, 0.0], min_score="auto")
+
+
+def test_the_threshold_is_found_again_when_items_are_added_removed_or_merged(folder, photos, tmp_path):
+    def expected(index):
+        return Index.from_vectors(index.vectors, index.classes, ids=index.ids).calibration
+
+    index = Index.open(folder)
+    first = index.calibration
+    assert first == expected(index)
+    index.add(draw_folder(tmp_path / "more", 6, 2))
+    assert index.calibration == expected(index) != first
+    index.remove(classes=["class 1"])
+    assert index.calibration == expected(index) == Index.open(folder).calibration
+    merged = index.merge(Index.build(timm_model(), draw_folder(tmp_path / "others", 2, 3)))
+    assert merged.calibration == expected(merged)
+
+
+def test_the_threshold_is_calibrated_on_images_that_were_not_trained_on_where_there_are_such(photos, tmp_path):
+    unseen = range(COUNT - OF_EACH, COUNT)
+    index = Index.build(timm_model(), photos, tmp_path / "index", unseen=unseen)
+    found = index.calibration
+    assert (found.queries, found.calibrated_on) == (OF_EACH, "images that the model was not trained on")
+    other = evaluation.best_scores(index.vectors, index.labels, np.array(unseen)).wrong.max()
+    assert found.threshold == pytest.approx(other, abs=1e-6)
+    index.add(draw_folder(tmp_path / "more", 1, 2))
+    index.remove(ids=[COUNT - 1])
+    assert index.calibration.queries == OF_EACH - 1  # still those, without the one that was removed
+    index.remove(ids=list(unseen)[:-1])
+    assert (index.calibration.queries, index.calibration.calibrated_on) == (len(index), "all images")
+
+
 # Measuring
 
 
@@ -509,6 +616,7 @@ def test_the_figures_are_those_of_evaluate():
     figures = index.evaluate(ks=(1, 3), macro=True, interval_seed=0)
     assert figures == evaluation.evaluate(vectors, labels, ks=(1, 3), ids=index.ids, macro=True, interval_seed=0)
     assert index.evaluate()["recall@8"] >= index.evaluate()["recall@1"]
+    assert "not_in_gallery" not in figures
     others = random_vectors(20, seed=3)
     queries = Index.from_vectors(others, np.arange(20) % 10)
     found = index.evaluate(ks=(1, 3), queries=queries)
@@ -524,6 +632,16 @@ def test_the_figures_are_those_of_evaluate():
     assert len(rankings) == 5
     with pytest.raises(ConfigError, match="the index in memory: cannot be measured"):
         index.evaluate(ks=(30,))
+
+
+def test_queries_alone_in_their_class_are_told_from_those_whose_class_the_gallery_lacks():
+    index = Index.from_vectors(np.eye(5), ["a", "a", "b", "b", "alone"])
+    queries = Index.from_vectors(np.eye(5)[:4], ["a", "alone", "new", "newer"])
+    own, against = index.evaluate(ks=(1,)), index.evaluate(ks=(1,), queries=queries)
+    assert (own["queries"], own["left_out"], "not_in_gallery" in own) == (4, 1, False)
+    assert (against["queries"], against["left_out"], against["not_in_gallery"]) == (2, 2, 2)
+    for name, figures in index.evaluate_rankings(ks=(1,), queries=queries, qe=1).items():
+        assert (name, figures["left_out"], figures["not_in_gallery"]) == (name, 2, 2)
 
 
 def test_two_indexes_of_the_same_images_are_compared():
@@ -577,8 +695,62 @@ def test_an_image_set_is_added_with_its_own_classes(folder, photos, paths, tmp_p
     assert index.paths[-2:] == tuple(paths[:2])
     assert index.search(photos / paths[0], k=1)[0].class_name == "new"
     elsewhere = draw_folder(tmp_path / "elsewhere", 1)
-    with pytest.raises(ConfigError, match=r"its images lie in .*photos, not in .*elsewhere; give paths from there"):
-        index.add(ImageSet.from_pairs(elsewhere, [("class 0/1.png", "new")]))
+    assert index.add(ImageSet.from_pairs(elsewhere, [("class 0/1.png", "newer")])) == 1
+    assert (index.classes[-1], index.paths[-1]) == ("newer", (elsewhere / "class 0" / "1.png").as_posix())
+
+
+def test_the_class_of_an_added_image_is_the_folder_it_was_given_by_and_every_path_resolves(
+    folder, photos, paths, tmp_path
+):
+    index = Index.open(folder)
+    draw_folder(tmp_path / "delivery", 2, 1)  # a folder of class folders
+    (tmp_path / "delivery" / "class 0").rename(tmp_path / "delivery" / "lamp")
+    (tmp_path / "delivery" / "class 1").rename(tmp_path / "delivery" / "chair")
+    shutil.copytree(tmp_path / "delivery" / "lamp", tmp_path / "table")  # a folder with images in it
+    shutil.copytree(tmp_path / "delivery" / "lamp", tmp_path / "deep" / "sofa")  # a file of a folder
+    assert index.add([tmp_path / "delivery", tmp_path / "table", tmp_path / "deep" / "sofa" / "0.png"]) == 4
+    assert index.classes[COUNT:] == ("chair", "lamp", "table", "sofa")
+    assert list(index.paths[:COUNT]) == paths
+    assert index.root == photos
+    for opened in (index, Index.open(folder)):
+        assert all((opened.root / path).is_file() for path in opened.paths)
+    alike = index.search(tmp_path / "table" / "0.png", k=4)
+    assert {hit.class_name for hit in alike} == {"class 0", "lamp", "table", "sofa"}  # four copies of one image
+
+
+def test_a_folder_inside_the_root_is_added_with_paths_from_the_root(photos, tmp_path, monkeypatch):
+    root = shutil.copytree(photos, tmp_path / "photos")
+    index = Index.build(timm_model(), root, tmp_path / "index")
+    shutil.copytree(root / "class 0", root / "new" / "lamp")
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root / "new")
+    assert index.add(["lamp/0.png"]) == 1
+    assert index.add(tmp_path / "link" / "new" / "lamp" / "1.png") == 1
+    assert index.paths[-2:] == ("new/lamp/0.png", "new/lamp/1.png")
+    assert index.classes[-2:] == ("lamp", "lamp")
+
+
+def test_the_same_images_are_not_added_twice(folder, photos, tmp_path):
+    index = Index.open(folder)
+    draw_folder(tmp_path / "more", 1, 2)
+    assert index.add([tmp_path / "more", tmp_path / "more" / "class 0", tmp_path / "more" / "class 0" / "1.png"]) == 2
+    count = len(index)
+    for again in (tmp_path / "more", tmp_path / "more" / "class 0" / "1.png", photos / "class 1"):
+        with pytest.raises(IndexFormatError, match="already; remove it first"):
+            index.add(again)
+    assert len(index) == len(Index.open(folder)) == count
+
+
+def test_images_from_elsewhere_stay_in_an_index_that_is_edited_merged_and_exported(folder, tmp_path):
+    index = Index.open(folder)
+    index.add(draw_folder(tmp_path / "more", 1, 2))
+    new = index.paths[-2:]
+    index.remove(ids=[0])
+    assert index.paths[-2:] == new
+    merged = index.merge(Index.build(timm_model(), draw_folder(tmp_path / "others", 1, 1)))
+    assert all((merged.root / path).is_file() for path in merged.paths)
+    exported = index.export(tmp_path / "files")
+    assert Index.from_files(exported.vectors, exported.table).paths == index.paths
 
 
 def test_images_are_added_to_an_index_of_a_function(photos, tmp_path):
@@ -592,11 +764,10 @@ def test_images_are_added_to_an_index_of_a_function(photos, tmp_path):
     assert Index.open(tmp_path / "index", model=Model(mean_color)).search(pixels_of(900), k=1)[0].path == "new/0.png"
 
 
-def test_what_cannot_be_added_is_named(folder, photos, tmp_path):
+def test_what_cannot_be_added_is_named(folder, photos):
     index = Index.open(folder)
-    Image.fromarray(pixels_of(1)).save(tmp_path / "elsewhere.png")
     for images, options, message in (
-        (tmp_path / "elsewhere.png", {}, "does not lie below"),
+        ([], {}, "there are no images; give folders or image files"),
         (photos / "missing.png", {}, "does not exist"),
         ([pixels_of(0)], {}, "the images are of type ndarray; give paths"),
         (None, {}, "the images are of type NoneType; give paths"),
@@ -927,7 +1098,9 @@ def test_the_root_of_an_index_moves_only_with_all_its_images(tmp_path):
     draw_folder(tmp_path / "photos")
     index = Index.build(timm_model(), tmp_path / "photos", tmp_path / "index")
     draw_folder(tmp_path / "more" / "new")
-    with pytest.raises(ConfigError, match=r"is not the folder of all images of .*; copy the new images below"):
+    with pytest.raises(
+        ConfigError, match=r"is not the folder of all images of .*; leave --root out to add images from anywhere"
+    ):
         index.add(tmp_path / "more", class_name="new", root=tmp_path / "more")
     assert index.root == (tmp_path / "photos").resolve()
     shutil.copytree(tmp_path / "photos", tmp_path / "moved" / "photos")

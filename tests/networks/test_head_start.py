@@ -35,12 +35,12 @@ def test_the_directions_are_those_of_the_singular_value_decomposition(features):
     assert (rows.gather(1, rows.abs().argmax(dim=1, keepdim=True)) > 0).all()
 
 
-def test_whitening_keeps_the_root_of_the_spread_of_each_direction(features):
+def test_whitening_divides_each_direction_by_the_fourth_root_of_its_shrunk_spread(features):
     head = nn.Linear(12, 12)
     start_head(head, features, "whiten")
     spread = head(features).square().mean(dim=0).double()
     squares = torch.linalg.svdvals(features.double()).square() / len(features)
-    expected = squares / (squares + 0.3 * squares.mean()).sqrt()
+    expected = squares / (squares + 0.3 * squares.mean()) ** 0.25
     torch.testing.assert_close(spread / spread.sum(), expected / expected.sum(), atol=1e-5, rtol=1e-3)
 
 

@@ -336,7 +336,7 @@ def test_callbacks_are_called_in_the_order_of_the_work_with_the_figures_of_the_r
     run = train_own(tmp_path / "run", callbacks=[recorder])
     steps = len([call for call in recorder.calls if call[0] == "step"]) // 2
     epoch = [*[("step",)] * steps, ("evaluation", "validation"), ("epoch",)]
-    expected = [("begin",), ("evaluation", "untrained"), *epoch, *epoch, ("evaluation", "last")]
+    expected = [("begin",), ("evaluation", "untrained"), ("epoch", 0), *epoch, *epoch, ("evaluation", "last")]
     expected += [("evaluation", "best by validation"), ("end",), ("close",)]
     assert [call[: len(want)] for call, want in zip(recorder.calls, expected, strict=True)] == expected
     _, begun, rows = recorder.calls[0]
@@ -346,12 +346,12 @@ def test_callbacks_are_called_in_the_order_of_the_work_with_the_figures_of_the_r
     figures = [call[2] for call in recorder.calls if call[0] == "step"]
     assert all(set(step) == {"loss", "learning_rate", "images_per_second"} for step in figures)
     assert [call[2] for call in recorder.calls if call[0] == "epoch"] == run.metrics
-    for row, part in zip(run.metrics, (figures[:steps], figures[steps:]), strict=True):
+    for row, part in zip(run.metrics[1:], (figures[:steps], figures[steps:]), strict=True):
         assert row["loss"] == pytest.approx(np.mean([step["loss"] for step in part]))
     evaluations = [(call[1], call[2]) for call in recorder.calls if call[0] == "evaluation"]
     assert [figures for split, figures in evaluations if split == "validation"] == [
         {name.removeprefix("validation "): value for name, value in row.items() if name.startswith("validation ")}
-        for row in run.metrics
+        for row in run.metrics[1:]
     ]
     assert {split: figures for split, figures in evaluations if split != "validation"} == run.results
     assert recorder.calls[-2] == ("end", run.results)
@@ -566,10 +566,27 @@ def test_the_index_of_a_run_is_built_once_and_opened_afterwards(tmp_path):
     options = {**SMALL, "training": {"max_steps": 1}, **HELD_OUT}
     run = train("glyphs", image_sets(), tmp_path / "run", **options)
     first = run.index()
-    assert first.folder == tmp_path / "run" / "index-test"
+    assert (first.folder, len(first)) == (tmp_path / "run" / "index-all", 84)
     manifest = (first.folder / "manifest.json").read_bytes()
     assert run.index().evaluate() == first.evaluate()
     assert (first.folder / "manifest.json").read_bytes() == manifest
+
+
+def test_the_index_of_images_given_in_python_has_every_image_once_and_is_calibrated_on_the_test(tmp_path, caplog):
+    options = {**SMALL, "training": {"max_steps": 1}, **NONE_HELD_OUT}
+    run = train("glyphs", drawings(), tmp_path / "run", **options)
+    with caplog.at_level("INFO", "retrieval"):
+        index = run.build_index()
+    assert (index.folder, len(index)) == (tmp_path / "run" / "index-all", 84)
+    assert sorted(index.paths) == [f"{position:06}" for position in range(84)]
+    trained_on = len(run.splits["train"])
+    assert (
+        f"indexing all 84 images, of which {trained_on} were trained on: recall@k of this index is not a test"
+        in caplog.text
+    )
+    assert index.calibration.queries == len(run.splits["test"])
+    assert index.calibration.calibrated_on == "images that the model was not trained on"
+    assert run.index("test").calibration.calibrated_on == "all images"
 
 
 def test_the_report_of_a_run_is_written_beside_it(tmp_path):
@@ -658,3 +675,30 @@ def test_the_report_of_a_run_of_images_without_files_has_pictures(tmp_path, capl
     page, _ = run.report()
     assert "cannot be read" not in caplog.text
     assert "data:image/" in page.read_text(encoding="utf-8")
+
+
+# Own images in a folder or a list --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_photographs_takes_the_configuration_photos_and_a_dry_run_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for position, (image, label) in enumerate(drawings(8)):
+        file = tmp_path / "my_photos" / label / f"{position}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    (tmp_path / "list.csv").write_text(
+        "path,label\n"
+        + "".join(f"{file.relative_to(tmp_path)},{file.parent.name}\n" for file in tmp_path.glob("*/*/*"))
+    )
+    small = {**SMALL, "model": {**SMALL["model"], "freeze_batchnorm": "none"}, "data.workers": 0}
+    for data in ("my_photos", tmp_path / "list.csv"):
+        run = train(data=data, dry_run=True, **small)
+        assert run.path == Path("runs") / Path(data).stem
+        assert {name: split.classes for name, split in run.plan.splits.items()} == {
+            "train": 2,
+            "validation": 2,
+            "test": 4,
+        }
+    assert not Path("runs").exists()
+    with pytest.raises(ConfigError, match="nowhere: does not exist; give a folder of images, or a CSV list"):
+        train(data="nowhere")

@@ -1,0 +1,103 @@
+"""The score that a search asks for by `min_score="auto"`: calibrated when an index is made, and stored in its manifest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from retrieval.evaluation import best_scores
+
+FALSE_ACCEPT_RATE = 0.01
+_SAMPLE = 4000  # queries, at most
+
+ALL, UNSEEN = "all images", "images that the model was not trained on"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold that tells queries whose class is in the index from other queries by their best score.
+
+    The items of the index are the queries: once without their class in the index, once with the other items of their class.
+
+    Args:
+        threshold: The smallest score that at most a share of `false_accept_rate` of the queries without their class reach.
+        false_accept_rate: That share.
+        right_accept_rate: The share of the queries that reach the threshold with an item of their own class, among the queries
+            whose class has another item; None if there are none.
+        queries: The number of queries: all items, or a random sample of them.
+        calibrated_on: Which items: `ALL`, or `UNSEEN`.
+        ids: The ids [first, last + 1] that the images of `UNSEEN` have.
+
+    Example:
+        >>> import retrieval
+        >>> index = retrieval.Index.from_vectors([[3.0, 4.0], [4.0, 3.0], [0.0, 1.0], [1.0, 0.0]], ["a", "a", "b", "c"])
+        >>> index.calibration.queries, round(index.calibration.threshold, 4), index.calibration.right_accept_rate
+        (4, 0.8, 1.0)
+    """
+
+    threshold: float
+    false_accept_rate: float
+    right_accept_rate: float | None
+    queries: int
+    calibrated_on: str
+    ids: tuple[int, int] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON can hold them."""
+        return {**asdict(self), "ids": None if self.ids is None else list(self.ids)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """The calibration of the values of `to_dict`.
+
+        Raises:
+            ValueError: The values are not such.
+        """
+        try:
+            ids = values["ids"]
+            calibration = cls(**{**values, "ids": None if ids is None else (int(ids[0]), int(ids[1]))})
+            numbers = (calibration.threshold, calibration.false_accept_rate, calibration.right_accept_rate or 0.0)
+            is_finite = all(type(number) is float and math.isfinite(number) for number in numbers)
+            if is_finite and type(calibration.queries) is int and calibration.calibrated_on in (ALL, UNSEEN):
+                return calibration
+        except (TypeError, KeyError, IndexError, ValueError, OverflowError):
+            pass
+        raise ValueError(f"calibration is {values!r}, expected a threshold and how it was found")
+
+
+def calibrate(
+    vectors: np.ndarray, labels: np.ndarray, ids: np.ndarray, unseen: tuple[int, int] | None
+) -> Calibration | None:
+    """Calibrates the threshold of an index; None for an index of a single class.
+
+    Args:
+        vectors: (count, dim) float32 unit vectors.
+        labels: (count,) whole numbers.
+        ids: (count,) The ids.
+        unseen: The ids [first, last + 1] of the images that the model was not trained on. They are the queries where the index has
+            any of them, since the scores of images that were trained on are too good.
+    """
+    if len(np.unique(labels)) < 2:
+        return None
+    queries = np.arange(len(ids))
+    if unseen is not None:
+        queries = np.flatnonzero((ids >= unseen[0]) & (ids < unseen[1]))
+        if not len(queries):
+            return calibrate(vectors, labels, ids, None)
+    queries = np.sort(np.random.default_rng(0).permutation(queries)[:_SAMPLE])
+    right, wrong = best_scores(vectors, labels, queries)
+    accepted = int(FALSE_ACCEPT_RATE * len(queries))
+    threshold = np.nextafter(np.sort(wrong)[::-1][accepted], np.float32(np.inf))
+    of_class = right[right > -np.inf]
+    return Calibration(
+        threshold=float(threshold),
+        false_accept_rate=FALSE_ACCEPT_RATE,
+        right_accept_rate=float((of_class >= threshold).mean()) if len(of_class) else None,
+        queries=len(queries),
+        calibrated_on=ALL if unseen is None else UNSEEN,
+        ids=unseen,
+    )
