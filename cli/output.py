@@ -199,13 +199,8 @@ def markdown_table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def neighbours_table(result: Mapping[str, Any], threshold: float | None = None) -> str:
-    """A query, and a row for each neighbour. Paths are those of the index, not shortened; class names are shortened.
-
-    Args:
-        result: The query, its neighbours, and the score that they must have, if any.
-        threshold: The threshold of the index, for a hint where the best score is below it.
-    """
+def neighbours_table(result: Mapping[str, Any]) -> str:
+    """A query, and a row for each neighbour. Paths are those of the index, not shortened; class names are shortened."""
     neighbours = result["neighbours"]
     if not neighbours:
         return f"{paste(result['query'])}\n  no similar image (no score is {result['min_score']:.4f} or more)"
@@ -215,6 +210,4 @@ def neighbours_table(result: Mapping[str, Any], threshold: float | None = None) 
     for name, neighbour in zip(names, neighbours, strict=True):
         rank, score, path = neighbour["rank"], neighbour["score"], paste(neighbour["path"])
         lines.append(f"  {rank:4d} {score:7.4f}  {name:{width}}  {path}")
-    if "min_score" not in result and threshold is not None and neighbours[0]["score"] < threshold:
-        lines.append(f"  perhaps no similar image: all scores are below {threshold:.4f} (--min-score auto)")
     return "\n".join(lines)

@@ -78,8 +78,7 @@ def command(
     if as_json:
         print_json(results)
         return
-    hint = None if qe or dba or rerank else threshold
-    click.echo("\n".join(neighbours_table(result, hint) for result in results))
+    click.echo("\n".join(map(neighbours_table, results)))
     print_places(**files)
 
 

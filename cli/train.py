@@ -100,7 +100,16 @@ def _print_results(run: Run, as_json: bool) -> None:
     if run.results:
         click.echo(figures_table(tested or run.results, heading=run.measured_on))
         click.echo()
-    print_places(run=run.path, pictures=run.pictures, next=f"retrieval index {paste(run.path)}")
+    chosen = {"model": _chosen(run)} if run.summary.headline else {}
+    print_places(run=run.path, **chosen, pictures=run.pictures, next=f"retrieval index {paste(run.path)}")
+
+
+def _chosen(run: Run) -> str:
+    """The epoch whose weights the model of the run has, and its figures."""
+    name = "the last epoch" if run.best_epoch is None else f"epoch {run.best_epoch}, the best by validation"
+    figures = run.summary.headline
+    shown = [f"{title} {100 * figures[key]:.2f}" for key, title in (("recall@1", "recall@1"), ("map@r", "MAP@R"))]
+    return f"{name if run.best_epoch != 0 else 'the start, the best by validation'}: {', '.join(shown)}"
 
 
 def _parse_words(words: tuple[str, ...]) -> tuple[str | None, list[str]]:

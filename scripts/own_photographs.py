@@ -3,11 +3,11 @@
     python scripts/own_photographs.py SHARED_DATA --out own --page docs/own_photographs.md
     python scripts/own_photographs.py SHARED_DATA --out own --data cub --seeds 0 --jobs 1
 
-Each data set becomes a plain folder with a folder a class: CUB-200-2011 (classes 1-50), Cars196 (the 196 classes of the devkit's
-training images), emoji (1,906 classes) and glyphs (1,200 characters, which are generated). Each run is the command
-`retrieval train FOLDER --out RUN --seed N model.backbone=NAME model.pretrained=FILE`, with the configuration `photos` as it is: half of
-the classes are tested, and nothing is chosen on them. A finished run in `--out` is not run again. `--jobs` runs share the cores.
-The page has a row for each run. Minutes are wall time with that many runs at a time.
+Each data set becomes a plain folder with a folder a class: CUB-200-2011 (classes 1-50), Cars196 (the 196 classes of the
+devkit's training images), emoji (1,906 classes) and glyphs (1,200 characters, which are generated). Each run is the command
+`retrieval train FOLDER --out RUN --seed N model.backbone=NAME model.pretrained=FILE` with the configuration `photos` as it is:
+half of the classes are tested, and nothing is chosen on them. A finished run in `--out` is not run again. `--jobs` runs share
+the cores. The table has a row for each run. Minutes are wall time with that many runs at a time.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from retrieval.files import folder_in_one_piece
 
 NAMES = {"cub": "CUB, classes 1-50", "cars": "Cars196", "emoji": "emoji", "glyphs": "glyphs"}
 BACKBONES = ("mobilenetv2_100", "tf_efficientnet_lite0")
+BEGIN, END = "<!-- runs -->", "<!-- end of runs -->"
 ROWS = ("frozen features", "untrained", "best by validation", "last")
 
 
@@ -150,10 +151,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shared_data", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder of the images and runs")
-    parser.add_argument("--page", type=Path, help="the Markdown file of the table")
+    parser.add_argument("--page", type=Path, help="a Markdown file, whose table between its marks is replaced")
     parser.add_argument("--data", nargs="+", choices=UNPACK, default=list(UNPACK))
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     arguments = parser.parse_args()
     for name in arguments.data:
@@ -175,7 +176,8 @@ def main() -> None:
     table = page(jobs, arguments.out)
     print(table)
     if arguments.page:
-        arguments.page.write_text(table)
+        before, rest = arguments.page.read_text().split(BEGIN)
+        arguments.page.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

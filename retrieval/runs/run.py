@@ -23,7 +23,7 @@ from retrieval.index.reporting import check_replaceable
 from retrieval.model import Model
 from retrieval.model.description import WEIGHTS
 from retrieval.model.places import load_run, require_known
-from retrieval.runs.record import Figures
+from retrieval.runs.record import Figures, Record
 from retrieval.runs.run_list import RunSummary, summarize
 from retrieval.runs.summary import TrainingSummary
 from retrieval.training import RunFolder
@@ -113,6 +113,15 @@ class Run:
         `evaluation.test_every` is set. Empty as long as the run is not finished.
         """
         return self._parse(self.folder.results, lambda text: json.loads(text or "{}"))
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch that is best by validation, whose weights `model` and `index` take; 0 is the start.
+
+        None: there was no validation, so they take the last epoch.
+        """
+        best = Record(self.metrics).best("validation")
+        return None if best is None else int(best["epoch"])
 
     @property
     def measured_on(self) -> str:

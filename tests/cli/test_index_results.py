@@ -102,19 +102,6 @@ def test_with_min_score_the_answer_can_be_that_no_image_is_similar(run, images, 
     assert call(capsys, "search", index, query, "--min-score", "1.5", "--picture", str(tmp_path / "p.png"))[0] == 0
 
 
-def test_a_best_score_below_the_threshold_is_pointed_out(run, images, capsys, tmp_path):
-    shutil.copytree(run / "index-test", tmp_path / "index")
-    calibration = read_bundle(tmp_path / "index").calibration
-    query = str(images / "test" / "class 08" / "0.png")
-    for threshold, hint in ((2.0, True), (0.5, False)):
-        bundles.rewrite(tmp_path / "index", calibration=calibration.to_dict() | {"threshold": threshold})
-        code, out, _ = call(capsys, "search", str(tmp_path / "index"), query, "--k", "1")
-        assert code == 0
-        said = f"perhaps no similar image: all scores are below {threshold:.4f} (--min-score auto)"
-        assert (said in out) == hint
-        assert said not in call(capsys, "search", str(tmp_path / "index"), query, "--rerank", "3")[1]
-
-
 def test_a_min_score_that_is_none_is_one_line(run, images, capsys, tmp_path):
     query = str(images / "test" / "class 08" / "0.png")
     for value in ("high", "nan", ""):
