@@ -79,7 +79,7 @@ def check(source: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check a configuration: its options, and every name in it. Each mistake is printed on a line of its own.
 
     SOURCE is a name from `retrieval config list`, or a YAML file. Data set, backbone, loss, miner, optimiser and callbacks are
-    resolved as in a run; your own code is imported. Images and weights are not read.
+    resolved as in a run; your own code is imported. The folder of the images must exist, but images and weights are not read.
     """
     from retrieval.config import load
     from retrieval.errors import ConfigError

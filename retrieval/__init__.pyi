@@ -8,6 +8,7 @@ from .losses import RecallLoss as RecallLoss
 from .losses import recall_loss as recall_loss
 from .model import Model as Model
 from .runs import Run as Run
+from .runs import group_runs as group_runs
 from .runs import list_runs as list_runs
 from .runs import train as train
 

@@ -76,19 +76,6 @@ def test_comparisons_fit_and_their_paths_are_not_shortened(columns):
     assert f"B  {shlex.quote(place)}" in text.splitlines()
 
 
-def test_runs_fit_and_their_paths_are_not_shortened():
-    figures = {"recall@1": 1.0, "map@r": 1.0}
-    results = {"untrained": figures, "last": figures, "best by validation": figures, "best on test": figures}
-    paths = ["runs/a", "runs/std", "runs/a folder", f"runs/{LONG}"]
-    runs = [{"path": path, "state": "finished", "epochs": 100, "results": results} for path in paths]
-    text = output.runs_table([*runs, {"path": "runs/b", "state": "damaged", "epochs": 0, "results": {}}])
-    for path in paths[:-1]:
-        assert any(line.startswith(f"{shlex.quote(path)} ") for line in text.splitlines())
-    assert shlex.quote(paths[-1]) in text.splitlines()  # which has a line to itself
-    fits(text.replace(shlex.quote(paths[-1]), ""))
-    assert len({line.index("finished") for line in text.splitlines() if "finished" in line}) == 1
-
-
 def test_neighbours_fit_and_their_paths_are_not_shortened():
     neighbours = [
         {"rank": rank, "score": score, "class": name, "path": path}

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_run import call
 
@@ -11,7 +12,10 @@ from retrieval.index import Index
 from retrieval.index.bundle import read_bundle
 from retrieval.training import load_checkpoint, save_checkpoint
 
-PICTURES = {f"{name}.png" for name in ("loss", "validation", "recall", "ranks", "classes", "scores", "map", "random")}
+PICTURES = {
+    f"{name}.png"
+    for name in ("loss", "validation-recall", "validation-map", "recall", "ranks", "classes", "scores", "map", "random")
+}
 
 
 def text_of(page: Path) -> str:
@@ -48,19 +52,19 @@ def test_a_run_without_an_index_gets_one(run, tmp_path, capsys, caplog):
 
 def test_an_index_of_other_weights_than_the_run_has_now_is_refused_with_two_remedies(run, tmp_path, capsys):
     run = copy_of(run, tmp_path / "my run")
-    state = load_checkpoint(run / "last.safetensors")
+    state = load_checkpoint(run / "best.safetensors")
     name = next(iter(state["model"]))
     state["model"][name] = state["model"][name] + 1  # as after further training
-    save_checkpoint(run / "last.safetensors", state)
+    save_checkpoint(run / "best.safetensors", state)
     code, out, err = call(capsys, "report", str(run))
     assert (code, out) == (1, "")
     assert err == (
-        f"error: {run}/index-test: was made with other weights than the run's last ones now; make it again with "
-        f"`retrieval index '{run}' --split test --checkpoint last --overwrite`, or report the index itself\n"
+        f"error: {run}/index-test: was made with other weights than the run's best ones now; make it again with "
+        f"`retrieval index '{run}' --split test --checkpoint best --overwrite`, or report the index itself\n"
     )
     assert not (run / "report.html").exists()
     assert call(capsys, "report", f"{run}/index-test")[0] == 0
-    assert call(capsys, "index", str(run), "--checkpoint", "best", "--overwrite")[0] == 0
+    assert call(capsys, "index", str(run), "--split", "test", "--checkpoint", "last", "--overwrite")[0] == 0
     assert call(capsys, "report", str(run))[0] == 0
 
 
@@ -171,3 +175,19 @@ def test_a_damaged_record_of_a_run_is_one_line(run, tmp_path, capsys, name):
     code, _, err = call(capsys, "report", str(run))
     assert code == 1
     assert re.fullmatch(rf"error: {run}: {name} is damaged \(.*\)\n", err)
+
+
+def test_a_report_of_vectors_alone_has_no_places_for_pictures(tmp_path, capsys):
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 10
+    np.save(tmp_path / "v.npy", random.normal(size=(10, 8))[labels] + random.normal(size=(60, 8)))
+    (tmp_path / "l.txt").write_text("".join(f"class {label}\n" for label in labels))
+    words = ("index", "--from-npy", str(tmp_path / "v.npy"), "--labels", str(tmp_path / "l.txt"))
+    assert call(capsys, *words, "--out", str(tmp_path / "vectors"))[0] == 0
+    code, _, err = call(capsys, "report", str(tmp_path / "vectors"))
+    assert code == 0, err
+    text = text_of(tmp_path / "vectors-report.html").lower()
+    assert "recall@1" in text
+    assert "no picture" not in text
+    assert "could not be read" not in text
+    assert "cannot be read" not in err

@@ -99,6 +99,7 @@ def test_options_of_a_group_may_precede_the_name_of_its_command(capsys, here, in
         ["index", "x", "--out", "PATH"],
         ["index", "add", "x", "PATH"],
         ["index", "merge", "x", "y", "--out", "PATH"],
+        ["train", "PATH"],
         ["train", "--out", "PATH"],
         ["data", "verify", "folder", "--root", "PATH"],
         ["data", "prepare", "folder", "PATH", "--root", "x"],
@@ -271,9 +272,10 @@ def test_seed_and_device_are_options_of_train(capsys, monkeypatch):
 
 
 def test_a_configuration_without_config_is_pointed_out(capsys):
-    refused(capsys, 2, "'cub200': expected KEY=VALUE; or do you mean --config cub200?", "train", "cub200")
-    refused(capsys, 2, "'cub': expected key=value", "train", "cub")
-    refused(capsys, 2, "command line: unknown key 'los'; did you mean loss?", "train", "los.projection=std")
+    words = "'cub200': expected a folder of images, a .csv list, or KEY=VALUE; or do you mean --config cub200?"
+    refused(capsys, 2, words, "train", "cub200")
+    refused(capsys, 2, "'cub': expected a folder of images, a .csv list, or KEY=VALUE", "train", "cub")
+    refused(capsys, 2, "command line: unknown key 'los.projection'; did you mean loss.projection?", "train", "los.projection=std")
     refused(capsys, 2, "command line: unknown key 'loss.projektion'", "train", "loss.projektion=std", "seed=3")
 
 
