@@ -65,7 +65,13 @@ def record_training(monkeypatch) -> list[tuple[Config, str, dict[str, Any]]]:
     def train(config: Config, out: str, **options: Any) -> SimpleNamespace:
         calls.append((config, out, options))
         results = {"last": {"recall@1": 0.5, "queries": 4, "left_out": 0}}
-        return SimpleNamespace(path=Path(out), results=results, measured_on="test classes", pictures=[])
+        return SimpleNamespace(
+            path=Path(out),
+            results=results,
+            measured_on="test classes",
+            pictures=[],
+            summary=SimpleNamespace(headline={}),
+        )
 
     monkeypatch.setattr("retrieval.runs.train", train)
     return calls

@@ -26,6 +26,14 @@ log = logging.getLogger("retrieval")
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
+# Parts by name, and the options that belong to what the name stands for.
+_OPTIONS_OF = {
+    "data.name": "data.options",
+    "image.augmentation": "image.augmentation_options",
+    "model.backbone": "model.backbone_options",
+    "training.optimizer": "training.optimizer_options",
+}
+
 # What pydantic puts into the location of an error besides keys: the members of a union.
 _UNION_MEMBER = re.compile(r"bool|int|float|str|CallbackConfig|constrained-\w+|literal\[.*\]")
 
@@ -44,7 +52,7 @@ def load(source: str | Path | Config, overrides: Overrides = (), data: str | Pat
         source: A name of `config_names()`, the path of a YAML file, or a configuration to change.
         overrides: Strings of the form `key=value`, e.g. `loss.projection=std`, whose values are YAML; or a mapping of keys to
             Python values, e.g. `{"loss.projection": "std"}` or `{"loss": {"projection": "std"}}`. An override that chooses
-            another loss or data set than the file drops the file's options of it.
+            another loss, data set, augmentation, backbone or optimiser than that of the file drops the file's options of it.
         data: A folder of images, or a CSV list, in place of the data set of the configuration. Overrides take precedence over it.
 
     Raises:
@@ -65,10 +73,9 @@ def load(source: str | Path | Config, overrides: Overrides = (), data: str | Pat
         kind = "command line"
     if data is not None:
         changes = data_options(data) | changes
-    if _chooses_another(changes, "loss.name", values.get("loss"), "recall") or "loss.terms" in changes:
+    if _chooses_another(changes, "loss.name", values.get("loss")) or "loss.terms" in changes:
         values.pop("loss", None)
-    if _chooses_another(changes, "data.name", values.get("data"), "glyphs") and values["data"].pop("options", None):
-        log.info("data.name=%s: the options of the configuration's own data set are left out", changes["data.name"])
+    _drop_options_of_replaced_parts(values, changes)
     mistakes += [mistake for key, value in changes.items() if (mistake := _assign(values, key, value))]
     try:
         config = Config.model_validate(values)
@@ -173,12 +180,25 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
     return None
 
 
-def _chooses_another(changes: Mapping[str, Any], key: str, section: Any, default: str) -> bool:
-    """Whether overrides replace the loss or data set of a file, so that its options no longer apply."""
+def _chooses_another(changes: Mapping[str, Any], key: str, section: Any) -> bool:
+    """Whether overrides replace a part that the section of a file names, so that its options no longer apply."""
     if not isinstance(section, dict):
         return False
-    name = section.get("name", default)
+    name = section.get(key.split(".")[1], _default(key))
     return bool(changes.get(key, name) != name)
+
+
+def _drop_options_of_replaced_parts(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Takes the options of parts that overrides replace out of the values of a file, with a line for each."""
+    for key, options in _OPTIONS_OF.items():
+        section = values.get(key.split(".")[0])
+        if _chooses_another(changes, key, section) and section.pop(options.split(".")[1], None):
+            log.info("%s=%s: the configuration's own %s are left out", key, changes[key], options)
+
+
+def _default(key: str) -> Any:
+    section, name = key.split(".")
+    return getattr(getattr(Config(), section), name)
 
 
 def _read_value(key: str, text: str) -> Any:

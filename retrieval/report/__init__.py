@@ -3,7 +3,7 @@
 from retrieval.report.analysis import Analysis, Images, analyse
 from retrieval.report.curves import plot_training
 from retrieval.report.gallery import GalleryRow, Neighbour, plot_gallery
-from retrieval.report.page import MARK, Facts, Report, make_report
+from retrieval.report.report_page import MARK, Facts, Report, make_report
 from retrieval.report.search_page import write_search_page
 
 __all__ = [

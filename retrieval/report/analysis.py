@@ -31,6 +31,7 @@ class Images:
         paths: of every image, relative to `root`.
         root: folder of the images.
         pictures: a small JPEG of every image, where there are any; otherwise the files are read.
+        has_pictures: whether there is a picture of any image; vectors alone have none.
     """
 
     vectors: np.ndarray
@@ -39,9 +40,12 @@ class Images:
     paths: Sequence[str]
     root: Path
     pictures: Sequence[bytes] | None = None
+    has_pictures: bool = True
 
     def source(self, position: int) -> Path | bytes:
-        """The small JPEG of an image, or its file."""
+        """The small JPEG of an image, or its file; no bytes where there are no pictures."""
+        if not self.has_pictures:
+            return b""
         return self.root / self.paths[position] if self.pictures is None else self.pictures[position]
 
 

@@ -1,96 +1,153 @@
-"""How a training run went, in one picture."""
+"""How a training run went: its loss and its figures over the epochs."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from retrieval.files import write_bytes
-from retrieval.report.colors import BLUE, GRID, INK, ORANGE
+from retrieval.report.charts import Chart, fit_percentages, name_axes, put_legend_below
+from retrieval.report.colors import BLUE, INK, ORANGE
 
-_FIGURES = {"recall@1": ("recall@1", BLUE, "o"), "map@r": ("MAP@R", ORANGE, "s")}
+Rows = Sequence[Mapping[str, float]]
+Results = Mapping[str, Mapping[str, float]]
+Point = tuple[float, float]
+
+# Name, color and marker of a figure in a chart, and its name in the file of the chart.
+_FIGURES = {"recall@1": ("recall@1", BLUE, "o", "recall"), "map@r": ("MAP@R", ORANGE, "s", "map")}
+_SPLITS = ("validation", "test")
+_MOST_MARKERS = 60  # more of them hide the line
+_INCHES = (3.6, 3.2)  # three of them lie side by side
 
 
-def plot_training(rows: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Draws the loss and the validation figures over the epochs as a PNG, and the test figures where there are any.
+def plot_training(rows: Rows, results: Results, path: str | Path) -> None:
+    """Draws the loss and the figures over the epochs as a PNG.
+
+    Each figure of a split has a chart of its own: recall@1 and MAP@R, validation above test. The frozen features are a dashed
+    line. So is the untrained network, dotted, if it differs and its figures are no row. The test figures of a run that measured
+    them only before and after the training are two points.
 
     Args:
-        rows: one per epoch: "epoch", "loss" and, where it was measured, "recall@1" and "map@r" (0 to 1), with or without
-            "validation " before the name; test figures with "test " before it. A value that is left out or NaN is not drawn.
-        path: the file.
+        rows: One per epoch, from 0 (the start) or 1: "epoch", and "loss", "validation recall@1", "validation map@r", "test
+            recall@1" and "test map@r" (0 to 1) where they were measured. A value that is left out or NaN is not drawn.
+        results: Figures on the test images by what was measured ("frozen features", "untrained", "last"), and on the validation
+            images with " (validation)" behind the name. All of them may be left out.
+        path: The file.
 
     Raises:
-        ValueError: there is no row.
-        RetrievalError: the file cannot be written.
+        ValueError: There is no row.
+        RetrievalError: The file cannot be written.
     """
     if not rows:
         raise ValueError("no rows to draw; train at least one epoch")
-    was_tested = any(f"test {name}" in row for row in rows for name in _FIGURES)
-    splits = ("validation", "test") if was_tested else ("validation",)
-    figure = Figure(figsize=(5 * (1 + len(splits)), 3.8), dpi=150, layout="constrained")
+    loss, *figures = charts_training(rows, results)
+    columns, lines = 1 + min(len(figures), 2), max(1, len(figures) // 2)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+    figure = Figure(figsize=(4.6 * columns, 3.9 * lines), dpi=150, layout=layout)
     FigureCanvasAgg(figure)
-    loss, *panels = figure.subplots(1, 1 + len(splits))
-    draw_loss(loss, rows)
-    for panel, split in zip(panels, splits, strict=True):
-        draw_figures(panel, rows, split)
+    panels = figure.subplots(lines, columns, squeeze=False)
+    loss.draw_on(panels[0, 0])
+    for panel in panels[1:, 0]:
+        panel.set_axis_off()
+    for panel, chart in zip(panels[:, 1:].flat, figures, strict=True):
+        chart.draw_on(panel)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(path, buffer.getvalue())
 
 
-def draw_loss(axes: Axes, rows: Sequence[Mapping[str, float]]) -> None:
-    """Draws the training loss over the epochs; see `plot_training`."""
-    _draw(axes, _points(rows, "loss"), "loss", INK, "o")
+def charts_training(rows: Rows, results: Results) -> list[Chart]:
+    """The charts of `plot_training`: the loss, then recall@1 and MAP@R of each split that was measured."""
+    charts = [Chart("loss", f"training loss over {len(rows)} epochs", partial(_draw_loss, rows=rows), _INCHES)]
+    for split in _SPLITS:
+        points = {figure: _values(rows, results, split, figure) for figure in _FIGURES}
+        for figure, (title, *_, name) in _FIGURES.items() if all(points.values()) else ():
+            levels = _levels(results, split, figure, points[figure])
+            draw = partial(_draw_figure, rows=rows, points=points[figure], levels=levels, split=split, figure=figure)
+            described = f"{title} on the {split} images over the epochs"
+            charts.append(Chart(f"{split}-{name}", described, draw, _INCHES))
+    return charts
+
+
+def result_of(results: Results, what: str, split: str) -> Mapping[str, float]:
+    """The figures of `what` on a split; empty where they were not measured."""
+    return results.get(what if split == "test" else f"{what} ({split})", {})
+
+
+def _draw_loss(axes: Axes, rows: Rows) -> None:
+    _draw(axes, _points(rows, "loss"), INK, "o")
     _decorate(axes, rows, "Training loss", "mean of the epoch")
 
 
-def draw_figures(axes: Axes, rows: Sequence[Mapping[str, float]], split: str) -> None:
-    """Draws recall@1 and MAP@R of a split over the epochs; see `plot_training`."""
-    drawn = [_draw_figure(axes, rows, split, name) for name in _FIGURES]
-    _decorate(axes, rows, f"{split.capitalize()} classes", "%")
-    if any(drawn):
-        axes.legend(frameon=False, loc="best")
+def _draw_figure(
+    axes: Axes, rows: Rows, points: Sequence[Point], levels: Mapping[str, float], split: str, figure: str
+) -> None:
+    """Draws one figure of a split in percent, its highest point ringed, and what it is compared with as lines."""
+    title, color, marker, _ = _FIGURES[figure]
+    if _points(rows, f"{split} {figure}"):
+        epoch, value = max(points, key=lambda point: point[1])
+        _draw(axes, points, color, marker, label=f"highest {value:.1f} at epoch {epoch:g}")
+        axes.plot(epoch, value, "o", markersize=11, markerfacecolor="none", markeredgecolor=color, clip_on=False)
     else:
-        axes.text(0.5, 0.5, "not measured", color="0.4", ha="center", va="center", transform=axes.transAxes)
-        axes.set_yticks([])
+        values = " and ".join(f"{value:.1f}" for _, value in points)
+        label = f"{'before and after' if len(points) > 1 else 'after the training'}: {values}"
+        _draw(axes, points, color, marker, label=label, line="")
+    for what, level in levels.items():
+        line = "--" if what == "frozen features" else ":"
+        axes.axhline(level, color=INK, linewidth=1.4, linestyle=line, label=f"{what} {level:.1f}")
+    _decorate(axes, [{"epoch": points[0][0]}, *rows], f"{title}, {split} images", "%")
+    fit_percentages(axes, [*(value for _, value in points), *levels.values()])
+    put_legend_below(axes)
 
 
-def _draw_figure(axes: Axes, rows: Sequence[Mapping[str, float]], split: str, name: str) -> bool:
-    """Draws one figure in percent, its highest point ringed; returns whether there was any."""
-    points = [(epoch, 100 * value) for key in (name, f"{split} {name}") for epoch, value in _points(rows, key)]
-    if not points:
-        return False
-    label, color, marker = _FIGURES[name]
-    epoch, value = max(points, key=lambda point: point[1])
-    _draw(axes, points, f"{label}, highest {value:.1f} at epoch {epoch:g}", color, marker)
-    axes.plot(epoch, value, "o", markersize=11, markerfacecolor="none", markeredgecolor=color, clip_on=False)
-    return True
+def _values(rows: Rows, results: Results, split: str, figure: str) -> list[Point]:
+    """The values of a figure in percent by epoch; those before and after the training where no others were measured."""
+    points = _points(rows, f"{split} {figure}")
+    if not points and split == "test" and figure in results.get("last", {}):
+        start = results.get("untrained", results.get("frozen features", {}))  # the same without a head
+        ends = ((0, start), (max(row["epoch"] for row in rows), results["last"]))
+        points = [(epoch, figures[figure]) for epoch, figures in ends if figure in figures]
+    return [(epoch, 100 * value) for epoch, value in points]
 
 
-def _draw(axes: Axes, points: Sequence[tuple[float, float]], label: str, color: str, marker: str) -> None:
-    few = len(points) <= 60  # more markers than that hide the line
-    epochs, values = [point[0] for point in points], [point[1] for point in points]
-    axes.plot(epochs, values, color=color, marker=marker if few else "", markersize=4, linewidth=1.8, label=label)
+def _levels(results: Results, split: str, figure: str, points: Sequence[Point]) -> dict[str, float]:
+    """The frozen features in percent, and the untrained network if that is neither the same nor the first point."""
+    found = {what: result_of(results, what, split) for what in ("frozen features", "untrained")}
+    levels = {what: 100 * figures[figure] for what, figures in found.items() if figure in figures}
+    if (points[:1] and points[0][0] == 0) or levels.get("untrained") == levels.get("frozen features"):
+        levels.pop("untrained", None)
+    return levels
 
 
-def _points(rows: Sequence[Mapping[str, float]], key: str) -> list[tuple[float, float]]:
+def _draw(axes: Axes, points: Sequence[Point], color: str, marker: str, *, label: str = "", line: str = "-") -> None:
+    axes.plot(
+        [epoch for epoch, _ in points],
+        [value for _, value in points],
+        color=color,
+        marker=marker if len(points) <= _MOST_MARKERS else "",
+        markersize=4 if line else 6,
+        linewidth=1.8,
+        linestyle=line,
+        label=label,
+        clip_on=False,
+    )
+
+
+def _points(rows: Rows, key: str) -> list[Point]:
     return [(row["epoch"], row[key]) for row in rows if key in row and math.isfinite(row[key])]
 
 
-def _decorate(axes: Axes, rows: Sequence[Mapping[str, float]], title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold")
-    axes.set_xlabel("epoch")
+def _decorate(axes: Axes, rows: Rows, title: str, unit: str) -> None:
+    name_axes(axes, title, "epoch", unit)
     epochs = [row["epoch"] for row in rows]
     axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-    axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(axis="y", color=GRID)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)

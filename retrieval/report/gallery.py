@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image, ImageColor
 
 from retrieval.files import write_bytes
 from retrieval.report.colors import RIGHT, UNKNOWN, WRONG
@@ -23,6 +24,8 @@ _TILE, _SPACE, _GAP, _MARGIN = 96, 12, 34, 16
 _HEADER, _CAPTION = 26, 40
 _DPI = 150
 _MOST_ROWS = 100  # a picture has at most 2^16 pixels a side
+_MOST_BYTES = 120_000  # of a row: less than 1 MB for 8 rows
+_COLORS = (256, 128, 64, 16)  # numbers of colours of a smaller file; 16 keep 8 neighbours of noise below the limit
 
 _FAMILY = "DejaVu Sans"  # comes with matplotlib: the same picture on every machine
 _FRAMES = {True: (RIGHT, "solid", "✓ "), False: (WRONG, (0, (2.5, 1.2)), "✗ "), None: (UNKNOWN, "solid", "")}
@@ -69,8 +72,9 @@ def draw_gallery(rows: Sequence[GalleryRow], *, title: str = "", columns: int = 
     """Draws each query, and to the right of it its neighbours with their scores, as a PNG.
 
     Neighbours of the query's class have a green frame and a tick, others a dashed red one and a cross; where it is not known the
-    frame is grey. An image that cannot be read is a grey tile with the word "missing". Labels are shortened to fit, and
-    characters that the font lacks become "\N{REPLACEMENT CHARACTER}".
+    frame is grey. An image that cannot be read is a grey tile with the word "missing"; a query without neighbours has the words "no
+    similar image" beside it. Labels are shortened to fit, and characters that the font lacks become "\N{REPLACEMENT CHARACTER}".
+    A picture of up to 8 rows of 8 neighbours has less than 1 MB: it is drawn in fewer colours where it needs to be.
 
     Args:
         rows: one per query; after the first 100 the picture ends, and says so.
@@ -102,8 +106,37 @@ def draw_gallery(rows: Sequence[GalleryRow], *, title: str = "", columns: int = 
         _draw_row(axes, top, row, columns)
         top += _TILE + _CAPTION
     _write(axes, _MARGIN, top, footer, size=7.5, limit=width - 2 * _MARGIN, color="0.35")
+    return _encode(figure, len(shown) * _MOST_BYTES)
+
+
+def _encode(figure: Figure, most_bytes: int) -> bytes:
+    """The figure as a PNG: in all its colours, or in as many as `most_bytes` have room for."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    content = _to_png(picture)
+    for colors in _COLORS:
+        if len(content) <= most_bytes:
+            break
+        content = _to_png(_in_colors(picture, colors))
+    return content
+
+
+def _in_colors(picture: Image.Image, count: int) -> Image.Image:
+    """The picture in `count` colours; those of the ground, the frames and the text stay as they are."""
+    kept = [ImageColor.getrgb(color) for color in ("white", "black", RIGHT, WRONG, UNKNOWN)]
+    found = picture.quantize(count - len(kept))
+    pixels, indices = np.asarray(picture), np.asarray(found) + np.uint8(len(kept))
+    for index, color in enumerate(kept):
+        indices[(pixels == color).all(axis=2)] = index
+    result = Image.fromarray(indices, "P")
+    result.putpalette([value for color in kept for value in color] + (found.getpalette() or []))
+    return result
+
+
+def _to_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    picture.save(buffer, "PNG", optimize=True, dpi=(_DPI, _DPI))
     return buffer.getvalue()
 
 
@@ -117,7 +150,6 @@ def _footer(num_rows: int, verdicts: set[bool | None]) -> str:
 def _canvas(width: int, height: int) -> tuple[Figure, Axes]:
     """A figure and axes that fill it, with the origin at its upper left and hundredths of an inch as unit."""
     figure = Figure(figsize=(width / 100, height / 100), dpi=_DPI)
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     axes.set_axis_off()
     return figure, axes
@@ -134,6 +166,9 @@ def _draw_row(axes: Axes, top: int, row: GalleryRow, columns: int) -> None:
     _write(
         axes, _MARGIN + _TILE / 2, top + _TILE + 8, row.query_label, size=6.5, limit=_TILE, ha="center", weight="bold"
     )
+    if not row.neighbours:
+        left, middle = _MARGIN + _left_of(0), top + _TILE / 2 - 6
+        _write(axes, left, middle, "no similar image", size=8, limit=_TILE + _GAP, color="0.25")
     for column, neighbour in enumerate(row.neighbours[:columns]):
         left = _MARGIN + _left_of(column)
         color, line, mark = _FRAMES[neighbour.correct]
@@ -148,7 +183,7 @@ def _draw_row(axes: Axes, top: int, row: GalleryRow, columns: int) -> None:
             size=7.5,
             limit=_TILE,
             ha="center",
-            color=color,
+            color="0.25" if neighbour.correct is None else color,
             weight="bold",
         )
         _write(

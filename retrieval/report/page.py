@@ -1,181 +1,53 @@
-"""The report on a set of embeddings: one page that needs nothing else, and its pictures as PNGs."""
+"""Web pages in one design that need nothing else: the templates, and the tiles that show images."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from PIL import Image
+from markupsafe import Markup, escape
 
-from retrieval import evaluation
-from retrieval.report.analysis import Analysis, Images, draw_scores
-from retrieval.report.charts import (
-    chart_classes,
-    chart_ranks,
-    chart_recall,
-    chart_scores,
-    charts_training,
-)
-from retrieval.report.embedding_map import MOST_IMAGES, PICTURE, choose_for_map, draw_map, project
-from retrieval.report.gallery import GalleryRow, Neighbour, draw_gallery
-from retrieval.report.thumbnail import data_uri, read_thumbnail
+from retrieval.report.thumbnail import data_uri, read_picture
 
-# Says that a page was made here, and so may be replaced.
-MARK = '<meta name="generator" content="retrieval report">'
-
-_QUERIES, _NEIGHBOURS = 8, 8
-_CLASSES, _EXAMPLES = 15, 3
-_PAIRS = 15
-_SIDE = 112  # pixels of a small picture
-_LARGEST_FILE = 2**26  # bytes, of those that are compared
-_TITLES = {"random": "Random queries", "worst": "The worst queries", "confused": "The most confused queries"}
+_SIDE = 256  # pixels of a picture, which a click enlarges
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What a report says besides what can be computed.
+class Tile:
+    """An image on a page.
 
     Args:
-        title: its heading.
-        lines: names and values.
-        results: of a run: figures on the test classes by what was measured.
-        rows: of a run: "epoch", "loss" and figures of every epoch.
+        uri: The picture; None where there is none.
+        kind: "query"; or "right", "wrong" or "unknown" by the class of a neighbour.
+        name: The name of its class, or of the query.
+        path: Its path.
+        score: The score of a neighbour.
     """
 
-    title: str
-    lines: Mapping[str, Any] = field(default_factory=dict)
-    results: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    rows: Sequence[Mapping[str, float]] = ()
+    uri: str | None
+    kind: str
+    name: str
+    path: str
+    score: float | None = None
 
 
-@dataclass(frozen=True)
-class Report:
-    """A page, its pictures by file name, and the files that could not be read as images."""
-
-    html: str
-    pictures: dict[str, bytes]
-    unreadable: list[str]
+def picture_uri(source: Path | bytes) -> str | None:
+    """A small picture of an image as an address that holds it; None where it cannot be read."""
+    picture = read_picture(source, _SIDE)
+    return None if picture is None else data_uri(picture)
 
 
-def make_report(analysis: Analysis, facts: Facts, *, seed: int = 0) -> Report:
-    """Makes the page and the pictures.
+def render(template: str, **values: Any) -> str:
+    """The page of a template.
 
     Args:
-        analysis: what `analyse` found.
-        facts: what else to say.
-        seed: of everything that is sampled at random.
+        template: The file name of the template.
+        values: What it names. `has_pictures` tells whether tiles keep a place for a picture.
     """
-    generator = np.random.default_rng(seed)
-    album = _Album(analysis)
-    ranking = analysis.ranking
-    positive, negative = draw_scores(analysis.queries, analysis.gallery, generator)
-    charts = {
-        "training": charts_training(facts.rows) if facts.rows else [],
-        "ranks": [chart_recall(ranking.first_rank), chart_ranks(ranking.first_rank)],
-        "classes": [chart_classes(analysis.classes.values["recall@1"])],
-        "scores": [chart_scores(positive, negative)] if len(positive) and len(negative) else [],
-    }
-    picked = {
-        "random": analysis.drawn(_QUERIES, generator),
-        "worst": analysis.worst(_QUERIES),
-        "confused": analysis.most_confused(_QUERIES),
-    }
-    map_picture, map_facts = _map(analysis, album, generator, seed)
-    mistakes = analysis.mistakes(_PAIRS)
-    html = _template().render(
-        mark=Markup(MARK),
-        facts=facts,
-        created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        analysis=analysis,
-        figures=_figures(analysis, seed),
-        results=_results(facts.results),
-        charts={name: [(Markup(chart.svg()), chart.description) for chart in group] for name, group in charts.items()},
-        galleries={name: [album.row(row) for row in rows] for name, rows in picked.items()},
-        classes=_worst_classes(analysis, album),
-        num_classes=len(analysis.classes.labels),
-        mistakes=[
-            {
-                "query": album.query(m.query),
-                "neighbour": album.neighbour(m.neighbour, m.score),
-                "count": m.count,
-                "of": m.of,
-            }
-            for m in mistakes
-        ],
-        num_wrong=int((ranking.values["recall@1"] == 0).sum()),
-        medians=[float(np.median(scores)) for scores in (positive, negative) if len(scores)],
-        ordered=_ordered(positive, negative),
-        map=map_facts | {"uri": data_uri(map_picture), "count": len(analysis.queries.labels)},
-        duplicates=[
-            {
-                "query": album.query(pair.query),
-                "neighbour": album.neighbour(pair.neighbour, pair.score),
-                "same": _same_content(analysis, pair.query, pair.neighbour),
-            }
-            for pair in analysis.near_duplicates(_PAIRS)
-        ],
-        album=album,
-    )
-    pictures = {f"{chart.name}.png": chart.png() for group in charts.values() for chart in group}
-    pictures["map.png"] = _png_on_white(map_picture)
-    return Report(html, pictures | _gallery_pictures(analysis, picked), sorted(album.unreadable))
-
-
-class _Album:
-    """Small pictures of the images and what is written below them; counts those that cannot be read."""
-
-    def __init__(self, analysis: Analysis) -> None:
-        self.analysis = analysis
-        self.unreadable: set[str] = set()
-        self.num_read = 0
-        self.uris: dict[tuple[int, int], str | None] = {}
-
-    def query(self, position: int) -> dict[str, Any]:
-        """The tile of a query."""
-        return self._tile(self.analysis.queries, position)
-
-    def neighbour(self, position: int, score: float, *, right: bool = False) -> dict[str, Any]:
-        """The tile of an image of the gallery."""
-        return self._tile(self.analysis.gallery, position) | {"score": score, "right": right}
-
-    def row(self, row: int) -> dict[str, Any]:
-        """A query that was asked, and its neighbours."""
-        analysis = self.analysis
-        found = zip(analysis.neighbours[row], analysis.scores[row], analysis.right[row], strict=True)
-        return {
-            "query": self.query(int(analysis.asked[row])),
-            "rank": int(analysis.ranking.first_rank[np.searchsorted(analysis.ranking.queries, row)]),
-            "neighbours": [
-                self.neighbour(int(position), float(score), right=bool(right))
-                for position, score, right in list(found)[:_NEIGHBOURS]
-                if position >= 0
-            ],
-        }
-
-    def read(self, images: Images, position: int, side: int) -> Image.Image | None:
-        """The small picture of an image."""
-        self.num_read += 1
-        picture = read_thumbnail(images.source(position), side)
-        if picture is None:
-            self.unreadable.add(images.paths[position])
-        return picture
-
-    def _tile(self, images: Images, position: int) -> dict[str, Any]:
-        key = (id(images), position)
-        if key not in self.uris:
-            picture = self.read(images, position, _SIDE)
-            self.uris[key] = None if picture is None else data_uri(picture)
-        return {"uri": self.uris[key], "name": images.class_names[position], "path": images.paths[position]}
-
-
-def _template() -> Any:
     environment = Environment(
         loader=PackageLoader("retrieval.report", "templates"),
         autoescape=True,
@@ -183,129 +55,27 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda value, digits=1: f"{100 * value:.{digits}f}"
-    return environment.get_template("report.html")
+    environment.filters |= {"percent": _percent, "shown": _shown, "plural": _plural, "breakable": _breakable}
+    return environment.get_template(template).render(values)
 
 
-def _figures(analysis: Analysis, seed: int) -> list[dict[str, Any]]:
-    """Name, value and ends of the interval of every figure, over queries and over classes."""
-    figures = evaluation.figures(analysis.ranking, macro=True, interval_seed=seed)
-    return [
-        {
-            "name": name,
-            "value": figures[name],
-            "low": low,
-            "high": figures[f"{name} high"],
-            "macro": figures[f"macro {name}"],
-        }
-        for name in figures
-        if (low := figures.get(f"{name} low")) is not None
-    ]
+def _shown(value: Any) -> str:
+    """A value as pages write it: times in UTC, and numbers in groups of three digits."""
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _results(results: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-    """The figures of a run as a table: those that every row has."""
-    names = [
-        name
-        for name in next(iter(results.values()), {})
-        if name.startswith("recall@") or name in ("map@r", "r_precision")
-        if all(name in figures for figures in results.values())
-    ]
-    return {"names": names, "rows": {what: [figures[name] for name in names] for what, figures in results.items()}}
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}"
 
 
-def _worst_classes(analysis: Analysis, album: _Album) -> list[dict[str, Any]]:
-    """The classes of lowest recall@1, of equal ones those of lowest MAP@R."""
-    classes, ranking = analysis.classes, analysis.ranking
-    recall, precision = classes.values["recall@1"], classes.values["map@r"]
-    taken_for = {
-        int(analysis.queries.labels[m.query]): m for m in reversed(analysis.mistakes(len(ranking.queries)))
-    }  # reversed: the most frequent stays
-    found = []
-    for i in np.lexsort((precision, recall))[:_CLASSES]:
-        label = int(classes.labels[i])
-        rows = ranking.queries[ranking.labels == label]
-        mistake = taken_for.get(label)
-        found.append(
-            {
-                "examples": [album.query(int(analysis.asked[row])) for row in rows[:_EXAMPLES]],
-                "name": analysis.queries.class_names[analysis.asked[rows[0]]],
-                "queries": int(classes.queries[i]),
-                "recall": float(recall[i]),
-                "map": float(precision[i]),
-                "taken_for": mistake and analysis.gallery.class_names[mistake.neighbour],
-                "count": mistake and mistake.count,
-            }
-        )
-    return found
+def _plural(count: int, one: str, many: str = "") -> str:
+    """The number with its noun."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def _ordered(positive: np.ndarray, negative: np.ndarray) -> float | None:
-    """How often a pair of one class scores above one of two classes."""
-    if not len(positive) or not len(negative):
-        return None
-    return float(np.searchsorted(np.sort(negative), positive).mean() / len(negative))
-
-
-def _map(
-    analysis: Analysis, album: _Album, generator: np.random.Generator, seed: int
-) -> tuple[Image.Image, dict[str, Any]]:
-    """The picture of the map, and its method and number of images."""
-    queries = analysis.queries
-    chosen = choose_for_map(queries.labels, generator)
-    places, method = project(queries.vectors[chosen], seed=seed)
-    verdicts = np.full(len(queries.labels), -1)
-    rows = analysis.ranking.queries
-    verdicts[analysis.asked[rows]] = analysis.right[rows, 0]
-    picture = draw_map(
-        places, verdicts[chosen] == 1, verdicts[chosen] >= 0, lambda i: album.read(queries, int(chosen[i]), PICTURE)
-    )
-    return picture, {"method": method, "shown": len(chosen), "most": MOST_IMAGES}
-
-
-def _same_content(analysis: Analysis, query: int, neighbour: int) -> bool:
-    """Whether two images are one file's content."""
-    contents = [_content(analysis.queries.source(query)), _content(analysis.gallery.source(neighbour))]
-    return contents[0] is not None and contents[0] == contents[1]
-
-
-def _content(source: Path | bytes) -> bytes | None:
-    """What a file holds; None where it cannot be read, or is larger than images are."""
-    if isinstance(source, bytes):
-        return source
-    try:
-        return source.read_bytes() if source.is_file() and source.stat().st_size <= _LARGEST_FILE else None
-    except (OSError, ValueError):
-        return None
-
-
-def _png_on_white(picture: Image.Image) -> bytes:
-    white = Image.new("RGBA", picture.size, "white")
-    white.alpha_composite(picture)
-    buffer = io.BytesIO()
-    white.convert("RGB").save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _gallery_pictures(analysis: Analysis, picked: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """The galleries as PNGs, by file name."""
-    queries, gallery = analysis.queries, analysis.gallery
-    pictures = {}
-    for name, rows in picked.items():
-        drawn = [
-            GalleryRow(
-                queries.source(query := int(analysis.asked[row])),
-                queries.class_names[query],
-                tuple(
-                    Neighbour(gallery.source(int(i)), gallery.class_names[i], float(score), bool(right))
-                    for i, score, right in zip(
-                        analysis.neighbours[row], analysis.scores[row], analysis.right[row], strict=True
-                    )
-                    if i >= 0
-                ),
-            )
-            for row in rows
-        ]
-        if drawn:
-            pictures[f"{name}.png"] = draw_gallery(drawn, title=_TITLES[name], columns=_NEIGHBOURS)
-    return pictures
+def _breakable(name: str, most: int = 80) -> Markup:
+    """A name, shortened, that may be broken after its separators."""
+    shortened = name if len(name) <= most else name[: most - 1] + "…"
+    return Markup("<wbr>").join(escape(part) for part in re.split(r"(?<=[_/\\-])", shortened))

@@ -22,8 +22,8 @@ _UNREADABLE = (
 )
 
 
-def read_thumbnail(source: Path | bytes, side: int) -> Image.Image | None:
-    """The whole image in the middle of a white square of `side` pixels, RGB; None where it cannot be read.
+def read_picture(source: Path | bytes, side: int) -> Image.Image | None:
+    """The whole image on white, RGB, no side longer than `side` pixels and none enlarged; None where it cannot be read.
 
     Takes a file, or what it holds. A preview, not the network's input: 16-bit and floating-point images are scaled by their own
     largest value.
@@ -40,19 +40,25 @@ def read_thumbnail(source: Path | bytes, side: int) -> Image.Image | None:
                 image = _to_8_bits(ImageOps.exif_transpose(file))
     except _UNREADABLE:
         return None
-    image = ImageOps.contain(image, (side, side), Image.Resampling.BICUBIC)
-    tile = Image.new("RGBA", (side, side), "white")
-    tile.alpha_composite(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return tile.convert("RGB")
+    image.thumbnail((side, side), Image.Resampling.BICUBIC)
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    return white.convert("RGB")
+
+
+def read_thumbnail(source: Path | bytes, side: int) -> Image.Image | None:
+    """The image of `read_picture` in the middle of a white square of `side` pixels, which it fills in one direction."""
+    image = read_picture(source, side)
+    return None if image is None else ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color="white")
 
 
 def data_uri(image: Image.Image) -> str:
-    """The image as an address that holds it: JPEG, or PNG where that is smaller, as of drawings; WebP where it shows through."""
-    encoded = {"png": _encode(image, "PNG", optimize=True)}
-    if image.mode == "RGB":
+    """The image as an address that holds it: WebP, or PNG where that is smaller, as of drawings; JPEG without a WebP encoder."""
+    encoded = {"png": _encode(image, "PNG")}
+    if features.check("webp"):
+        encoded["webp"] = _encode(image, "WEBP", quality=75)
+    elif image.mode == "RGB":
         encoded["jpeg"] = _encode(image, "JPEG", quality=78)
-    elif features.check("webp"):
-        encoded["webp"] = _encode(image, "WEBP", quality=80)
     kind = min(encoded, key=lambda name: len(encoded[name]))
     return f"data:image/{kind};base64,{base64.b64encode(encoded[kind]).decode()}"
 

@@ -95,7 +95,7 @@ def test_a_dry_run_prints_the_summary_and_writes_nothing(here, capsys, caplog):
     assert [line.split()[0] for line in lines[4:]] == ["network", "device", "pixels", "steps", "batch", "loss", "run"]
     assert "batch      16 images = 4 classes x 4" in lines
     assert "steps      1 = 1 epochs x 1" in lines
-    assert "batch.size: 16 instead of 128, which the classes cannot fill" in caplog.messages
+    assert "batch.size: 16 instead of 64, which the classes cannot fill" in caplog.messages
     code, out, err = call(capsys, "train", "my_photos", "--dry-run", "--json", "--quiet", *QUICK)
     assert (code, err) == (0, "")
     assert json.loads(out)["splits"]["train"]["class_size"] == [7, 7.0, 7]

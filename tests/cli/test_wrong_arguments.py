@@ -275,7 +275,13 @@ def test_a_configuration_without_config_is_pointed_out(capsys):
     words = "'cub200': expected a folder of images, a .csv list, or KEY=VALUE; or do you mean --config cub200?"
     refused(capsys, 2, words, "train", "cub200")
     refused(capsys, 2, "'cub': expected a folder of images, a .csv list, or KEY=VALUE", "train", "cub")
-    refused(capsys, 2, "command line: unknown key 'los.projection'; did you mean loss.projection?", "train", "los.projection=std")
+    refused(
+        capsys,
+        2,
+        "command line: unknown key 'los.projection'; did you mean loss.projection?",
+        "train",
+        "los.projection=std",
+    )
     refused(capsys, 2, "command line: unknown key 'loss.projektion'", "train", "loss.projektion=std", "seed=3")
 
 

@@ -38,6 +38,7 @@ def test_epochs_auto_is_a_number_by_the_number_of_training_images():
 )
 def test_a_batch_is_lowered_to_what_the_classes_fill_with_a_line_that_names_the_key(sizes, words, size, caplog):
     caplog.set_level("INFO", logger="retrieval")
+    words = ["batch.size=128", *words]
     config = fitted(sizes, *words)
     assert config.batch.size == size
     lowered = load("photos", words).batch.size != size

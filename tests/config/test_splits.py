@@ -61,7 +61,7 @@ def messages(caplog) -> str:
 
 
 def test_where_other_classes_are_tested_classes_are_held_out():
-    splits = read_splits(own(), image_set([6] * 40))
+    splits = read_splits(own("data.validation_share=0.1"), image_set([6] * 40))
     assert {name: images.num_classes for name, images in splits.items()} == {"train": 18, "test": 20, "validation": 2}
     assert not set(splits["train"].class_names) & set(splits["validation"].class_names)
 

@@ -79,6 +79,6 @@ def test_another_data_set_drops_the_options_of_the_configurations_own(caplog):
     assert load("cub200_small").data.options
     config = load("cub200_small", ["data.name=folder", "data.root=photos"])
     assert config.data.options == {}
-    assert caplog.messages == ["data.name=folder: the options of the configuration's own data set are left out"]
+    assert caplog.messages == ["data.name=folder: the configuration's own data.options are left out"]
     assert load("cub200_small", ["data.name=folder", "data.options.test_share=0.3"]).data.options == {"test_share": 0.3}
     assert load("cub200_small", ["data.name=cub200"]).data.options == load("cub200_small").data.options

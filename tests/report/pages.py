@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from retrieval.report import Facts, Images, Report, analyse, make_report
+from retrieval.report import Facts, GalleryRow, Images, Neighbour, Report, analyse, make_report, write_search_page
 
 NAMES = (
     '<script>alert("x")</script>',
@@ -37,6 +37,29 @@ def hostile_images(root: Path, *, of_each: int = 5) -> Images:
     (root / paths[1]).write_bytes(b"\x89PNG no more")
     (root / paths[2]).unlink()
     return Images(vectors.astype(np.float32), labels, [NAMES[label] for label in labels], paths, root)
+
+
+def vectors_alone(*, of_each: int = 5) -> Images:
+    """Vectors of six classes, confusable, without any picture."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat(np.arange(6), of_each)
+    vectors = generator.normal(size=(6, 12))[labels] + generator.normal(size=(len(labels), 12))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = [f"class {label}" for label in labels]
+    ids = list(map(str, range(len(labels))))
+    return Images(vectors.astype(np.float32), labels, names, ids, Path("gone"), has_pictures=False)
+
+
+def hostile_search_page(root: Path) -> Path:
+    """The page of a search: a query with two neighbours, one of which is missing, and a query without any."""
+    Image.new("RGB", (300, 200), (200, 30, 30)).save(root / "red.png")
+    found = (
+        Neighbour(root / "red.png", NAMES[0], 0.875, None, name="a/b.png"),
+        Neighbour(root / "gone", NAMES[1], 0.5, None),
+    )
+    rows = [GalleryRow(root / "red.png", f"{root}/{NAMES[2]}", found), GalleryRow(root / "red.png", "other.png", ())]
+    write_search_page(rows, root / "found.html", title="Neighbours <of> all", lines={"images": 12345})
+    return root / "found.html"
 
 
 def hostile_report(root: Path) -> Report:

@@ -96,6 +96,34 @@ def test_a_picture_ends_after_a_hundred_rows(tmp_path, image):
     assert 0 < longer.shape[0] - first.shape[0] < 50  # room for the line that says so
 
 
+def test_a_query_without_neighbours_is_said_to_have_no_similar_image(tmp_path, image):
+    empty = gallery(
+        tmp_path / "out.png", [GalleryRow(image, "a", ()), GalleryRow(image, "a", (Neighbour(image, "b", 1, None),))]
+    )
+    beside = empty[60:240, 200:]  # of the first row
+    assert (beside < 128).any()
+
+
+@pytest.mark.parametrize("content", ["noise", "photographs", "flat"])
+def test_a_picture_of_eight_rows_has_less_than_1_mb_whatever_the_images(tmp_path, content):
+    generator = np.random.default_rng(0)
+    for i in range(9):
+        pixels = generator.integers(0, 256, (144, 144, 3), dtype=np.uint8)
+        picture = Image.fromarray(pixels if content == "noise" else np.full_like(pixels, 25 * i))
+        if content == "photographs":  # smooth, with grain
+            picture = Image.blend(
+                Image.radial_gradient("L").resize((144, 144)).convert("RGB"), Image.fromarray(pixels), 0.2
+            )
+        picture.save(tmp_path / f"{i}.png")
+    neighbours = tuple(Neighbour(tmp_path / f"{i}.png", "a class", 0.5, i % 2 == 0) for i in range(8))
+    rows = [GalleryRow(tmp_path / "8.png", "a class", neighbours)] * 8
+    pixels = gallery(tmp_path / "gallery.png", rows, title="Neighbours", columns=8)
+    assert (tmp_path / "gallery.png").stat().st_size < 1_000_000
+    assert (
+        min(int((np.abs(pixels - color).max(2) <= 40).sum()) for color in (GREEN, VERMILLION)) > 5000
+    )  # the frames stay
+
+
 def test_nothing_to_draw_is_refused(tmp_path, image):
     with pytest.raises(ValueError, match="no rows"):
         plot_gallery([], tmp_path / "out.png")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.report.thumbnail import data_uri, read_thumbnail
+from retrieval.report.thumbnail import data_uri, read_picture, read_thumbnail
 
 
 def decoded(uri: str) -> Image.Image:
     head, content = uri.split(",")
-    assert head in ("data:image/png;base64", "data:image/jpeg;base64", "data:image/webp;base64")
+    assert head in ("data:image/png;base64", "data:image/webp;base64")
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
@@ -39,12 +39,20 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     assert read_thumbnail(tmp_path / "pipe.png", 40) is None
 
 
+def test_a_picture_keeps_its_shape_and_is_never_enlarged(tmp_path):
+    Image.new("RGB", (800, 200), (255, 0, 0)).save(tmp_path / "large.png")
+    Image.new("RGB", (30, 20), (255, 0, 0)).save(tmp_path / "small.png")
+    assert read_picture(tmp_path / "large.png", 256).size == (256, 64)
+    assert read_picture(tmp_path / "small.png", 256).size == (30, 20)
+    assert read_picture(tmp_path / "gone.png", 256) is None
+
+
 def test_an_address_holds_the_picture_in_its_smallest_form():
     flat = Image.new("RGB", (40, 40), (0, 0, 255))
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-    assert decoded(data_uri(flat)).format == "PNG"
-    assert decoded(data_uri(noise)).format == "JPEG"
+    assert decoded(data_uri(noise)).format == "WEBP"
     assert decoded(data_uri(noise)).size == (64, 64)
+    assert len(data_uri(flat)) < 300
 
 
 def test_what_shows_through_goes_on_doing_so():

@@ -17,7 +17,9 @@ def summarize(*words: str, sizes: tuple[int, ...] = (4, 5, 1200)):
     splits = {"train": image_set(list(sizes)), "query": image_set([1]), "gallery": image_set([2])}
     network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False))
     network[1].requires_grad_(False)
-    return summarize_training(load("photos", words), splits, network, torch.device("cpu"), steps_per_epoch=9)
+    return summarize_training(
+        load("photos", ["training.epochs=8", *words]), splits, network, torch.device("cpu"), steps_per_epoch=9
+    )
 
 
 def test_the_summary_has_images_classes_sizes_and_role_of_every_split():
