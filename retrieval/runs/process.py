@@ -252,6 +252,7 @@ class _Process:
                 self.callbacks.evaluation(self.run, split, figures)
         log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.num_epochs, loss, describe(row))
         self.keep(row)
+        self.callbacks.epoch(self.run, epoch, row)
 
     def keep(self, row: Figures) -> None:
         """Adds a row, and keeps the weights if they are the best on the validation images so far."""
@@ -261,7 +262,6 @@ class _Process:
             if self.record.improved("validation"):
                 best = {"model": self.trainer.evaluated.state_dict(), "step": self.trainer.step}
                 save_checkpoint(self.folder.best, best)
-        self.callbacks.epoch(self.run, int(row["epoch"]), row)
 
     def has_no_patience_left(self) -> bool:
         """Whether the validation figures have not improved for too many evaluations."""

@@ -119,7 +119,7 @@ class TestBadInput:
         assert "Traceback" not in err
 
     def test_a_missing_or_empty_data_folder(self, capsys, tmp_path):
-        self.expect(capsys, 1, str(tmp_path / "none"), *arguments(tmp_path / "none", tmp_path / "run"))
+        self.expect(capsys, 2, str(tmp_path / "none"), *arguments(tmp_path / "none", tmp_path / "run"))
         (tmp_path / "empty").mkdir()
         self.expect(capsys, 1, str(tmp_path / "empty"), *arguments(tmp_path / "empty", tmp_path / "run"))
         assert not (tmp_path / "run").exists()
@@ -166,9 +166,6 @@ class TestBadInput:
         self.expect(capsys, 2, "device", *arguments(images, out, "device=tpu9"))
         self.expect(capsys, 2, "did you mean test_share", *arguments(images, out, "data.options={test_shar: 0.5}"))
         assert not out.exists()
-
-    def test_a_batch_that_the_classes_cannot_fill(self, capsys, images, tmp_path):
-        self.expect(capsys, 2, "batch", *arguments(images, tmp_path / "run", "batch.size=128"))
 
     def test_a_run_folder_in_use(self, capsys, images, run):
         before = (run / "results.json").read_bytes()

@@ -120,7 +120,7 @@ def test_a_run_with_own_code_everywhere_trains_and_calls_it(run, here):
     assert log == Path("second.txt").read_text().splitlines()
     assert "['validation recall@1']" in log[0]
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
-    assert [line.split()[1] for line in log] == [str(row["loss"]) for row in rows]
+    assert [line.split()[1] for line in log] == [str(row["loss"]) for row in rows[1:]]  # after that of the start
     config = Path("run/config.yaml").read_text()
     for name in (
         "my_data.py:read",
@@ -144,13 +144,13 @@ def test_options_reach_own_code(run):
 def test_the_run_is_indexed_measured_and_searched_from_the_same_folder(run, images, capsys, tmp_path):
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
-    code, _, err = call(capsys, "index", run, "--out", str(tmp_path / "index"))
+    code, _, err = call(capsys, "index", run, "--split", "test", "--out", str(tmp_path / "index"))
     assert code == 0, err
     assert {"model.onnx", "model.json"} < {path.name for path in (tmp_path / "index").iterdir()}
     assert not (tmp_path / "index" / "model.safetensors").exists()
     code, out, err = call(capsys, "recall", str(tmp_path / "index"), "--json")
     assert code == 0, err
-    assert json.loads(out) == json.loads(Path("run/results.json").read_text())["last"]
+    assert json.loads(out) == json.loads(Path("run/results.json").read_text())["best by validation"]
     query = images / "test" / "class 09" / "3.png"
     code, out, err = call(capsys, "search", str(tmp_path / "index"), str(query), "--k", "3", "--json")
     assert code == 0, err
@@ -162,7 +162,7 @@ def test_the_run_is_indexed_measured_and_searched_from_the_same_folder(run, imag
 def test_its_index_needs_no_code_of_the_run_and_embeds_as_the_run_does(run, images, capsys, tmp_path, monkeypatch):
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
-    assert call(capsys, "index", run, "--out", str(tmp_path / "index"))[0] == 0
+    assert call(capsys, "index", run, "--split", "test", "--out", str(tmp_path / "index"))[0] == 0
     photos = str(images / "test" / "class 08")
     assert call(capsys, "embed", run, photos, "--out", str(tmp_path / "by run"))[0] == 0
     monkeypatch.chdir(tmp_path)

@@ -336,7 +336,7 @@ def test_callbacks_are_called_in_the_order_of_the_work_with_the_figures_of_the_r
     run = train_own(tmp_path / "run", callbacks=[recorder])
     steps = len([call for call in recorder.calls if call[0] == "step"]) // 2
     epoch = [*[("step",)] * steps, ("evaluation", "validation"), ("epoch",)]
-    expected = [("begin",), ("evaluation", "untrained"), ("epoch", 0), *epoch, *epoch, ("evaluation", "last")]
+    expected = [("begin",), ("evaluation", "untrained"), *epoch, *epoch, ("evaluation", "last")]
     expected += [("evaluation", "best by validation"), ("end",), ("close",)]
     assert [call[: len(want)] for call, want in zip(recorder.calls, expected, strict=True)] == expected
     _, begun, rows = recorder.calls[0]
@@ -345,7 +345,7 @@ def test_callbacks_are_called_in_the_order_of_the_work_with_the_figures_of_the_r
     assert [step for kind, step, *_ in recorder.calls[:-1] if kind == "step"] == list(range(1, 2 * steps + 1))
     figures = [call[2] for call in recorder.calls if call[0] == "step"]
     assert all(set(step) == {"loss", "learning_rate", "images_per_second"} for step in figures)
-    assert [call[2] for call in recorder.calls if call[0] == "epoch"] == run.metrics
+    assert [call[2] for call in recorder.calls if call[0] == "epoch"] == run.metrics[1:]
     for row, part in zip(run.metrics[1:], (figures[:steps], figures[steps:]), strict=True):
         assert row["loss"] == pytest.approx(np.mean([step["loss"] for step in part]))
     evaluations = [(call[1], call[2]) for call in recorder.calls if call[0] == "evaluation"]

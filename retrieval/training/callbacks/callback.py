@@ -37,10 +37,7 @@ class Callback:
         """Is called after every step, with figures such as "loss" and "learning_rate"."""
 
     def epoch(self, run: TrackedRun, epoch: int, figures: dict[str, float]) -> None:
-        """Is called after every epoch, with its row: "epoch", "step", "loss" and measured figures ("validation recall@1").
-
-        Epoch 0 is the network before training; its row has no loss, and is left out if nothing is measured.
-        """
+        """Is called after every epoch, with its row: "epoch", "step", "loss" and measured figures ("validation recall@1")."""
 
     def evaluation(self, run: TrackedRun, split: str, figures: dict[str, float]) -> None:
         """Is called after a measurement.
