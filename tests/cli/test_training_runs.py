@@ -23,6 +23,7 @@ from retrieval.training import RunFolder, Trainer, load_checkpoint
 # All that a run remembers from step to step.
 STATEFUL = [
     "model.ema=0.9",
+    "model.head_init=whiten",
     "loss.memory=24",
     "loss.noise=0.01",
     "training.warmup_epochs=1",
@@ -226,7 +227,7 @@ def test_workers_do_not_change_a_run(images, run, tmp_path):
 def test_two_processes_train_the_model_that_one_would(images, tmp_path):
     # Without noise, which goes by the order of a batch; and not by Adam, which makes much of a gradient that is but rounding.
     words = [*STATEFUL, "loss.noise=0", "model.freeze_batchnorm=statistics", "training.epochs=2", "batch.chunk=4"]
-    words += ["training.optimizer=sgd", "training.learning_rate=0.001", "model.head_init=whiten"]
+    words += ["training.optimizer=sgd", "training.learning_rate=0.001"]
     assert cli.run(arguments(images, tmp_path / "one", *words)) == 0
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, "-m", "retrieval.cli", *arguments(images, tmp_path / "two", *words), "--json"]
