@@ -191,7 +191,7 @@ def _chooses_another(changes: Mapping[str, Any], key: str, section: Any) -> bool
 def _drop_options_of_replaced_parts(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Takes the options of parts that overrides replace out of the values of a file, with a line for each."""
     for key, options in _OPTIONS_OF.items():
-        section = values.get(key.split(".")[0])
+        section = values.get(key.split(".")[0], {})
         if _chooses_another(changes, key, section) and section.pop(options.split(".")[1], None):
             log.info("%s=%s: the configuration's own %s are left out", key, changes[key], options)
 
