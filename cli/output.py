@@ -203,7 +203,8 @@ def neighbours_table(result: Mapping[str, Any]) -> str:
     """A query, and a row for each neighbour. Paths are those of the index, not shortened; class names are shortened."""
     neighbours = result["neighbours"]
     if not neighbours:
-        return f"{paste(result['query'])}\n  no similar image (no score is {result['min_score']:.4f} or more)"
+        reason = f" (no score is {result['min_score']:.4f} or more)" if "min_score" in result else ""
+        return f"{paste(result['query'])}\n  no similar image{reason}"
     names = [_cut(neighbour["class"], _NAME) for neighbour in neighbours]
     width = max(map(len, ("class", *names)))
     lines = [paste(result["query"]), f"  rank   score  {'class':{width}}  path"]

@@ -36,8 +36,10 @@ def fit(config: Config, splits: Mapping[str, ImageSet]) -> Config:
         ConfigError: An option cannot be used with these images.
     """
     changes: dict[str, Any] = {}
+    if config.training.patience and "validation" not in splits:
+        raise ConfigError("training.patience: watches validation images, but there are none; leave it out")
     if config.training.epochs == "auto":
-        changes["training.epochs"] = choose_epochs(len(splits["train"]))
+        changes["training.epochs"] = max(choose_epochs(len(splits["train"])), config.training.warmup_epochs + 1)
     ks = _fitting_ks(config, splits)
     if is_published(config.data.name):
         _refuse_large_ks(config, splits)
@@ -63,8 +65,14 @@ def _fitting_batch(config: Config, images: ImageSet) -> int:
     most = int(np.minimum(sizes[sizes > 1], batch.samples_per_class).sum())
     if most >= batch.size:
         return batch.size
-    unit = int(np.lcm(batch.samples_per_class, distributed.world_size()))
-    return max(most - most % (unit if most >= unit else distributed.world_size()), 4)
+    processes = distributed.world_size()
+    unit = int(np.lcm(batch.samples_per_class, processes))
+    size = most - most % (unit if most >= unit else processes)
+    if size < 4:
+        raise ConfigError(
+            f"batch.size: the classes fill a batch of {size} in {processes} processes, expected 4 or more"
+        )
+    return size
 
 
 def _fitting_ks(config: Config, splits: Mapping[str, ImageSet]) -> list[int]:

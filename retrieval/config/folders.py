@@ -19,7 +19,7 @@ def default_folder(source: str | Path, data: str | Path | None = None, *, resume
         `runs/<name>` of the images, if they are given, or of the configuration; for a `<folder>/config.yaml`, `runs/<folder>`.
     """
     if data is not None:
-        path = Path(data).expanduser().absolute()
+        path = Path(data).expanduser().resolve()
         return Path("runs") / (path.name if path.is_dir() else path.stem)
     file = Path(source)
     if file.name != CONFIG:

@@ -250,7 +250,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _hold_out_what_patience_watches(self) -> Self:
-        if self.training.patience and not (self.data.folds or self.data.validation_share):
+        brings_validation = (
+            self.data.name in ("folder", "csv") or ":" in self.data.name
+        )  # perhaps; it is known when they are read
+        if self.training.patience and not (self.data.folds or self.data.validation_share or brings_validation):
             raise ValueError("training.patience watches validation classes, but data.validation_share holds out none")
         return self
 

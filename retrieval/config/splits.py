@@ -205,17 +205,20 @@ def _hold_out(config: Config, splits: Mapping[str, ImageSet]) -> tuple[ImageSet,
 
 
 def _hold_out_few_classes(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSet, ImageSet | None]:
-    """As `split_classes`, with two classes in each part where the share is less; nothing is held out of fewer than four classes."""
-    if images.num_classes < 4:
-        log.info(
-            "no validation: it needs four or more training classes, there are %d; the last epoch is kept",
-            images.num_classes,
+    """As `split_classes`, from classes with two or more images, and with two classes in each part where the share is less."""
+    candidates = images.select(np.flatnonzero(images.class_sizes()[images.labels] > 1))
+    count = candidates.num_classes
+    if count < 4:
+        message = (
+            "no validation: it needs four training classes of two or more images, there are %d; the last epoch is kept"
         )
+        log.info(message, count)
         return images, None
-    held_out = min(max(2, round(share * images.num_classes)), images.num_classes - 2)
-    if held_out != round(share * images.num_classes):
-        log.info("validation: %d of %d training classes are held out", held_out, images.num_classes)
-    return split_classes(images, held_out / images.num_classes, seed=seed)
+    num_held_out = min(max(2, round(share * count)), count - 2)
+    if num_held_out != round(share * count):
+        log.info("validation: %d of %d training classes are held out", num_held_out, count)
+    _, held_out = split_classes(candidates, num_held_out / count, seed=seed)
+    return images.select(np.flatnonzero(~np.isin(images.paths, held_out.paths))), held_out
 
 
 def _log_lone_classes(splits: Mapping[str, ImageSet]) -> None:

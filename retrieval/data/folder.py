@@ -47,7 +47,7 @@ def read(root: str | Path) -> ImageSet | dict[str, ImageSet]:
     """
     root = Path(root)
     folders, files = _list(root)
-    if not _MARKS & set(folders):
+    if not _MARKS & set(folders) or _is_class(root, folders):
         return _read_classes(root, "")
     try:
         found = check_names(folders, str(root))
@@ -57,6 +57,12 @@ def read(root: str | Path) -> ImageSet | dict[str, ImageSet]:
     _log_left_out(root, [name for name in folders if name not in NAMES], f"folders next to {beside}")
     _log_left_out(root, files, f"files next to {beside}")
     return {split: _read_classes(root, f"{name}/") for name, split in found.items()}
+
+
+def _is_class(root: Path, folders: list[str]) -> bool:
+    """Whether the only folder with the name of a split is a class: its images are not in class folders."""
+    named = [name for name in folders if name in NAMES]
+    return len(named) == 1 and len(folders) > 1 and any(map(_is_image, _list(root / named[0])[1]))
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:

@@ -62,8 +62,10 @@ def arrange(splits: Mapping[str, ImageSet], origin: str) -> dict[str, ImageSet]:
         The splits of a run: "train" and "validation", and "test", or "query" and "gallery".
 
     Raises:
-        DatasetError: No query has an image of its class in the gallery.
+        DatasetError: There are fewer than two training classes, or no query has an image of its class in the gallery.
     """
+    if splits["train"].num_classes < 2:
+        raise DatasetError(f"{origin}: its train has a single class; training needs two or more: add classes")
     arranged = {name: splits[name] for name in ("train", "validation") if name in splits}
     if "test" in splits:
         tested, line = _arrange_test(splits["train"], splits["test"])

@@ -26,6 +26,7 @@ def union(parts: Sequence[ImageSet]) -> ImageSet:
     """
     first = parts[0]
     if any(part._dataset is not first._dataset for part in parts):
+        parts = _without_repeats(parts)
         names = [part.class_names[label] for part in parts for label in part.labels]
         plain = [part.with_transform(None) for part in parts]
         return ImageSet.from_dataset(ConcatDataset(plain), labels=names)
@@ -37,3 +38,14 @@ def union(parts: Sequence[ImageSet]) -> ImageSet:
             class_of.setdefault((below / path).as_posix(), part.class_names[label])
     images = ImageSet.from_pairs(root, class_of.items())
     return images if first.is_on_disk else replace(images, _dataset=first._dataset)
+
+
+def _without_repeats(parts: Sequence[ImageSet]) -> list[ImageSet]:
+    """The sets without the images that an earlier set has."""
+    kept, seen = [], set[tuple[int, str]]()
+    for part in parts:
+        keys = [(id(part._dataset), path) for path in part.paths]
+        new = [position for position, key in enumerate(keys) if key not in seen]
+        kept += [part.select(new)] if new else []
+        seen.update(keys)
+    return kept

@@ -29,7 +29,7 @@ def start_head(head: nn.Linear, features: Tensor, kind: str) -> None:
 
     Args:
         head: The layer from (batch, width) to (batch, dim). Its weights get the variance of a fresh layer, whose learning rate
-            then fits. Rows beyond `width` are 0.
+            then fits. Rows beyond `width` keep a hundredth of their random values.
         features: (n, width) Unit vectors of training images.
         kind: One of `HEAD_STARTS`.
 
@@ -50,7 +50,7 @@ def start_head(head: nn.Linear, features: Tensor, kind: str) -> None:
         rows = rows / shrunk[: len(rows), None] ** 0.125
     rows = rows / (rows.square().mean().sqrt() * math.sqrt(3 * head.in_features))
     with torch.no_grad():
-        head.weight.zero_()
         head.weight[: len(rows)] = rows.to(head.weight)
+        head.weight[len(rows) :] *= 0.01  # rows of zeros would have no gradient
         if head.bias is not None:
             head.bias.zero_()

@@ -137,13 +137,15 @@ class _Process:
         if distributed.is_main():
             fingerprints = {name: images.fingerprint() for name, images in self.splits.items()}
             environment = describe_environment(device=str(self.device), seed=self.config.seed, data=fingerprints)
+            assert self.run.plan is not None
+            environment["plan"] = self.run.plan.to_dict()
             self.folder.create(to_yaml(self.config), environment, overwrite=overwrite)
-        self.callbacks.begin(self.run)
-        for name, figures in self.record.results.items():
-            self.callbacks.evaluation(self.run, name, figures)
         if len(row) > 2:
             self.keep(row)
         self.save()
+        self.callbacks.begin(self.run)
+        for name, figures in self.record.results.items():
+            self.callbacks.evaluation(self.run, name, figures)
 
     def start_head(self) -> None:
         """Starts the head from the features of training images, all processes alike."""

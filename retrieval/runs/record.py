@@ -62,27 +62,32 @@ def result_name(what: str, split: str) -> str:
 
 
 def below_frozen_features(results: Mapping[str, Figures], best: Figures | None) -> str | None:
-    """A line that says that the last epoch is below the frozen features, and what to do; None if it is not.
+    """A line that says that the model or the last epoch is below the frozen features, and what to do; None if neither is.
 
     Args:
         results: The results of a run; see `Record`.
-        best: The row of the best epoch, whose weights are handed over.
+        best: The row of the best epoch, whose weights are handed over. None: those of the last epoch are.
     """
     split = "test" if "last" in results else "validation"
     frozen, last = (results.get(result_name(what, split)) for what in ("frozen features", "last"))
     if not frozen or not last:
         return None
-    below = [
-        f"{title} {100 * last[name]:.2f} against {100 * frozen[name]:.2f}"
-        for name, title in (("recall@1", "recall@1"), ("map@r", "MAP@R"))
-        if last[name] < frozen[name]
-    ]
-    if not below:
+    model = results.get(result_name("best by validation", split), last)
+    name = "the last epoch" if best is None else f"epoch {best['epoch']:g}" if best["epoch"] else "the start, untrained"
+    where = f"below the frozen features on the {split} images"
+    if below := _below(model, frozen):
+        line = f"the model of this run, {name}, is {where} ({below})"
+    elif below := _below(last, frozen):
+        line = f"the last epoch is {where} ({below}). The model of this run is {name}"
+    else:
         return None
-    handed_over = (
-        "the last epoch" if best is None else f"epoch {best['epoch']:g}" if best["epoch"] else "the start, untrained"
-    )
-    return (
-        f"the last epoch is below the frozen features on the {split} images ({', '.join(below)}). The model of this run is "
-        f"{handed_over}. Lower training.learning_rate or training.epochs, set model.freeze_batchnorm to statistics, or add images"
+    return f"{line}. Lower training.learning_rate or training.epochs, set model.freeze_batchnorm to statistics, or add images"
+
+
+def _below(figures: Figures, frozen: Figures) -> str:
+    """The figures that are below those of the frozen features, in percent."""
+    return ", ".join(
+        f"{title} {100 * figures[name]:.2f} against {100 * frozen[name]:.2f}"
+        for name, title in (("recall@1", "recall@1"), ("map@r", "MAP@R"))
+        if figures[name] < frozen[name]
     )

@@ -105,11 +105,11 @@ class Run:
 
     @property
     def results(self) -> dict[str, Figures]:
-        """Figures of the test classes by what was measured.
+        """Figures of the test images by what was measured. Names that end in " (validation)" are of the validation images.
 
         "frozen features" are those of a pretrained backbone without a head, "untrained" those of the model before training, "last"
-        those of the last epoch, "best by validation" those of the epoch that is best on the held-out training classes. "best on
-        test" was chosen by the test figures themselves and is therefore too good; it is measured only if
+        those of the last epoch, "best by validation" those of the epoch that is best on the validation images, which `model` and
+        `index` take. "best on test" was chosen by the test figures themselves and is therefore too good; it is measured only if
         `evaluation.test_every` is set. Empty as long as the run is not finished.
         """
         return self._parse(self.folder.results, lambda text: json.loads(text or "{}"))

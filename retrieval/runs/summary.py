@@ -78,12 +78,10 @@ def summarize_training(
         steps_per_epoch: The number of batches of an epoch.
     """
     model, image, training, processes = config.model, config.image, config.training, distributed.world_size()
-    parameters = list(network.parameters())
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    frozen = sum(parameter.numel() for parameter in parameters) - trained
+    parameters = sum(parameter.numel() for parameter in network.parameters())
     steps = training.num_epochs * steps_per_epoch
     facts = {
-        "network": f"{model.backbone}, {trained:,} parameters" + (f" ({frozen:,} more are frozen)" if frozen else ""),
+        "network": f"{model.backbone}, {parameters:,} parameters",
         "device": f"{device}" + (f", {processes} processes" if processes > 1 else ""),
         "pixels": f"{image.size} of {image.resize}, augmentation {image.augmentation}",
         "steps": f"{steps:,} = {training.num_epochs} epochs x {steps_per_epoch:,}",

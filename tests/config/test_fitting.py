@@ -68,10 +68,14 @@ def test_a_published_data_set_refuses_what_does_not_fit():
 
 def test_a_warm_up_is_shorter_than_the_epochs_that_auto_becomes():
     assert fitted([10] * 4, "training.epochs=auto", "training.warmup_epochs=2").training.warmup_epochs == 2
-    with pytest.raises(
-        ConfigError, match=f"warmup_epochs is {MOST_EPOCHS}, expected fewer than the {MOST_EPOCHS} epochs"
-    ):
-        fitted([10] * 4, "training.epochs=auto", f"training.warmup_epochs={MOST_EPOCHS}")
+    config = fitted([10] * 4, "training.epochs=auto", f"training.warmup_epochs={MOST_EPOCHS}")
+    assert config.training.epochs == MOST_EPOCHS + 1
+
+
+def test_patience_without_validation_images_is_refused():
+    assert fitted([10] * 4, "training.patience=2", validation=[4, 4]).training.patience == 2
+    with pytest.raises(ConfigError, match=r"training\.patience: watches validation images, but there are none"):
+        fitted([10] * 4, "training.patience=2")
 
 
 @pytest.mark.parametrize("value", ["many", "0", "2.5"])

@@ -117,7 +117,7 @@ def test_folds_go_with_classes_only():
 def test_few_images_are_no_error_but_a_line(caplog):
     caplog.set_level("INFO", logger="retrieval")
     assert "validation" not in read_splits(own(), image_set([4] * 6))
-    assert "no validation: it needs four or more training classes, there are 3" in messages(caplog)
+    assert "no validation: it needs four training classes of two or more images, there are 3" in messages(caplog)
     assert "validation" not in read_splits(own("data.split=all"), image_set([3] * 6))
     assert "no validation: it needs two classes with four or more images" in messages(caplog)
     assert read_splits(own(), image_set([4] * 12))["validation"].num_classes == 2
@@ -163,3 +163,12 @@ def test_the_images_of_a_step_are_named(root):
     sampler = build_sampler(config, images)
     step = 2 * sampler.steps_per_epoch + 1
     assert name_images(images, sampler)(step) == [images.paths[i] for i in sampler.epoch(2)[1]]
+
+
+def test_classes_of_a_single_image_are_not_held_out():
+    test = ImageSet.from_pairs("data", [(f"{name}/{i}.png", name) for name in "xy" for i in range(3)])
+    for seed in range(20):
+        words = (f"data.split_seed={seed}", "data.lone_classes=leave_out", "data.validation_share=0.15")
+        splits = read_splits(own(*words), {"train": image_set([1] * 6 + [5] * 6), "test": test})
+        assert splits["validation"].class_sizes().min() > 1
+        assert len(splits["train"]) + len(splits["validation"]) == 36

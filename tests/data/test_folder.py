@@ -80,6 +80,15 @@ def test_a_class_may_be_called_valid(tmp_path: Path) -> None:
     assert images.class_names == ("valid", "void")
 
 
+@pytest.mark.parametrize("name", ["train", "test", "query", "gallery"])
+def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "boat/0.png", "bus/0.png", f"{name}/0.png", f"{name}/side/1.png")
+    images = folder.read(tmp_path)
+    assert isinstance(images, ImageSet)
+    assert images.class_names == tuple(sorted(["boat", "bus", name]))
+    assert len(images) == 4
+
+
 def test_nothing_is_passed_over_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="retrieval")
     touch(

@@ -47,3 +47,13 @@ def test_images_of_several_data_sets_become_one(tmp_path: Path) -> None:
     assert [images.class_names[label] for label in images.labels] == ["a", "b", "c"]
     assert [np.asarray(images.load(i))[0, 0, 0] for i in range(3)] == [0, 0, 9]
     assert images[2][1] == 2
+
+
+def test_an_image_that_two_of_several_sets_share_is_in_the_union_once() -> None:
+    first, second = (
+        ImageSet.from_dataset(np.full((4, 4, 4, 3), shade, dtype=np.uint8), labels=list("aabb")) for shade in (1, 2)
+    )
+    images = union([first.select([0, 1]), first.select([2, 3]), first, second])
+    assert len(images) == 8
+    assert [np.asarray(images.load(i))[0, 0, 0] for i in range(8)] == [1, 1, 1, 1, 2, 2, 2, 2]
+    assert len(union([first.select([0, 1]), first.select([2, 3]), first])) == 4

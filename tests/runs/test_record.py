@@ -68,14 +68,30 @@ def figures(recall: float, map_at_r: float) -> dict[str, float]:
 
 def test_a_run_whose_last_epoch_is_below_the_frozen_features_says_so_in_one_line_with_what_to_change():
     results = {"frozen features": figures(0.9537, 0.4104), "last": figures(0.5921, 0.2470)}
+    results["best by validation"] = figures(0.9537, 0.42)
     line = below_frozen_features(results, {"epoch": 0, "step": 0})
     assert line is not None
     assert "\n" not in line
+    assert line.startswith("the last epoch is below the frozen features on the test images")
     assert "recall@1 59.21 against 95.37, MAP@R 24.70 against 41.04" in line
-    assert "the start, untrained" in line
+    assert "The model of this run is the start, untrained." in line
     assert "training.learning_rate" in line
-    assert "is epoch 2." in str(below_frozen_features(results, {"epoch": 2, "step": 9}))
-    assert "is the last epoch." in str(below_frozen_features(results, None))
+    assert "The model of this run is epoch 2." in str(below_frozen_features(results, {"epoch": 2, "step": 9}))
+
+
+def test_a_run_whose_model_is_below_the_frozen_features_says_so_even_if_the_last_epoch_is_above():
+    results = {
+        "frozen features": figures(0.95, 0.41),
+        "last": figures(0.96, 0.5),
+        "best by validation": figures(0.93, 0.39),
+    }
+    line = str(below_frozen_features(results, {"epoch": 3, "step": 9}))
+    assert line.startswith(
+        "the model of this run, epoch 3, is below the frozen features on the test images (recall@1 93.00 ag"
+    )
+    del results["best by validation"]
+    results["last"] = figures(0.91, 0.5)
+    assert str(below_frozen_features(results, None)).startswith("the model of this run, the last epoch, is below")
 
 
 def test_one_figure_below_the_frozen_features_is_enough_for_the_line():

@@ -37,7 +37,7 @@ def test_the_summary_has_images_classes_sizes_and_role_of_every_split():
 def test_the_summary_has_network_device_pixels_steps_batch_and_loss():
     facts = summarize("training.epochs=8", "image.size=160", "image.resize=182", "batch.size=128").facts
     assert facts == {
-        "network": "mobilenetv2_100, 16 parameters (8 more are frozen)",
+        "network": "mobilenetv2_100, 24 parameters",
         "device": "cpu",
         "pixels": "160 of 182, augmentation photo",
         "steps": "72 = 8 epochs x 9",

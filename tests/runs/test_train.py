@@ -341,7 +341,7 @@ def test_callbacks_are_called_in_the_order_of_the_work_with_the_figures_of_the_r
     assert [call[: len(want)] for call, want in zip(recorder.calls, expected, strict=True)] == expected
     _, begun, rows = recorder.calls[0]
     assert isinstance(begun, retrieval.Run)
-    assert (begun.path, rows) == (run.path, [])
+    assert (begun.path, rows) == (run.path, run.metrics[:1])
     assert [step for kind, step, *_ in recorder.calls[:-1] if kind == "step"] == list(range(1, 2 * steps + 1))
     figures = [call[2] for call in recorder.calls if call[0] == "step"]
     assert all(set(step) == {"loss", "learning_rate", "images_per_second"} for step in figures)
