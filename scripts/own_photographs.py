@@ -25,6 +25,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from interval import half_width
+
 from retrieval.data import read_dataset
 from retrieval.files import folder_in_one_piece
 
@@ -116,6 +119,25 @@ def run(job: Job, folder: Path, weights: Path, out: Path, threads: int) -> None:
     )
 
 
+def summary(jobs: list[Job], out: Path) -> str:
+    """The means over the seeds, in Markdown: a row for each data set and backbone."""
+    lines = [
+        "| data | backbone | frozen features | trained | gain in R@1 | gain in MAP@R |",
+        "|---|---|---|---|---|---|",
+    ]
+    for data, backbone in dict.fromkeys((job.data, job.backbone) for job in jobs):
+        runs = [job for job in jobs if (job.data, job.backbone) == (data, backbone)]
+        results = [json.loads((out / job.name / "results.json").read_text()) for job in runs]
+        frozen, model = (
+            np.array([[100 * row[what][name] for name in ("recall@1", "map@r")] for row in results])
+            for what in ("frozen features", "best by validation")
+        )
+        figures = [" / ".join(f"{mean:.1f}" for mean in values.mean(axis=0)) for values in (frozen, model)]
+        gains = [f"{gain.mean():+.1f} ± {half_width(gain):.1f}" for gain in (model - frozen).T]
+        lines.append(f"| {NAMES[data]} | `{backbone}` | {' | '.join(figures + gains)} |")
+    return "\n".join(lines) + "\n"
+
+
 def page(jobs: list[Job], out: Path) -> str:
     """The table of all runs, in Markdown."""
     heads = ["data", "backbone", "seed", *(f"{row}, R@1 / MAP@R" for row in ROWS), "best epoch", "above", "minutes"]
@@ -174,6 +196,8 @@ def main() -> None:
             )
         )
     table = page(jobs, arguments.out)
+    if len(arguments.seeds) > 1:
+        table = f"{summary(jobs, arguments.out)}\n{table}"
     print(table)
     if arguments.page:
         before, rest = arguments.page.read_text().split(BEGIN)

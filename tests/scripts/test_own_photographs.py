@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from own_photographs import Job, page, unpack_emoji
+from own_photographs import Job, page, summary, unpack_emoji
 from PIL import Image
 from search_own_photographs import SETTINGS, table
 
@@ -47,6 +47,14 @@ def test_the_page_has_a_row_for_each_run_and_tells_where_it_is_not_above_the_fro
         "2.3",
     ]
     assert [row.split("|")[-3].strip() for row in rows[1:]] == ["no", "no, and says so"]
+
+
+def test_the_summary_has_the_gain_over_the_frozen_features_with_its_interval(tmp_path):
+    jobs = [Job("cub", "net", seed) for seed in range(3)]
+    for job, best in zip(jobs, (0.74, 0.75, 0.76), strict=True):
+        finished_run(tmp_path / job.name, best=best)
+    expected = "| CUB, classes 1-50 | `net` | 50.0 / 25.0 | 75.0 / 50.0 | +25.0 ± 2.5 | +25.0 ± 0.0 |"
+    assert summary(jobs, tmp_path).splitlines()[2:] == [expected]
 
 
 def test_the_images_of_a_data_set_become_a_folder_a_class(tmp_path):
