@@ -98,7 +98,8 @@ def _print_results(run: Run, as_json: bool) -> None:
         return
     tested = {name: figures for name, figures in run.results.items() if not name.endswith("(validation)")}
     if run.results:
-        click.echo(figures_table(tested or run.results, heading=run.measured_on))
+        validated = {name.removesuffix(" (validation)"): figures for name, figures in run.results.items()}
+        click.echo(figures_table(tested or validated, heading=run.measured_on))
         click.echo()
     chosen = {"model": _chosen(run)} if run.summary.headline else {}
     print_places(run=run.path, **chosen, pictures=run.pictures, next=f"retrieval index {paste(run.path)}")
