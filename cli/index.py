@@ -216,9 +216,10 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
     print_weights(facts["source"])
     if calibration := facts["calibration"]:
         click.echo(threshold_line(calibration))
-    # Most images of "all" were trained on, so its recall is no result.
-    click.echo(
-        f"next      retrieval search {folder} photo.jpg"
-        if facts["split"] == "all"
-        else f"next      retrieval recall {folder}"
-    )
+    # Most images of "all" were trained on, so its recall is no result. Queries are measured in their gallery.
+    following = {
+        "all": f"search {folder} photo.jpg",
+        "gallery": f"recall {folder} --queries QUERY_INDEX",
+        "query": f"recall GALLERY_INDEX --queries {folder}",
+    }
+    click.echo(f"next      retrieval {following.get(facts['split'], f'recall {folder}')}")

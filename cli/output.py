@@ -54,10 +54,11 @@ def print_weights(source: Mapping[str, Any]) -> None:
 
 
 def threshold_line(calibration: Mapping[str, Any]) -> str:
-    """The threshold of `search --min-score auto`, and the shares of the queries that it accepts."""
+    """The threshold of `search --min-score auto`, and the shares of queries of unknown and of known classes that it accepts."""
     wrong, right = calibration["false_accept_rate"], calibration["right_accept_rate"]
-    rest = "" if right is None else f", {100 * right:.2f} % of known"
-    return f"min-score {calibration['threshold']:.4f} (auto): accepts {100 * wrong:g} % of unknown classes{rest}"
+    rest = "" if right is None else f", {100 * right:.1f} % of known"
+    origin = f"auto, {calibration['queries']:,} queries"
+    return f"min-score {calibration['threshold']:.4f} ({origin}): accepts {100 * wrong:g} % of unknown{rest}"
 
 
 def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "") -> str:

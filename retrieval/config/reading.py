@@ -72,6 +72,11 @@ def load(source: str | Path | Config, overrides: Overrides = (), data: str | Pat
         mistakes += unreadable
         kind = "command line"
     if data is not None:
+        mistakes += [
+            f"{key}: the images are given already ({data}); leave out one of them"
+            for key in ("data.name", "data.root")
+            if key in changes
+        ]
         changes = data_options(data) | changes
     if _chooses_another(changes, "loss.name", values.get("loss")) or "loss.terms" in changes:
         values.pop("loss", None)

@@ -36,6 +36,10 @@ def divide(
         raise ValueError(f"test_share is {test_share}, but nothing is tested with split 'all'; leave it out")
     if test_share == 0:
         raise ValueError("test_share is 0; to train on every class and test nothing, choose the split 'all'")
+    if test_share is not None and not (isinstance(test_share, float) and 0 < test_share < 1):
+        raise ValueError(f"test_share is {test_share}; give a number between 0 and 1")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; give 0 or more")
     fewest = 4 if split == "classes" else 2
     if images.num_classes < fewest:
         names = ", ".join(shorten(name) for name in images.class_names)

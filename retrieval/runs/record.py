@@ -31,10 +31,13 @@ class Record:
     def best(self, split: str) -> Figures | None:
         """The first row with the largest sum of recall@1 and MAP@R on a split; None if the split was never measured.
 
-        On few classes recall@1 alone is soon 1, and then chooses at random.
+        On few classes recall@1 alone is soon 1, and then chooses at random. A trained epoch is better than an equal start.
         """
-        measured = [row for row in self.rows if f"{split} recall@1" in row]
-        return max(measured, key=lambda row: row[f"{split} recall@1"] + row[f"{split} map@r"], default=None)
+
+        def rank(row: Figures) -> tuple[float, bool]:
+            return row[f"{split} recall@1"] + row[f"{split} map@r"], row["epoch"] > 0
+
+        return max((row for row in self.rows if f"{split} recall@1" in row), key=rank, default=None)
 
     def improved(self, split: str) -> bool:
         """Whether the last row is the best on a split."""
@@ -75,13 +78,16 @@ def below_frozen_features(results: Mapping[str, Figures], best: Figures | None) 
     model = results.get(result_name("best by validation", split), last)
     name = "the last epoch" if best is None else f"epoch {best['epoch']:g}" if best["epoch"] else "the start, untrained"
     where = f"below the frozen features on the {split} images"
+    advice = "Lower training.learning_rate or training.epochs, set model.freeze_batchnorm to statistics, or add images"
     if below := _below(model, frozen):
         line = f"the model of this run, {name}, is {where} ({below})"
+        if not _below(last, frozen):
+            advice = "The last epoch is not; raise data.validation_share, so that more images choose the epoch"
     elif below := _below(last, frozen):
         line = f"the last epoch is {where} ({below}). The model of this run is {name}"
     else:
         return None
-    return f"{line}. Lower training.learning_rate or training.epochs, set model.freeze_batchnorm to statistics, or add images"
+    return f"{line}. {advice}"
 
 
 def _below(figures: Figures, frozen: Figures) -> str:

@@ -280,14 +280,17 @@ class Run:
             if split not in self.splits:
                 raise RetrievalError(f"{self.path}: has no split {split!r}; it has {', '.join(self.splits)}")
             return self.splits[split], None
-        queries, gallery = measured_splits(self.splits) or (None, None)
+        queries, _ = measured_splits(self.splits) or (None, None)
         seen = [images for name, images in self.splits.items() if name != queries]
         images = union([*seen, self.splits[queries]] if queries else seen)
         log.info(
             "indexing all %s images, of which %s were trained on: recall@k of this index is not a test figure%s",
             f"{len(images):,}",
             f"{len(self.splits['train']):,}",
-            f"; --split {gallery} gives that index" if queries in ("query", "test") else "",
+            {
+                "test": "; --split test gives that index",
+                "query": "; recall of --split gallery, with the queries of --split query, is one",
+            }.get(queries or "", ""),
         )
         return images, range(len(union(seen)), len(images)) if queries else None
 

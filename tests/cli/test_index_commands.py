@@ -473,7 +473,7 @@ def shop(tmp_path, capsys) -> Path:
     code, out, _ = call(capsys, *words, "--out", str(tmp_path / "shop"))
     assert code == 0
     threshold = read_bundle(tmp_path / "shop").calibration.threshold
-    assert f"min-score {threshold:.4f} (auto): accepts 1 % of unknown classes, " in out
+    assert f"min-score {threshold:.4f} (auto, 120 queries): accepts 1 % of unknown, " in out
     return tmp_path / "shop"
 
 

@@ -147,3 +147,17 @@ def test_test_images_of_training_classes_are_queries_against_the_training_images
     assert "its own splits train, validation, test are used; the test classes are training classes" in caplog.text
     assert out.startswith("query images")
     assert json.loads(Path("runs/closed/results.json").read_text())["last"]["queries"] == 24
+
+
+@pytest.mark.parametrize("word", ["data.root=elsewhere", "data.name=cub200"])
+def test_images_that_are_given_twice_are_one_line(here, capsys, word):
+    code, out, err = call(capsys, "train", "my_photos", word)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{word.partition('=')[0]}: the images are given already (my_photos); leave out one of them" in err
+
+
+@pytest.mark.parametrize("word", ["test_share=2", "test_share=abc", "seed=-1"])
+def test_an_option_of_the_division_out_of_range_is_named(here, capsys, word):
+    code, out, err = call(capsys, "train", "my_photos", f"data.options.{word}", "--dry-run", *QUICK)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert f"{word.partition('=')[0]} is {word.partition('=')[2]}; give" in err

@@ -134,8 +134,8 @@ def test_a_run_stops_early_without_validation_gain_and_does_not_continue_when_re
     assert cli.run(arguments(images, tmp_path / "run", *words)) == 0
     for resume in ([], ["--resume"]):
         state = load_checkpoint(tmp_path / "run" / "last.safetensors")
-        assert [row["epoch"] for row in state["rows"]] == [0, 1, 2, 3, 4]
-        assert state["step"] == 20
+        assert [row["epoch"] for row in state["rows"]] == [0, 1, 2, 3, 4, 5, 6]
+        assert state["step"] == 30
         if not resume:
             assert cli.run(arguments(images, tmp_path / "run", *words, "--resume")) == 0
     assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()

@@ -25,6 +25,14 @@ def test_the_best_epoch_is_still_chosen_where_recall_is_saturated():
     assert record((1.0, 0.5), (1.0, 0.7), (1.0, 0.6)).best("validation")["epoch"] == 2
 
 
+def test_a_trained_epoch_is_better_than_a_start_with_the_same_figures():
+    found = Record()
+    for epoch in range(3):
+        found.add({"epoch": epoch, "step": epoch} | labelled("validation", figures(0.5, 0.5)))
+        assert found.improved("validation") == (epoch < 2)
+    assert found.best("validation")["epoch"] == 1
+
+
 def test_an_epoch_has_improved_only_if_it_was_measured_and_no_earlier_one_was_as_good():
     assert record((0.6, 0.1)).improved("validation")
     assert record((0.6, 0.1), (0.6, 0.2)).improved("validation")
@@ -89,6 +97,8 @@ def test_a_run_whose_model_is_below_the_frozen_features_says_so_even_if_the_last
     assert line.startswith(
         "the model of this run, epoch 3, is below the frozen features on the test images (recall@1 93.00 ag"
     )
+    assert "Lower training" not in line
+    assert "raise data.validation_share" in line
     del results["best by validation"]
     results["last"] = figures(0.91, 0.5)
     assert str(below_frozen_features(results, None)).startswith("the model of this run, the last epoch, is below")
