@@ -10,7 +10,7 @@ import numpy as np
 
 from retrieval.config.reading import load
 from retrieval.config.schema import Config
-from retrieval.config.splits import GALLERIES
+from retrieval.config.splits import gallery_of
 from retrieval.data import ImageSet, is_published
 from retrieval.errors import ConfigError
 from retrieval.training import distributed
@@ -96,4 +96,5 @@ def _queries(splits: Mapping[str, ImageSet]) -> list[str]:
 
 def _others(name: str, splits: Mapping[str, ImageSet]) -> int:
     """The number of images that a query of a split can find."""
-    return len(splits[GALLERIES[name]]) if name in GALLERIES else len(splits[name]) - 1
+    gallery = gallery_of(name, splits)
+    return len(splits[gallery]) - (gallery == name)

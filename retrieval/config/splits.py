@@ -37,9 +37,6 @@ log = logging.getLogger("retrieval")
 
 Term = TypeVar("Term", bound=LossTerm)
 
-# Splits whose images are queries against the images of another split.
-GALLERIES = {"query": "gallery"}
-
 
 def read_splits(config: Config, data: Any = None) -> dict[str, ImageSet]:
     """Reads the images of a configuration.
@@ -100,11 +97,24 @@ def _division(config: Config) -> dict[str, Any]:
 def measured_splits(splits: Mapping[str, ImageSet]) -> tuple[str, str] | None:
     """The names of the splits of the queries and of their gallery that the results of a run are measured on.
 
-    Both are "test", or "validation" where nothing is tested. None: the run has only training images.
+    The queries are "query" or "test", or "validation" where nothing is tested. None: the run has only training images.
     """
-    if "query" in splits:
-        return "query", GALLERIES["query"]
-    return next(((name, name) for name in ("test", "validation") if name in splits), None)
+    return next(((name, gallery_of(name, splits)) for name in ("query", "test", "validation") if name in splits), None)
+
+
+def gallery_of(name: str, splits: Mapping[str, ImageSet]) -> str:
+    """The split that the images of a split are searched in: "query" in "gallery", and others among themselves.
+
+    Validation images of training classes are searched in "train", which has more images of every class to find.
+    """
+    if name == "query":
+        return "gallery"
+    images = splits[name]
+    if name == "validation" and 2 * np.isin(images.class_names, splits["train"].class_names)[images.labels].sum() > len(
+        images
+    ):
+        return "train"
+    return name
 
 
 def with_absolute_paths(config: Config) -> Config:
@@ -196,7 +206,7 @@ def _hold_out(config: Config, splits: Mapping[str, ImageSet]) -> tuple[ImageSet,
     if not is_open:
         kept, held_out = hold_out_images(images, data.validation_share, seed=data.split_seed)
         if held_out is None:
-            log.info("no validation: it needs two classes with four or more images; the last epoch is kept")
+            log.info("no validation: it needs a class with three or more images; the last epoch is kept")
         return kept, held_out
     if is_published(data.name):
         with mistakes_in("data.validation_share"):
@@ -224,7 +234,8 @@ def _hold_out_few_classes(images: ImageSet, share: float, *, seed: int) -> tuple
 def _log_lone_classes(splits: Mapping[str, ImageSet]) -> None:
     """Counts the classes of a single image, which has no other one to find, where images are searched among their own split."""
     for name in ("train", "validation", "test"):
-        lone = int((splits[name].class_sizes() < 2).sum()) if name in splits else 0
+        searched = name in splits and gallery_of(name, splits) == name
+        lone = int((splits[name].class_sizes() < 2).sum()) if searched else 0
         if lone:
             log.info(
                 "%s: %d of %d classes have a single image, which is left out", name, lone, splits[name].num_classes

@@ -61,8 +61,8 @@ def divide(
 def hold_out_images(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSet, ImageSet | None]:
     """Divides the images at random into (kept, held out); every class stays in the kept part.
 
-    The held-out images come from classes with at least four images, sampled at random. Each of these classes gives about the same
-    share of its images, and at least two images are held out and two are kept, so each image has another one to find.
+    The held-out images come from classes with at least three images, sampled at random. Each of these classes gives about the same
+    share of its images, at least one, and two or more of its images are kept.
 
     Args:
         images: The set to divide. Both parts keep its order of images and classes.
@@ -70,19 +70,19 @@ def hold_out_images(images: ImageSet, share: float, *, seed: int) -> tuple[Image
         seed: The seed of the random division.
 
     Returns:
-        (kept, held out); held out is None where fewer than two classes have four images.
+        (kept, held out); held out is None where no class has three images.
     """
     generator = np.random.default_rng(seed)
-    members = [positions for positions in _members(images) if len(positions) >= 4]
+    members = [positions for positions in _members(images) if len(positions) >= 3]
     chosen: list[np.ndarray] = []
     held_out = 0
     for class_ in generator.permutation(len(members)):
-        if len(chosen) >= 2 and held_out >= share * len(images):
+        if held_out >= share * len(images):
             break
         size = len(members[class_])
-        chosen.append(generator.permutation(members[class_])[: min(max(2, round(share * size)), size - 2)])
+        chosen.append(generator.permutation(members[class_])[: min(max(1, round(share * size)), size - 2)])
         held_out += len(chosen[-1])
-    return _take(images, np.concatenate(chosen)) if len(chosen) >= 2 else (images, None)
+    return _take(images, np.concatenate(chosen)) if chosen else (images, None)
 
 
 def _take_queries(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:

@@ -10,7 +10,7 @@ from torch import nn
 
 from retrieval import evaluation
 from retrieval.config import Config
-from retrieval.config.splits import GALLERIES
+from retrieval.config.splits import gallery_of
 from retrieval.data import ImageSet, Preprocessing
 from retrieval.errors import ConfigError
 from retrieval.model import Model
@@ -68,7 +68,8 @@ class Measuring:
 
     def names(self, split: str) -> tuple[str, str]:
         """The splits of the queries and of their gallery."""
-        return ("query", GALLERIES["query"]) if split == "test" and "query" in self.splits else (split, split)
+        queries = "query" if split == "test" and "query" in self.splits else split
+        return queries, gallery_of(queries, self.splits)
 
     def _evaluate(self, vectors: tuple[np.ndarray, np.ndarray], split: str) -> Figures:
         queries, gallery = self.names(split)

@@ -72,7 +72,7 @@ def below_frozen_features(results: Mapping[str, Figures], best: Figures | None) 
         best: The row of the best epoch, whose weights are handed over. None: those of the last epoch are.
     """
     split = "test" if "last" in results else "validation"
-    frozen, last = (results.get(result_name(what, split)) for what in ("frozen features", "last"))
+    frozen, start, last = (results.get(result_name(what, split)) for what in ("frozen features", "untrained", "last"))
     if not frozen or not last:
         return None
     model = results.get(result_name("best by validation", split), last)
@@ -83,6 +83,10 @@ def below_frozen_features(results: Mapping[str, Figures], best: Figures | None) 
         line = f"the model of this run, {name}, is {where} ({below})"
         if not _below(last, frozen):
             advice = "The last epoch is not; raise data.validation_share, so that more images choose the epoch"
+        elif start and _below(start, frozen):
+            advice = (
+                "The head starts below them too; set model.embedding_dim to null, which starts at the frozen features"
+            )
     elif below := _below(last, frozen):
         line = f"the last epoch is {where} ({below}). The model of this run is {name}"
     else:

@@ -222,7 +222,7 @@ class Run:
     ) -> tuple[Path, Path]:
         """Writes a report on the run and the index of its test images, which is built where it is missing.
 
-        Where nothing was tested, the index is that of the validation images, or else of the training images.
+        Where nothing was tested, the index is that in which the validation images are searched, or else of the training images.
 
         Args:
             out: The page; by default `report.html` in the run. An earlier report is replaced, other files are not.
@@ -242,9 +242,10 @@ class Run:
         check_replaceable(page)
         if images is not None and not Path(images).is_dir():
             raise RetrievalError(f"{images}: does not exist; give the folder of the images")
-        index = self.index(self._measured_split(), device=device)
-        if queries is None and index.folder == self._index_folder("gallery"):
-            queries = self.index("query", device=device)
+        query_split, gallery = self._measured_splits()
+        index = self.index(gallery, device=device)
+        if queries is None and query_split != gallery:
+            queries = self.index(query_split, device=device)
         title = f"Retrieval report: {self.path.resolve().name}"
         rows, summary = self.metrics, self.summary
         epochs = max((row["epoch"] for row in rows), default=None)
@@ -260,15 +261,14 @@ class Run:
 
     def _default_split(self) -> str:
         """The split of an index that is not given."""
-        return self._measured_split() if is_published(self.config.data.name) else ALL
+        return self._measured_splits()[1] if is_published(self.config.data.name) else ALL
 
-    def _measured_split(self) -> str:
-        """The split of the gallery that is measured, without reading the images where an index tells."""
-        built = [name for name in ("gallery", "test") if self._index_folder(name).is_dir()]
-        if built:
-            return built[0]
-        measured = measured_splits(self.splits)
-        return "train" if measured is None else measured[1]
+    def _measured_splits(self) -> tuple[str, str]:
+        """The splits of the queries and of the gallery that are measured, without reading the images where an index tells."""
+        for queries, gallery in (("query", "gallery"), ("test", "test")):
+            if self._index_folder(gallery).is_dir():
+                return queries, gallery
+        return measured_splits(self.splits) or ("train", "train")
 
     def _images(self, split: str) -> tuple[ImageSet, range | None]:
         """The images of a split, and for "all" the positions of those that were not trained on.

@@ -12,12 +12,13 @@ from torch import nn
 
 from retrieval.config import Config
 from retrieval.config.schema import LossTerm
+from retrieval.config.splits import gallery_of
 from retrieval.data import ImageSet
 from retrieval.training import distributed
 
 ROLES = {
     "train": "trained on",
-    "validation": "best epoch chosen on",
+    "validation": "best epoch chosen on: each image against the others",
     "test": "tested: each image against the others",
     "query": "tested: queries",
     "gallery": "tested: gallery of the queries",
@@ -90,13 +91,16 @@ def summarize_training(
     }
     if training.max_steps is not None and training.max_steps < steps:
         facts["steps"] += f", ends after {training.max_steps:,}"
-    return TrainingSummary({name: _summarize_split(name, splits[name]) for name in ROLES if name in splits}, facts)
+    return TrainingSummary({name: _summarize_split(name, splits) for name in ROLES if name in splits}, facts)
 
 
-def _summarize_split(name: str, images: ImageSet) -> SplitSummary:
+def _summarize_split(name: str, splits: Mapping[str, ImageSet]) -> SplitSummary:
+    images, role = splits[name], ROLES[name]
     sizes = images.class_sizes()
+    if name == "validation" and gallery_of(name, splits) == "train":
+        role = "best epoch chosen on: queries in train"
     return SplitSummary(
-        len(images), images.num_classes, (int(sizes.min()), float(np.median(sizes)), int(sizes.max())), ROLES[name]
+        len(images), images.num_classes, (int(sizes.min()), float(np.median(sizes)), int(sizes.max())), role
     )
 
 

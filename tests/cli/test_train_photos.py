@@ -118,12 +118,16 @@ def test_a_run_prints_the_summary_first_and_is_resumed_by_its_folder_alone(here,
     assert steps == [0, 1, 2, 3, 4]
 
 
-def test_every_class_trains_and_nothing_is_tested(here, capsys):
+def test_every_class_trains_and_nothing_is_tested(here, capsys, caplog):
     code, out, err = call(capsys, "train", "my_photos", "data.split=all", *QUICK)
     assert code == 0, err
+    assert "best epoch chosen on: queries in train" in caplog.text
     assert out.startswith("validation images")
     assert "\nlast  " in out
     assert "test" not in json.loads(Path("runs/my_photos/results.json").read_text())
+    assert call(capsys, "report", "runs/my_photos")[0] == 0
+    assert Path("runs/my_photos/index-validation").is_dir()
+    assert Path("runs/my_photos/index-train").is_dir()
 
 
 def test_other_images_of_the_same_classes_are_queries_against_the_gallery(here, capsys):

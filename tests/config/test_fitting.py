@@ -62,8 +62,9 @@ def test_cut_offs_beyond_the_images_to_find_are_left_out_with_a_line(caplog):
 
 def test_a_published_data_set_refuses_what_does_not_fit():
     assert fitted([4] * 10, source="glyphs").batch.size == 128  # which the sampler refuses
+    other_classes = image_set([1] * 40 + [4, 4]).select(range(40, 48))
     with pytest.raises(ConfigError, match="k is 8, but a query of the validation split has 7 others"):
-        fitted([4] * 40, source="glyphs", validation=[4, 4])
+        fit(load("glyphs"), {"train": image_set([4] * 40), "validation": other_classes})
 
 
 def test_a_warm_up_is_shorter_than_the_epochs_that_auto_becomes():

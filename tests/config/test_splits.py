@@ -6,7 +6,7 @@ from PIL import Image
 
 from retrieval.config import Config, load
 from retrieval.config.check import check
-from retrieval.config.splits import build_sampler, measured_splits, name_images, read_splits
+from retrieval.config.splits import build_sampler, gallery_of, measured_splits, name_images, read_splits
 from retrieval.data import HierarchicalSampler, ImageSet
 from retrieval.errors import ConfigError
 
@@ -71,7 +71,7 @@ def test_where_every_class_trains_images_are_held_out(split):
     splits = read_splits(own(f"data.split={split}"), image_set([10] * 20))
     assert list(splits) == (["train", "validation"] if split == "all" else ["train", "query", "gallery", "validation"])
     assert splits["train"].num_classes == 20
-    assert splits["validation"].class_sizes().min() >= 2
+    assert len(splits["validation"]) == (30 if split == "all" else 20)
     assert not set(splits["train"].paths) & set(splits["validation"].paths)
     if split == "images":
         assert set(splits["gallery"].paths) == {*splits["train"].paths, *splits["validation"].paths}
@@ -118,8 +118,8 @@ def test_few_images_are_no_error_but_a_line(caplog):
     caplog.set_level("INFO", logger="retrieval")
     assert "validation" not in read_splits(own(), image_set([4] * 6))
     assert "no validation: it needs four training classes of two or more images, there are 3" in messages(caplog)
-    assert "validation" not in read_splits(own("data.split=all"), image_set([3] * 6))
-    assert "no validation: it needs two classes with four or more images" in messages(caplog)
+    assert "validation" not in read_splits(own("data.split=all"), image_set([2] * 6))
+    assert "no validation: it needs a class with three or more images" in messages(caplog)
     assert read_splits(own(), image_set([4] * 12))["validation"].num_classes == 2
     assert "validation: 2 of 6 training classes are held out" in messages(caplog)
 
@@ -141,11 +141,22 @@ def test_a_published_data_set_is_not_divided_otherwise(split):
 
 
 def test_what_is_measured_is_the_test_or_else_the_validation():
-    images = image_set([2, 2])
-    assert measured_splits({"train": images, "validation": images, "test": images}) == ("test", "test")
+    images, others = image_set([2, 2]), image_set([2, 2, 2, 2]).select(range(4, 8))
+    assert measured_splits({"train": images, "validation": images, "test": others}) == ("test", "test")
     assert measured_splits({"train": images, "query": images, "gallery": images}) == ("query", "gallery")
-    assert measured_splits({"train": images, "validation": images}) == ("validation", "validation")
+    assert measured_splits({"train": images, "validation": others}) == ("validation", "validation")
     assert measured_splits({"train": images}) is None
+
+
+def test_validation_images_of_training_classes_are_searched_in_the_training_images():
+    splits = read_splits(own("data.split=all"), image_set([10] * 20))
+    assert measured_splits(splits) == ("validation", "train")
+    splits = read_splits(own("data.validation_share=0.1"), image_set([6] * 40))
+    assert gallery_of("validation", splits) == "validation"
+    mostly_known = image_set([4, 4, 4])
+    train = mostly_known.select(range(8))
+    assert gallery_of("validation", {"train": train, "validation": mostly_known}) == "train"
+    assert gallery_of("validation", {"train": train.select(range(4)), "validation": mostly_known}) == "validation"
 
 
 def test_the_sampler_is_that_of_the_option(root):

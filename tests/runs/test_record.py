@@ -104,6 +104,13 @@ def test_a_run_whose_model_is_below_the_frozen_features_says_so_even_if_the_last
     assert str(below_frozen_features(results, None)).startswith("the model of this run, the last epoch, is below")
 
 
+def test_where_the_head_starts_below_the_frozen_features_the_line_says_how_to_start_at_them():
+    results = {"frozen features": figures(0.95, 0.41), "untrained": figures(0.94, 0.41), "last": figures(0.94, 0.42)}
+    assert "set model.embedding_dim to null" in str(below_frozen_features(results, None))
+    results["untrained"] = results["frozen features"]
+    assert "model.embedding_dim" not in str(below_frozen_features(results, None))
+
+
 def test_one_figure_below_the_frozen_features_is_enough_for_the_line():
     line = below_frozen_features({"frozen features": figures(0.9, 0.4), "last": figures(0.91, 0.39)}, None)
     assert "(MAP@R 39.00 against 40.00)" in str(line)
