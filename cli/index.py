@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .groups import DefaultGroup
-from .output import paste, print_json, print_weights, threshold_line
+from .output import cautions_lines, paste, print_json, print_weights, threshold_line
 from .parameters import (
     FOLDER,
     INDEX_TYPE,
@@ -215,7 +215,7 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
         click.echo(f"type      {facts['type']}\nfinds     {shares}")
     print_weights(facts["source"])
     if calibration := facts["calibration"]:
-        click.echo(threshold_line(calibration))
+        click.echo("\n".join([threshold_line(calibration), *cautions_lines(calibration["cautions"])]))
     # Most images of "all" were trained on, so its recall is no result. Queries are measured in their gallery.
     following = {
         "all": f"search {folder} photo.jpg",

@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from retrieval.errors import plural
 
 COUNTS = ("queries", "left_out", "not_in_gallery", "ties")
 _WIDTH = 80
@@ -57,8 +60,14 @@ def threshold_line(calibration: Mapping[str, Any]) -> str:
     """The threshold of `search --min-score auto`, and the shares of queries of unknown and of known classes that it accepts."""
     wrong, right = calibration["false_accept_rate"], calibration["right_accept_rate"]
     rest = "" if right is None else f", {100 * right:.1f} % of known"
-    origin = f"auto, {calibration['queries']:,} queries"
+    origin = f"auto, {plural(calibration['queries'], 'query', 'queries')}"
     return f"min-score {calibration['threshold']:.4f} ({origin}): accepts {100 * wrong:g} % of unknown{rest}"
+
+
+def cautions_lines(cautions: Iterable[str]) -> list[str]:
+    """The lines of cautions, in 80 columns; none for an empty one."""
+    options: dict[str, Any] = {"initial_indent": "caution   ", "subsequent_indent": 10 * " ", "break_on_hyphens": False}
+    return [line for caution in cautions if caution for line in textwrap.wrap(caution, _WIDTH, **options)]
 
 
 def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "") -> str:

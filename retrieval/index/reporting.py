@@ -42,7 +42,7 @@ def report(
         ks: Cut-offs of recall@k.
         seed: Seed of everything that is sampled at random.
         lines: Names and values to show besides those of the bundle.
-        record: `results` and `rows` of a run; see `retrieval.report.Facts`.
+        record: `results`, `rows` and `chosen` of a run; see `retrieval.report.Facts`.
 
     Returns:
         The page, and the folder of its pictures: its name with "-pictures" in place of ".html".
