@@ -15,7 +15,7 @@ import numpy as np
 
 from retrieval import evaluation
 from retrieval.data import load_image
-from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean
+from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean, plural
 from retrieval.evaluation.arrays import check_k
 from retrieval.files import claim_file, require_elsewhere, require_free_file, require_free_folder
 from retrieval.files.arrays import LABELS, ArrayFiles, write_arrays
@@ -182,7 +182,8 @@ class Index:
 
     def __repr__(self) -> str:
         facts = self._bundle.manifest
-        return f"Index({str(self._bundle)!r}, {facts['count']:,} vectors of {facts['dimension']} numbers)"
+        vectors, numbers = plural(facts["count"], "vector"), plural(facts["dimension"], "number")
+        return f"Index({str(self._bundle)!r}, {vectors} of {numbers})"
 
     @property
     def folder(self) -> Path | None:
