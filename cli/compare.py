@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import comparison_table, print_json
+from .output import cautions_lines, comparison_table, print_json
 from .parameters import FOLDER, json_option, k_option, seed_option
 
 
@@ -31,8 +31,9 @@ def command(indices: tuple[str, ...], ks: tuple[int, ...], seed: int, as_json: b
     from retrieval.index import Index
 
     first, *others = indices
-    result = Index.open(first).compare(*others, ks=ks, seed=seed)
+    opened = Index.open(first)
+    result = opened.compare(*others, ks=ks, seed=seed)
     if as_json:
-        print_json(result)
+        print_json(result | ({"caution": opened.caution} if opened.caution else {}))
     else:
-        click.echo(comparison_table(result))
+        click.echo("\n".join([comparison_table(result), *cautions_lines([opened.caution])]))

@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from retrieval.errors import plural
+
 from .groups import DefaultGroup
-from .output import paste, print_json, print_weights, threshold_line
+from .output import cautions_lines, paste, print_json, print_weights, threshold_line
 from .parameters import (
     FOLDER,
     INDEX_TYPE,
@@ -205,9 +207,10 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
     folder = paste(facts["index"])
     for what in ("added", "removed"):
         if what in facts:
-            click.echo(f"{what:9} {facts[what]:,} images")
+            click.echo(f"{what:9} {plural(facts[what], 'image')}")
     click.echo(f"index     {folder}")
-    click.echo(f"holds     {facts['count']:,} vectors of {facts['dimension']} numbers, {facts['classes']:,} classes")
+    vectors, classes = plural(facts["count"], "vector"), plural(facts["classes"], "class", "classes")
+    click.echo(f"holds     {vectors} of {plural(facts['dimension'], 'number')}, {classes}")
     if measured := facts["approximate"]:
         shares = ", ".join(
             f"{100 * measured[name]:.2f} % of the first {name[7:]}" for name in measured if name != "queries"
@@ -215,7 +218,7 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
         click.echo(f"type      {facts['type']}\nfinds     {shares}")
     print_weights(facts["source"])
     if calibration := facts["calibration"]:
-        click.echo(threshold_line(calibration))
+        click.echo("\n".join([threshold_line(calibration), *cautions_lines(calibration["cautions"])]))
     # Most images of "all" were trained on, so its recall is no result. Queries are measured in their gallery.
     following = {
         "all": f"search {folder} photo.jpg",

@@ -6,11 +6,14 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+
+from retrieval.errors import plural
 
 COUNTS = ("queries", "left_out", "not_in_gallery", "ties")
 _WIDTH = 80
@@ -57,8 +60,14 @@ def threshold_line(calibration: Mapping[str, Any]) -> str:
     """The threshold of `search --min-score auto`, and the shares of queries of unknown and of known classes that it accepts."""
     wrong, right = calibration["false_accept_rate"], calibration["right_accept_rate"]
     rest = "" if right is None else f", {100 * right:.1f} % of known"
-    origin = f"auto, {calibration['queries']:,} queries"
+    origin = f"auto, {plural(calibration['queries'], 'query', 'queries')}"
     return f"min-score {calibration['threshold']:.4f} ({origin}): accepts {100 * wrong:g} % of unknown{rest}"
+
+
+def cautions_lines(cautions: Iterable[str]) -> list[str]:
+    """The lines of cautions, in 80 columns; none for an empty one."""
+    options: dict[str, Any] = {"initial_indent": "caution   ", "subsequent_indent": 10 * " ", "break_on_hyphens": False}
+    return [line for caution in cautions if caution for line in textwrap.wrap(caution, _WIDTH, **options)]
 
 
 def figures_table(results: Mapping[str, Mapping[str, float]], heading: str = "") -> str:
@@ -89,7 +98,8 @@ def one_table(figures: Mapping[str, float]) -> str:
 
 def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A row for each class, in percent."""
-    return f"{_table(rows, 'class')}\nin percent, over the queries of each of {len(rows)} classes"
+    each = "the class" if len(rows) == 1 else f"each of {len(rows)} classes"
+    return f"{_table(rows, 'class')}\nin percent, over the queries of {each}"
 
 
 def rankings_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -103,6 +113,9 @@ def comparison_table(result: Mapping[str, Any]) -> str:
     places = [result["first"]["index"], *(other["index"] for other in result["others"])]
     lines = [f"{letter}  {paste(place)}" for letter, place in zip(_letters(), places, strict=False)]
     width = max(12, *(len(name) + 1 for name in names))
+    queries = (
+        "the 1 query that is in all" if result["queries"] == 1 else f"the {result['queries']} queries that are in all"
+    )
     lines += ["", f"{'':{width}}{'percent':>10}{'less A':>9}   95 % interval         p"]
     for name in names:
         lines.append(f"{name:{width}}A {100 * result['first'][name]:8.2f}")
@@ -112,7 +125,7 @@ def comparison_table(result: Mapping[str, Any]) -> str:
             lines.append(
                 f"{'':{width}}{letter} {value:8.2f}{difference:+9.2f}  {low:+7.2f} to {high:+6.2f}  {entry['p']:8.4f}"
             )
-    return "\n".join([*lines, f"over the {result['queries']} queries that are in all; p by a paired permutation test"])
+    return "\n".join([*lines, f"over {queries}; p by a paired permutation test"])
 
 
 def _letters() -> str:
@@ -158,7 +171,7 @@ def _cut(name: str, width: int) -> str:
 
 
 def _counts(figures: Mapping[str, float]) -> str:
-    parts = [f"in percent, over {figures['queries']:.0f} queries"]
+    parts = [f"in percent, over {figures['queries']:.0f} {'query' if figures['queries'] == 1 else 'queries'}"]
     missing = figures.get("not_in_gallery", 0)
     for count, reason in (
         (figures["left_out"] - missing, "alone in their class"),

@@ -79,8 +79,14 @@ class Score(click.ParamType):
     name = "number or auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Keeps "auto" as it is."""
-        return value if value == "auto" else Number().convert(value, param, ctx)
+        """Keeps "auto" as it is, and reads a number."""
+        try:
+            number = value if value == "auto" else float(value)
+        except ValueError:
+            number = math.nan
+        if number != "auto" and not math.isfinite(number):
+            self.fail(f"{value!r} is neither a finite number nor auto", param, ctx)
+        return number
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The word "auto"."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .output import class_table, one_table, print_csv, print_json, rankings_table
+from .output import cautions_lines, class_table, one_table, print_csv, print_json, rankings_table
 from .parameters import PLACE, Count, IndexOrVectors, Number, is_vectors, json_option, k_option, seed_option
 
 METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
@@ -106,7 +106,7 @@ def command(
     """Measure INDEX, or vectors of any model: each image against all others, or those of --queries against it.
 
     recall@k is the share of queries with at least one image of the same class among the first k. With --qe, --dba and --rerank the
-    table shows the figures of each of them.
+    table shows the figures of each of them. A caution, in JSON and CSV a field, says if the model was trained on the queries.
     """
     check_options(as_json, as_csv, per_class, macro, intervals, ranked := bool(qe or dba or rerank))
     require_weighted(qe, dba)
@@ -114,16 +114,18 @@ def command(
     require_labels(queries, query_labels, "--query-labels")
     opened, against = _open(index, labels), queries and _open(queries, query_labels)
     cut_offs = ks if is_given("ks") else None
+    caution = (against or opened).caution
+    more: dict[str, Any] = {"caution": caution} if caution else {}
     if per_class:
-        classes = opened.evaluate_classes(cut_offs, queries=against, metrics=metrics)
+        classes = [row | more for row in opened.evaluate_classes(cut_offs, queries=against, metrics=metrics)]
         _print(classes, classes, class_table, as_json, as_csv)
     elif ranked:
         rankings = opened.evaluate_rankings(cut_offs, queries=against, qe=qe, alpha=alpha, dba=dba, rerank=rerank)
-        rows = [{"ranking": name, **figures} for name, figures in rankings.items()]
-        _print(rankings, rows, rankings_table, as_json, as_csv)
+        rows = [{"ranking": name, **figures, **more} for name, figures in rankings.items()]
+        _print({name: figures | more for name, figures in rankings.items()}, rows, rankings_table, as_json, as_csv)
     else:
         options: dict[str, Any] = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
-        figures = opened.evaluate(cut_offs, queries=against, **options)
+        figures = opened.evaluate(cut_offs, queries=against, **options) | more
         _print(figures, [figures], lambda rows: one_table(rows[0]), as_json, as_csv)
 
 
@@ -162,4 +164,6 @@ def _print(
     elif as_csv:
         print_csv(rows)
     else:
-        click.echo(table(rows))
+        caution = rows[0].get("caution", "")
+        figures = [{name: value for name, value in row.items() if name != "caution"} for row in rows]
+        click.echo("\n".join([table(figures), *cautions_lines([caution])]))

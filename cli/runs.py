@@ -14,8 +14,8 @@ from .parameters import FOLDER, json_option
 KINDS = {"last": "last", "best by validation": "by validation", "best on test": "on test"}
 DESCRIPTION = {"dataset": "data set", "backbone": "backbone", "loss": "loss", "pixels": "pixels"}
 FIGURES = ("recall@1", "map@r")
-LEFT = ("run", "data set", "backbone", "loss", "state", "split", "options")
-RUNS_NOTE = "recall@1 / MAP@R on the test classes, in percent: of the last and best epochs"
+LEFT = ("run", "data set", "backbone", "loss", "state", "split", "options", "measured on")
+RUNS_NOTE = "recall@1 / MAP@R{}, in percent: of the last and best epochs"
 GROUPS_NOTE = "recall@1 and MAP@R in percent: the mean ± half its 95 % interval over the seeds"
 
 
@@ -63,17 +63,30 @@ def _print_table(found: Sequence[Mapping[str, Any]], group: bool, *, markdown: b
         click.echo(f"{markdown_table(numberless, LEFT)}\n")
     else:
         click.echo(text_table(rows, LEFT))
-    click.echo(GROUPS_NOTE if group else RUNS_NOTE)
+    click.echo(GROUPS_NOTE if group else runs_note(found))
+
+
+def runs_note(runs: Sequence[Mapping[str, Any]]) -> str:
+    """The line below the table of runs: of what their figures are. A column says so where they differ."""
+    places = _tested_places(runs)
+    return RUNS_NOTE.format(f" on the {' or '.join(places)}" if places else "")
+
+
+def _tested_places(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the tested runs were tested on: "test classes", "query images" or both."""
+    return sorted({run["measured_on"] for run in runs} & {"test classes", "query images"}, reverse=True)
 
 
 def runs_rows(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     """A row for each run: recall@1 and MAP@R in percent, of the last and the best epochs."""
+    differ = len(_tested_places(runs)) > 1
     untested = any(run["validation"] and not run["results"].get("last") for run in runs)
     rows = []
     for run in runs:
         row = {"run": paste(run["path"]), **_description(run), "state": run["state"], "epochs": str(run["epochs"])}
         row |= {heading: _pair(run["results"].get(kind)) for kind, heading in KINDS.items()}
-        rows.append(row | ({"validation": _pair(run["validation"])} if untested else {}))
+        row |= {"validation": _pair(run["validation"])} if untested else {}
+        rows.append(row | ({"measured on": run["measured_on"] or "-"} if differ else {}))
     return rows
 
 
@@ -85,14 +98,16 @@ def groups_rows(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         row |= {name: _mean(group["figures"], name) for name in FIGURES}
         row["frozen features"] = _pair(group["frozen features"])
         if any(other["options"] for other in groups):
-            row["options"] = _options(group["options"])
+            row["options"] = _options(group["options"]) or "-"
         rows.append(row)
     return rows
 
 
 def _run_values(run: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("path", "state", "epochs", *DESCRIPTION, "seed")
-    results = {kind: run["results"].get(kind, {}) for kind in ("frozen features", "untrained", *KINDS)}
+    names = ("path", "state", "epochs", *DESCRIPTION, "seed", "measured_on")
+    kinds = ("frozen features", "untrained", *KINDS)
+    validated = [f"{kind} (validation)" for kind in kinds if kind != "best on test"]  # of runs that tested nothing
+    results = {kind: run["results"].get(kind, {}) for kind in (*kinds, *validated)} | {"validation": run["validation"]}
     figures = {f"{kind} {name}": found.get(name) for kind, found in results.items() for name in FIGURES}
     return {name: run[name] for name in names} | figures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,17 +16,19 @@ from .recall import ranking_options, require_weighted
 if TYPE_CHECKING:
     from retrieval.index import Hit
 
+log = logging.getLogger("retrieval")
+
 
 @click.command(
     "search",
     epilog="""\b
 Examples:
-  retrieval search runs/glyphs/index-test photo.png
+  retrieval search runs/glyphs photo.png
   retrieval search runs/glyphs/index-test a.png folder --k 5 --html found.html
   retrieval search photos-index photo.jpg --min-score auto
   retrieval search runs/glyphs/index-test a.png --qe 5 --rerank 20 --json""",
 )
-@click.argument("index", type=FOLDER)
+@click.argument("index", type=FOLDER, metavar="INDEX|RUN")
 @click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE|FOLDER...")
 @click.option("--k", default=10, show_default=True, type=Count(1), metavar="N", help="Number of neighbours.")
 @click.option("--min-score", type=Score(), metavar="X|auto", help="Only neighbours with this score or more.")
@@ -57,7 +60,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Find the nearest neighbours of IMAGES in INDEX.
+    """Find the nearest neighbours of IMAGES in INDEX, or in the index of RUN.
 
     With --min-score, the answer can be that no image is similar. auto is the threshold that was calibrated when the index was made:
     at most 1 % of the queries whose class is not in the index reach it. `retrieval recall` measures the gain of --qe, --dba and
@@ -66,14 +69,18 @@ def command(
     require_weighted(qe, dba)
     from retrieval.data import image_files
     from retrieval.index import Index
+    from retrieval.index.bundle import index_to_search
 
     files = _drawable(picture, html, overwrite)
-    opened, queries = Index.open(index, device=device), image_files(images)
+    opened, queries = Index.open(index_to_search(index), device=device), image_files(images)
     hits = opened.search(queries, k, exact=exact, qe=qe, alpha=alpha, dba=dba, rerank=rerank, min_score=min_score)
     for name, file in files.items():
         write = opened.draw if name == "picture" else opened.write_page
-        write(queries, hits, file, overwrite=overwrite)
+        write(queries, hits, file, min_score=min_score, overwrite=overwrite)
     threshold = opened.calibration.threshold if opened.calibration else None
+    if min_score == "auto" and opened.calibration:
+        for caution in opened.calibration.cautions:
+            log.warning("%s", caution)
     results = [_to_dict(query, row, min_score, threshold) for query, row in zip(queries, hits, strict=True)]
     if as_json:
         print_json(results)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from retrieval import evaluation
-from retrieval.errors import DatasetError, did_you_mean
+from retrieval.errors import DatasetError, did_you_mean, plural
 
 COLUMNS = ("label", "id", "path")
+_SEPARATORS = {";": "semicolons", "\t": "tabs"}  # in place of commas, as spreadsheets write them
 
 
 def read_vectors(file: Path) -> np.ndarray:
@@ -52,10 +53,10 @@ def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
     """
     readers = {".npy": _read_array, ".json": _read_json, ".txt": _read_lines}
     reader = readers.get(file.suffix.lower())
-    table = _read_table(file) if reader is None else {"label": reader(file)}
-    if len(table["label"]) != count:
+    table = _read_table(file, count) if reader is None else {"label": reader(file)}
+    if (labelled := len(table["label"])) != count:
         raise DatasetError(
-            f"{file}: has {len(table['label'])} items, {vectors} has {count} vectors; give one line for each"
+            f"{file}: has {plural(labelled, 'item')}, {vectors} has {plural(count, 'vector')}; give one line for each"
         )
     numbers = {name: label for label, name in enumerate(dict.fromkeys(table["label"]))}
     ids = np.array([int(text) for text in table["id"]]) if "id" in table else np.arange(count)
@@ -64,8 +65,8 @@ def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
     return {"ids": ids, "labels": labels, "class_names": list(numbers), "paths": paths}
 
 
-def _read_table(file: Path) -> dict[str, list[str]]:
-    """The columns of a .csv file by name."""
+def _read_table(file: Path, count: int) -> dict[str, list[str]]:
+    """The columns of a .csv file by name; `count` is the number of lines that are expected below the header."""
     try:
         reader = csv.reader(io.StringIO(_read_text(file), newline=""), strict=True)
         header, *lines = [(reader.line_num, line) for line in reader if line] or [(1, [])]
@@ -74,10 +75,7 @@ def _read_table(file: Path) -> dict[str, list[str]]:
     names = [name.strip() for name in header[1]]
     unknown = [name for name in names if name not in COLUMNS or names.count(name) > 1]
     if unknown or "label" not in names:
-        raise DatasetError(
-            f"{file}: its columns are {', '.join(names) or 'none'}; expected label, and perhaps id and path, once each"
-            + did_you_mean(unknown[0] if unknown else "", COLUMNS)
-        )
+        raise DatasetError(f"{file}{_header_fault(names, unknown, has_header=len(lines) + 1 != count)}")
     for number, line in lines:
         if len(line) != len(names) or not all(value.strip() for value in line):
             raise DatasetError(f"{file}, line {number}: expected a value for each of {', '.join(names)}; mend the line")
@@ -85,6 +83,19 @@ def _read_table(file: Path) -> dict[str, list[str]]:
     if "id" in table:
         _check_ids(file, [number for number, _ in lines], table["id"])
     return table
+
+
+def _header_fault(names: list[str], unknown: list[str], *, has_header: bool) -> str:
+    """What is wrong with the first line of a .csv file, and how to mend it."""
+    line = ",".join(names)
+    for sign, word in _SEPARATORS.items():
+        if sign in line:
+            return f": its columns are separated by {word}, expected commas; save it as CSV with commas"
+    if not has_header and not {name.lower() for name in names} & {*COLUMNS}:
+        example = "label" if len(names) == 1 else "label,path"
+        return f", line 1: is {line!r}, expected a header; put a line with the names of the columns above it, e.g. {example}"
+    expected = f": its columns are {', '.join(names) or 'none'}; expected label, and perhaps id and path, once each"
+    return expected + did_you_mean(unknown[0] if unknown else "", COLUMNS)
 
 
 def _read_array(file: Path) -> list[str]:

@@ -14,6 +14,7 @@ A bundle holds everything that a search needs except the images, so it can be mo
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,10 @@ from retrieval.index.manifest import (
 from retrieval.index.vectors import read_vectors
 from retrieval.model.description import DESCRIPTION, StoredModel
 from retrieval.training import RunFolder
+
+log = logging.getLogger("retrieval")
+
+_PREFERRED = ("index-all", "index-gallery", "index-test")  # of the indexes of a run, to search in
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +78,8 @@ class Bundle:
     text: bytes | None = None
 
     def __str__(self) -> str:
-        return str(self.folder) if self.folder is not None else "the index in memory"
+        """The folder, the file of vectors that it was read from, or "the index in memory"."""
+        return str(self.folder or self.manifest["source"].get("vectors", "the index in memory"))
 
     @property
     def root(self) -> Path:
@@ -153,11 +159,33 @@ def read_bundle(folder: str | Path) -> Bundle:
     )
 
 
+def index_to_search(folder: str | Path) -> Path:
+    """The folder of an index: the given one, or that of a training run's index.
+
+    Of several indexes of a run, it is that of all images, else that of the gallery, else that of the test images, else the first by
+    name; a line says so.
+    """
+    folder = Path(folder)
+    indexes = _indexes_of_run(folder)
+    if not indexes:
+        return folder
+    first = next((folder / name for name in _PREFERRED if folder / name in indexes), indexes[0])
+    if len(indexes) > 1:
+        others = ", ".join(index.name for index in indexes if index != first)
+        log.info("searching %s; the run has other indexes, too: %s", first, others)
+    return first
+
+
+def _indexes_of_run(folder: Path) -> list[Path]:
+    """The indexes in the folder of a training run, by name; none if it is an index itself or anything else."""
+    if (folder / MANIFEST).exists() or not RunFolder(folder).config.is_file():
+        return []
+    return sorted(manifest.parent for manifest in folder.glob(f"*/{MANIFEST}") if INDEX_FOLDER.claims(manifest.parent))
+
+
 def _is_a_run(folder: Path) -> str:
     """The message for the folder of a training run in place of an index."""
-    indexes = sorted(
-        manifest.parent for manifest in folder.glob(f"*/{MANIFEST}") if INDEX_FOLDER.claims(manifest.parent)
-    )
+    indexes = _indexes_of_run(folder)
     if indexes:
         return f"{folder}: is a training run, expected an index; give {' or '.join(shlex.quote(str(it)) for it in indexes)}"
     command = f"retrieval index {shlex.quote(str(folder))}"

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.errors import plural
 from retrieval.evaluation import best_scores
 
 FALSE_ACCEPT_RATE = 0.01
+_USEFUL = 0.5  # the least share of known queries to accept: below it, most of them find nothing
 _SAMPLE = 4000  # queries, at most
 
 ALL, UNSEEN = "all images", "images that the model was not trained on"
@@ -45,6 +47,28 @@ class Calibration:
     queries: int
     calibrated_on: str
     ids: tuple[int, int] | None = None
+
+    @property
+    def cautions(self) -> list[str]:
+        """What to know before the threshold is used: it rests on too few queries, or it accepts few queries of known classes.
+
+        Fewer than 1 / `false_accept_rate` queries cannot show such a rate: none of them reaches the threshold, and the rate may be
+        anything up to 1 - 0.05^(1 / queries), the bound of the one-sided 95 % interval.
+        """
+        found = []
+        if self.queries * self.false_accept_rate < 1:
+            needed, bound = math.ceil(1 / self.false_accept_rate), 1 - 0.05 ** (1 / self.queries)
+            found.append(
+                f"min-score auto rests on {plural(self.queries, 'query', 'queries')}, too few to show a rate of "
+                f"{100 * self.false_accept_rate:g} %: it may accept up to {100 * bound:.1f} % of queries of unknown classes; "
+                f"index {needed} images or more"
+            )
+        if self.right_accept_rate is not None and self.right_accept_rate < _USEFUL:
+            found.append(
+                f"min-score auto accepts only {100 * self.right_accept_rate:.1f} % of queries of known classes: the others get no "
+                "image of their class; give a lower number to accept more, also of unknown classes"
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON can hold them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.data import to_image
-from retrieval.errors import DatasetError, RetrievalError
+from retrieval.errors import DatasetError, RetrievalError, plural
 from retrieval.index.bundle import Bundle
 from retrieval.index.reporting import describe
 from retrieval.index.search import Hit
@@ -16,7 +16,9 @@ from retrieval.index.thumbnails import thumbnail
 from retrieval.report import GalleryRow, Neighbour, plot_gallery, write_search_page
 
 
-def draw(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]], file: Path) -> None:
+def draw(
+    bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]], file: Path, *, least: float | None
+) -> None:
     """Draws queries and their hits into a PNG.
 
     Args:
@@ -24,16 +26,35 @@ def draw(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]], 
         queries: The queries: paths, or images of another form.
         hits: The hits of every query.
         file: The PNG file.
+        least: The score that hits had to have; None without a limit.
     """
     rows = [replace(row, query_label=Path(row.query_label).name) for row in _rows(bundle, queries, hits)]
     columns = max(1, *(len(row.neighbours) for row in rows))
-    plot_gallery(rows, file, title=f"Nearest neighbours in {bundle}", columns=columns)
+    limit = "" if least is None else f" with a score of {least:.4f} or more"
+    plot_gallery(rows, file, title=f"Nearest neighbours{limit} in {bundle}", columns=columns)
 
 
-def write_page(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]], file: Path) -> None:
-    """Writes queries and their hits as a web page; see `draw`."""
+def write_page(
+    bundle: Bundle,
+    queries: Sequence[Any],
+    hits: Sequence[Sequence[Hit]],
+    file: Path,
+    *,
+    least: float | None,
+    is_auto: bool,
+) -> None:
+    """Writes queries and their hits as a web page; see `draw`. `is_auto` tells whether `least` is the calibrated threshold."""
     lines = {"queries": len(queries), **describe(bundle)}
-    write_search_page(_rows(bundle, queries, hits), file, title=f"Nearest neighbours in {bundle}", lines=lines)
+    limit = ""
+    if least is not None:
+        limit = f"Images with a score below {least:.4f}, the minimum score, are left out."
+        lines["minimum score"] = f"{least:.4f}{' (auto)' * is_auto}"
+    if is_auto and (calibration := bundle.calibration):
+        rate, count = 100 * calibration.false_accept_rate, plural(calibration.queries, "image")
+        limit += f" It was calibrated on {count} of the index: at most {rate:g} % of them reach it with an image of another class."
+        limit += "".join(f" Caution: {caution}." for caution in calibration.cautions)
+    rows, title = _rows(bundle, queries, hits), f"Nearest neighbours in {bundle}"
+    write_search_page(rows, file, title=title, lines=lines, limit=limit)
 
 
 def _rows(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]]) -> list[GalleryRow]:

@@ -143,6 +143,7 @@ def merge(bundles: Sequence[Bundle], where: str | Path = "index") -> Bundle:
         **number_classes([name for bundle in bundles for name in bundle.class_names]),
         "paths": paths,
         "images_root": root,
+        "split": _split_of([bundle.manifest["split"] for bundle in bundles]),
         "source": {"merged": [part["source"] for part in parts]} if others else parts[0]["source"],
         "pictures": None if any(part is None for part in pictures) else [p for part in pictures for p in part],
     }
@@ -185,6 +186,13 @@ def _common_root(roots: Sequence[str]) -> str:
         raise IndexFormatError(
             f"images lie in {roots[0]} and elsewhere, which have no folder in common; add the images instead"
         ) from None
+
+
+def _split_of(splits: Sequence[str]) -> str:
+    """The split of merged bundles. Images that were trained on, or that chose the epoch, stay known where the splits differ."""
+    if len(set(splits)) == 1:
+        return splits[0]
+    return "all" if {"train", "all"} & {*splits} else "validation" if "validation" in splits else splits[0]
 
 
 def _select(arguments: Mapping[str, Any], kept: np.ndarray) -> dict[str, Any]:

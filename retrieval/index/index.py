@@ -15,7 +15,7 @@ import numpy as np
 
 from retrieval import evaluation
 from retrieval.data import load_image
-from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean
+from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean, plural
 from retrieval.evaluation.arrays import check_k
 from retrieval.files import claim_file, require_elsewhere, require_free_file, require_free_folder
 from retrieval.files.arrays import LABELS, ArrayFiles, write_arrays
@@ -27,6 +27,7 @@ from retrieval.index.recall import METRICS, Figures, Ranking
 from retrieval.index.search import Generation, Hit, query_vectors
 from retrieval.index.writing import require_replaceable, write_bundle
 from retrieval.model import Model
+from retrieval.report import caution_of
 
 log = logging.getLogger("retrieval")
 
@@ -181,7 +182,8 @@ class Index:
 
     def __repr__(self) -> str:
         facts = self._bundle.manifest
-        return f"Index({str(self._bundle)!r}, {facts['count']:,} vectors of {facts['dimension']} numbers)"
+        vectors, numbers = plural(facts["count"], "vector"), plural(facts["dimension"], "number")
+        return f"Index({str(self._bundle)!r}, {vectors} of {numbers})"
 
     @property
     def folder(self) -> Path | None:
@@ -230,6 +232,15 @@ class Index:
         It is found again when items are added, removed or merged.
         """
         return self._bundle.calibration
+
+    @property
+    def caution(self) -> str:
+        """Why figures with these images as queries may be too good: the model was trained on them, or its epoch chosen on them.
+
+        "" where no reason is known, as for the test images of a run, and for images of which the index does not know whether they
+        were trained on.
+        """
+        return caution_of(self.manifest["split"])
 
     @property
     def model(self) -> Model:
@@ -480,7 +491,9 @@ class Index:
             "approximate": facts["approximate"],
             "model": self._bundle.model_hash,
             "source": dict(facts["source"]),
-            "calibration": None if self.calibration is None else self.calibration.to_dict(),
+            "calibration": None
+            if self.calibration is None
+            else {**self.calibration.to_dict(), "cautions": self.calibration.cautions},
         }
 
     def export(self, folder: Place, *, overwrite: bool = False) -> ArrayFiles:
@@ -492,25 +505,44 @@ class Index:
         table = {"id": self.ids.tolist(), "label": list(self.classes), "path": list(self.paths)}
         return write_arrays(folder, self.vectors, table, LABELS, overwrite=overwrite)
 
-    def draw(self, queries: Any, hits: Any, file: Place, *, overwrite: bool = False) -> None:
+    def draw(
+        self,
+        queries: Any,
+        hits: Any,
+        file: Place,
+        *,
+        min_score: float | str | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Draws queries and their hits as a PNG.
 
         Args:
             queries: The queries that were given to `search`.
             hits: What `search` returned for them.
             file: The PNG file.
+            min_score: The score that was given to `search`, to be shown.
             overwrite: Replace the file if it exists.
 
         Raises:
             RetrievalError: The file exists and `overwrite` is off, or it cannot be written.
         """
+        least = _least_score(self._bundle, min_score, Ranking())
         claim_file(file, overwrite)
-        drawing.draw(self._bundle, *_rows(queries, hits), Path(file))
+        drawing.draw(self._bundle, *_rows(queries, hits), Path(file), least=least)
 
-    def write_page(self, queries: Any, hits: Any, file: Place, *, overwrite: bool = False) -> None:
+    def write_page(
+        self,
+        queries: Any,
+        hits: Any,
+        file: Place,
+        *,
+        min_score: float | str | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Writes queries and their hits as a web page of one file; see `draw`."""
+        least = _least_score(self._bundle, min_score, Ranking())
         claim_file(file, overwrite)
-        drawing.write_page(self._bundle, *_rows(queries, hits), Path(file))
+        drawing.write_page(self._bundle, *_rows(queries, hits), Path(file), least=least, is_auto=min_score == "auto")
 
     @staticmethod
     def require_drawable(file: Place, *, overwrite: bool = False) -> None:
@@ -541,7 +573,7 @@ class Index:
             ks: Cut-offs of recall@k; those beyond the gallery are left out.
             seed: Seed of everything that is sampled at random.
             title: The heading of the page.
-            record: `results`, `rows` and `lines` of a run; see `retrieval.report.Facts`.
+            record: `results`, `rows`, `lines` and `chosen` of a run; see `retrieval.report.Facts`.
 
         Returns:
             The page, and the folder of its pictures.

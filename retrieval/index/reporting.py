@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.errors import ConfigError, RetrievalError
+from retrieval.errors import ConfigError, RetrievalError, plural
 from retrieval.files import require_place, write_bytes, write_text
 from retrieval.index.bundle import Bundle
 from retrieval.report import MARK, Facts, Images, analyse, make_report
@@ -42,7 +42,7 @@ def report(
         ks: Cut-offs of recall@k.
         seed: Seed of everything that is sampled at random.
         lines: Names and values to show besides those of the bundle.
-        record: `results` and `rows` of a run; see `retrieval.report.Facts`.
+        record: `results`, `rows` and `chosen` of a run; see `retrieval.report.Facts`.
 
     Returns:
         The page, and the folder of its pictures: its name with "-pictures" in place of ".html".
@@ -107,14 +107,15 @@ def _write(
 ) -> tuple[Path, Path]:
     check_replaceable(page)
     galleries = () if gallery is None else (gallery,)
-    log.info("ranking %d images for %d queries", len((gallery or queries).labels), len(queries.labels))
+    images, asked = plural(len((gallery or queries).labels), "image"), plural(len(queries.labels), "query", "queries")
+    log.info("ranking %s for %s", images, asked)
     analysis = analyse(queries, *galleries, ks=ks, seed=seed)
     log.info("drawing")
     report = make_report(analysis, facts, seed=seed)
     if report.unreadable:
         log.warning(
-            "%d images cannot be read, the first: %s; give the folder they are in now with --images",
-            len(report.unreadable),
+            "%s cannot be read, the first: %s; give the folder of the images with --images",
+            plural(len(report.unreadable), "image"),
             queries.root / report.unreadable[0],
         )
     folder = _pictures_folder(page)

@@ -3,6 +3,7 @@
 from retrieval.report.analysis import Analysis, Images, analyse
 from retrieval.report.curves import plot_training
 from retrieval.report.gallery import GalleryRow, Neighbour, plot_gallery
+from retrieval.report.headline import caution_of
 from retrieval.report.report_page import MARK, Facts, Report, make_report
 from retrieval.report.search_page import write_search_page
 
@@ -15,6 +16,7 @@ __all__ = [
     "Neighbour",
     "Report",
     "analyse",
+    "caution_of",
     "make_report",
     "plot_gallery",
     "plot_training",

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+from retrieval.errors import plural
 from retrieval.report.colors import BLUE, GRID, INK, ORANGE
 
 # Upper ends of the groups of ranks that are counted together.
@@ -143,7 +144,7 @@ def chart_classes(recall: np.ndarray) -> Chart:
 
     return Chart(
         "classes",
-        f"{len(recall)} classes by recall@1; {(percent < 10).sum()} of them below 10 %, "
+        f"{plural(len(recall), 'class', 'classes')} by recall@1; {(percent < 10).sum()} of them below 10 %, "
         f"{(percent >= 90).sum()} at 90 % or above",
         draw,
     )

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
+from retrieval.errors import plural
 from retrieval.files import write_bytes
 from retrieval.report.charts import Chart, fit_percentages, name_axes, put_legend_below
 from retrieval.report.colors import BLUE, INK, ORANGE
@@ -29,12 +30,12 @@ _MOST_MARKERS = 60  # more of them hide the line
 _INCHES = (3.6, 3.2)  # three of them lie side by side
 
 
-def plot_training(rows: Rows, results: Results, path: str | Path) -> None:
+def plot_training(rows: Rows, results: Results, path: str | Path, *, chosen: float | None = None) -> None:
     """Draws the loss and the figures over the epochs as a PNG.
 
     Each figure of a split has a chart of its own: recall@1 and MAP@R, validation above test. The frozen features are a dashed
     line. So is the untrained network, dotted, if it differs and its figures are no row. The test figures of a run that measured
-    them only before and after the training are two points.
+    them only before and after the training are two points. The chosen epoch is a wide grey line in every chart.
 
     Args:
         rows: One per epoch, from 0 (the start) or 1: "epoch", and "loss", "validation recall@1", "validation map@r", "test
@@ -42,6 +43,7 @@ def plot_training(rows: Rows, results: Results, path: str | Path) -> None:
         results: Figures on the test images by what was measured ("frozen features", "untrained", "last"), and on the validation
             images with " (validation)" behind the name. All of them may be left out.
         path: The file.
+        chosen: The epoch whose weights the run hands over, the best by validation; None where none was chosen.
 
     Raises:
         ValueError: There is no row.
@@ -49,7 +51,7 @@ def plot_training(rows: Rows, results: Results, path: str | Path) -> None:
     """
     if not rows:
         raise ValueError("no rows to draw; train at least one epoch")
-    loss, *figures = charts_training(rows, results)
+    loss, *figures = charts_training(rows, results, chosen)
     columns, lines = 1 + min(len(figures), 2), max(1, len(figures) // 2)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(4.6 * columns, 3.9 * lines), dpi=150, layout=layout)
@@ -65,15 +67,19 @@ def plot_training(rows: Rows, results: Results, path: str | Path) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def charts_training(rows: Rows, results: Results) -> list[Chart]:
+def charts_training(rows: Rows, results: Results, chosen: float | None = None) -> list[Chart]:
     """The charts of `plot_training`: the loss, then recall@1 and MAP@R of each split that was measured."""
-    charts = [Chart("loss", f"training loss over {len(rows)} epochs", partial(_draw_loss, rows=rows), _INCHES)]
+    epochs = plural(len({row["epoch"] for row in rows} - {0}), "epoch")
+    said = "" if chosen is None else f"; {_name_of(chosen)}"
+    draw_loss = partial(_draw_loss, rows=rows, chosen=chosen)
+    charts = [Chart("loss", f"training loss over {epochs}{said}", draw_loss, _INCHES)]
     for split in _SPLITS:
         points = {figure: _values(rows, results, split, figure) for figure in _FIGURES}
         for figure, (title, *_, name) in _FIGURES.items() if all(points.values()) else ():
             levels = _levels(results, split, figure, points[figure])
-            draw = partial(_draw_figure, rows=rows, points=points[figure], levels=levels, split=split, figure=figure)
-            described = f"{title} on the {split} images over the epochs"
+            options = {"levels": levels, "split": split, "figure": figure, "chosen": chosen}
+            draw = partial(_draw_figure, rows=rows, points=points[figure], **options)
+            described = f"{title} on the {split} images over the epochs{said}"
             charts.append(Chart(f"{split}-{name}", described, draw, _INCHES))
     return charts
 
@@ -83,13 +89,32 @@ def result_of(results: Results, what: str, split: str) -> Mapping[str, float]:
     return results.get(what if split == "test" else f"{what} ({split})", {})
 
 
-def _draw_loss(axes: Axes, rows: Rows) -> None:
+def _draw_loss(axes: Axes, rows: Rows, chosen: float | None) -> None:
     _draw(axes, _points(rows, "loss"), INK, "o")
+    _mark(axes, chosen)
     _decorate(axes, rows, "Training loss", "mean of the epoch")
+    if chosen is not None:
+        put_legend_below(axes)
+
+
+def _mark(axes: Axes, chosen: float | None) -> None:
+    """Draws the chosen epoch, if any, behind the curves."""
+    if chosen is not None:
+        axes.axvline(chosen, color=INK, alpha=0.2, linewidth=7, zorder=0.5, label=_name_of(chosen))
+
+
+def _name_of(chosen: float) -> str:
+    return f"chosen: epoch {chosen:g}" if chosen else "chosen: the start, epoch 0"
 
 
 def _draw_figure(
-    axes: Axes, rows: Rows, points: Sequence[Point], levels: Mapping[str, float], split: str, figure: str
+    axes: Axes,
+    rows: Rows,
+    points: Sequence[Point],
+    levels: Mapping[str, float],
+    split: str,
+    figure: str,
+    chosen: float | None,
 ) -> None:
     """Draws one figure of a split in percent, its highest point ringed, and what it is compared with as lines."""
     title, color, marker, _ = _FIGURES[figure]
@@ -101,6 +126,7 @@ def _draw_figure(
         values = " and ".join(f"{value:.1f}" for _, value in points)
         label = f"{'before and after' if len(points) > 1 else 'after the training'}: {values}"
         _draw(axes, points, color, marker, label=label, line="")
+    _mark(axes, chosen)
     for what, level in levels.items():
         line = "--" if what == "frozen features" else ":"
         axes.axhline(level, color=INK, linewidth=1.4, linestyle=line, label=f"{what} {level:.1f}")

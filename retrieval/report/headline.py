@@ -11,12 +11,17 @@ Results = Mapping[str, Mapping[str, float]]
 
 # What a model is compared with, the first that was measured.
 _BASELINES = {"frozen features": "the frozen features", "untrained": "the untrained network"}
-_TRAINED_ON = {
+_CAUTIONS = {
     "train": "The model was trained on these images: the figures are higher than those of new images.",
     "all": "Images that the model was trained on are among these: the figures are higher than those of new images.",
     "validation": "The best epoch was chosen on these images: the figures may be a little higher than those of new images.",
 }
 _NAMES = {"test": "test images", "query": "test images", "validation": "validation images", "train": "training images"}
+
+
+def caution_of(split: str) -> str:
+    """Why the figures of the images of a split may be too good; "" where no reason is known."""
+    return _CAUTIONS.get(split, "")
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def headline(figures: Mapping[str, float], num_queries: int, split: str, results
         results: The figures that a run recorded. Those of another number of queries are of other images, and not compared with.
     """
     recall, precision = figures["recall@1"], figures["map@r"]
-    words = (recall, precision, _NAMES.get(split, "images"), _TRAINED_ON.get(split, ""))
+    words = (recall, precision, _NAMES.get(split, "images"), caution_of(split))
     measured_split = split if split == "validation" else "test"
     for what, name in _BASELINES.items():
         before = result_of(results, what, measured_split)

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from retrieval.errors import plural
 from retrieval.report.thumbnail import data_uri, read_picture
 
 _SIDE = 256  # pixels of a picture, which a click enlarges
@@ -55,7 +56,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "shown": _shown, "plural": _plural, "breakable": _breakable}
+    environment.filters |= {"percent": _percent, "shown": _shown, "plural": plural, "breakable": _breakable}
     return environment.get_template(template).render(values)
 
 
@@ -68,11 +69,6 @@ def _shown(value: Any) -> str:
 
 def _percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}"
-
-
-def _plural(count: int, one: str, many: str = "") -> str:
-    """The number with its noun."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _breakable(name: str, most: int = 80) -> Markup:

@@ -44,6 +44,7 @@ class Facts:
         rows: Of a run: "epoch", "loss" and figures of every epoch.
         split: The split of the queries: "test", "validation", ...
         threshold: The score below which `min_score="auto"` leaves out an image; None where the index has none.
+        chosen: Of a run: the epoch that is best by validation; None where none was chosen.
     """
 
     title: str
@@ -52,6 +53,7 @@ class Facts:
     rows: Sequence[Mapping[str, float]] = ()
     split: str = ""
     threshold: float | None = None
+    chosen: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def make_report(analysis: Analysis, facts: Facts, *, seed: int = 0) -> Report:
     positive, negative = draw_scores(analysis.queries, analysis.gallery, generator)
     both = len(positive) > 0 and len(negative) > 0
     charts = {
-        "training": charts_training(facts.rows, facts.results) if facts.rows else [],
+        "training": charts_training(facts.rows, facts.results, facts.chosen) if facts.rows else [],
         "ranks": [chart_recall(ranking.first_rank), chart_ranks(ranking.first_rank)],
         "classes": [chart_classes(analysis.classes.values["recall@1"])],
         "scores": [chart_scores(positive, negative, facts.threshold)] if both else [],

@@ -14,7 +14,12 @@ _KINDS = {True: "right", False: "wrong", None: "unknown"}
 
 
 def write_search_page(
-    rows: Sequence[GalleryRow], file: str | Path, *, title: str, lines: Mapping[str, Any] | None = None
+    rows: Sequence[GalleryRow],
+    file: str | Path,
+    *,
+    title: str,
+    lines: Mapping[str, Any] | None = None,
+    limit: str = "",
 ) -> None:
     """Writes queries and their neighbours as a page. A query without neighbours is said to have no similar image.
 
@@ -23,11 +28,13 @@ def write_search_page(
         file: The file.
         title: The heading of the page.
         lines: Names and values to show below it.
+        limit: Which neighbours were left out for their score, and why.
     """
     found = [(_query(row), [_neighbour(neighbour) for neighbour in row.neighbours]) for row in rows]
     tiles = [tile for query, neighbours in found for tile in (query, *neighbours)]
     has_pictures = any(tile.uri is not None for tile in tiles)
-    write_text(file, render("search.html", title=title, rows=found, lines=lines or {}, has_pictures=has_pictures))
+    facts = {"title": title, "lines": lines or {}, "limit": limit}
+    write_text(file, render("search.html", **facts, rows=found, has_pictures=has_pictures))
 
 
 def _query(row: GalleryRow) -> Tile:

@@ -279,7 +279,8 @@ class _Process:
             results["best on test"] = unlabelled("test", best)
         if distributed.is_main():
             if self.record.rows:
-                plot_training(self.record.rows, results, self.folder.curves)
+                chosen = (self.record.best("validation") or {}).get("epoch")
+                plot_training(self.record.rows, results, self.folder.curves, chosen=chosen)
             write_json(self.folder.results, results)
         if warning := below_frozen_features(results, self.record.best("validation")):
             log.warning("%s", warning)

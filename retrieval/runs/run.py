@@ -247,10 +247,17 @@ class Run:
         if queries is None and query_split != gallery:
             queries = self.index(query_split, device=device)
         title = f"Retrieval report: {self.path.resolve().name}"
-        rows, summary = self.metrics, self.summary
+        rows, summary, best = self.metrics, self.summary, self.best_epoch
         epochs = max((row["epoch"] for row in rows), default=None)
         described = {"backbone": summary.backbone, "pixels": summary.pixels, "loss": summary.loss, "epochs": epochs}
-        record: dict[str, Any] = {"results": self.results, "rows": rows, "title": title, "lines": described}
+        described["chosen epoch"] = best if best is None else f"{best or 'the start, 0'}, best by validation"
+        record: dict[str, Any] = {
+            "results": self.results,
+            "rows": rows,
+            "title": title,
+            "lines": described,
+            "chosen": best,
+        }
         return index.report(page, queries=queries, images=images, ks=ks, seed=seed, **record)
 
     def __repr__(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from retrieval.config.yaml_text import parse
@@ -38,8 +38,11 @@ class RunSummary:
 
     @property
     def dataset(self) -> str | None:
-        """The name of the data set."""
-        return self._option("data", "name")
+        """The name of the data set; of own images with that of their folder or list: "folder: my_photos"."""
+        name, place = self._option("data", "name"), self._option("data", "root")
+        if name == "csv":
+            place = (self._option("data", "options") or {}).get("file") or place
+        return f"{name}: {PurePath(place).name}" if name in ("folder", "csv") and place else name
 
     @property
     def backbone(self) -> str | None:
@@ -76,6 +79,13 @@ class RunSummary:
         return "test" if self._tested else "validation"
 
     @property
+    def measured_on(self) -> str:
+        """What the figures of `headline` are of: "test classes", "query images" or "validation images"; "" if there are none."""
+        if self._tested:
+            return "query images" if "not_in_gallery" in self._tested else "test classes"
+        return "validation images" if self.validation else ""
+
+    @property
     def headline(self) -> Figures:
         """The figures of the best epoch by validation, or of the last epoch where nothing was validated.
 
@@ -94,6 +104,7 @@ class RunSummary:
             "best": self.best,
             "results": self.results,
             "validation": self.validation,
+            "measured_on": self.measured_on,
         }
 
     @property

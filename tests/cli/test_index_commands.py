@@ -331,7 +331,7 @@ class TestMistakes:
             ("id,path\n", "its columns are id, path; expected label"),
             ("label,color\n", "expected label, and perhaps id and path"),
             ("label,label\n", "once each"),
-            ("label\na\n", "has 1 items, "),
+            ("label\na\n", "has 1 item, "),
             ("label,id\na,0\nb\n", "line 3: expected a value for each of label, id"),
             ("label,id\na,0\nb,0\n", "line 3: id 0 stands in line 2 already"),
             ("label,id\na,0\nb,-1\n", "line 3: id '-1' is no whole number"),
@@ -431,16 +431,108 @@ def test_the_index_of_all_images_is_the_default_of_a_run_and_the_report_stays_on
     assert len(read_bundle(folder / "index-test").ids) == 28
 
 
-@pytest.mark.parametrize("command", ["recall", "search"])
-def test_a_run_in_place_of_an_index_is_pointed_to_its_indexes(run, images, tmp_path, capsys, command):
+def test_a_run_in_place_of_an_index_is_pointed_to_its_indexes(run, images, tmp_path, capsys):
     folder = Path(shutil.copytree(run, tmp_path / "my run"))
-    words = (command, str(folder), *([str(images / "test" / "class 08" / "0.png")] if command == "search" else []))
-    code, out, err = call(capsys, *words)
+    code, out, err = call(capsys, "recall", str(folder))
     assert (code, out) == (1, "")
     assert err == f"error: {folder}: is a training run, expected an index; give '{folder}/index-test'\n"
     shutil.rmtree(folder / "index-test")
     expected = f"error: {folder}: is a training run without an index; make one with `retrieval index '{folder}'`\n"
-    assert call(capsys, *words)[2] == expected
+    for words in (("recall",), ("search", str(images / "test" / "class 08" / "0.png"))):
+        assert call(capsys, words[0], str(folder), *words[1:])[2] == expected
+
+
+def test_a_run_is_searched_in_its_index_and_of_several_a_line_names_the_one(run, images, tmp_path, capsys, caplog):
+    folder = Path(shutil.copytree(run, tmp_path / "my run"))
+    photo = str(images / "test" / "class 08" / "0.png")
+    found = call(capsys, "search", str(folder), photo)
+    assert found == call(capsys, "search", str(folder / "index-test"), photo)
+    assert (found[0], caplog.messages) == (0, [])
+    shutil.copytree(folder / "index-test", folder / "another")  # a name before index-...
+    assert call(capsys, "search", str(folder), photo) == found
+    shutil.move(folder / "index-test", folder / "index-all")
+    shutil.copytree(folder / "index-all", folder / "index-train")
+    caplog.clear()
+    assert call(capsys, "search", str(folder), photo)[:2] == found[:2]
+    expected = f"searching {folder}/index-all; the run has other indexes, too: another, index-train"
+    assert caplog.messages == [expected]
+    shutil.rmtree(folder / "index-all")
+    caplog.clear()
+    assert call(capsys, "search", str(folder), photo)[0] == 0
+    assert caplog.messages == [f"searching {folder}/another; the run has other indexes, too: index-train"]
+
+
+@pytest.mark.parametrize(
+    ("split", "caution"),
+    [
+        ("train", "The model was trained on these images: the figures are higher than those of new images."),
+        (
+            "all",
+            "Images that the model was trained on are among these: the figures are higher than those of new images.",
+        ),
+        ("validation", "The best epoch was chosen on these images"),
+        ("test", ""),
+    ],
+)
+def test_figures_of_images_that_were_trained_on_have_a_caution(run, tmp_path, capsys, split, caution):
+    index = str(tmp_path / split)
+    assert call(capsys, "index", str(run), "--split", split, "--out", index)[0] == 0
+    for more in ((), ("--macro",), ("--per-class",), ("--qe", "2")):
+        code, out, err = call(capsys, "recall", index, *more)
+        assert code == 0, err
+        assert out.count("caution   ") == bool(caution)
+        assert f"caution {caution}" * bool(caution) in " ".join(out.split())
+        assert max(map(len, out.splitlines())) <= 80
+        found = json.loads(call(capsys, "recall", index, *more, "--json")[1])
+        rows = found if isinstance(found, list) else list(found.values()) if "--qe" in more else [found]
+        assert {row.get("caution", "")[: len(caution)] for row in rows} == {caution}
+        heading = call(capsys, "recall", index, *more, "--csv")[1].splitlines()[0]
+        assert heading.endswith(",caution") == bool(caution)
+    out = " ".join(call(capsys, "compare", index, index)[1].split())
+    assert out.count(f" caution {caution}") == bool(caution)
+    assert json.loads(call(capsys, "compare", index, index, "--json")[1]).get("caution", "").startswith(caution)
+
+
+def test_the_caution_is_that_of_the_queries_and_stays_when_indexes_are_merged(run, tmp_path, capsys):
+    for split in ("train", "test", "all"):
+        assert call(capsys, "index", str(run), "--split", split, "--out", str(tmp_path / split))[0] == 0
+    train, test, every = (str(tmp_path / split) for split in ("train", "test", "all"))
+    assert "caution   Images that the model" in call(capsys, "recall", every)[1]
+    assert "caution" not in call(capsys, "recall", every, "--queries", test)[1]
+    assert "caution   The model was trained on these" in call(capsys, "recall", every, "--queries", train)[1]
+    for number, indices in enumerate([(train, test), (test, train)]):
+        assert call(capsys, "index", "merge", *indices, "--out", str(tmp_path / f"{number}"))[0] == 0
+        out = call(capsys, "recall", str(tmp_path / f"{number}"))[1]
+        assert "caution   Images that the model was trained on are" in out
+    index = read_bundle(tmp_path / "test")
+    assert index.manifest["split"] == "test"
+
+
+def test_a_threshold_of_few_images_has_a_caution_where_it_is_made_and_where_it_is_used(
+    run, images, tmp_path, capsys, caplog
+):
+    index, photo = str(tmp_path / "index"), str(images / "test" / "class 08" / "0.png")
+    out = call(capsys, "index", str(run), "--split", "test", "--out", index)[1]
+    cautions = read_bundle(index).calibration.cautions
+    assert cautions[0].startswith("min-score auto rests on 28 queries, too few")
+    assert " ".join(f"caution {it}" for it in cautions) in " ".join(out.split())
+    assert "".join(out).count("\ncaution   ") == len(cautions)
+    caplog.clear()
+    page = tmp_path / "page.html"
+    words = ("search", index, photo, "--html", str(page), "--picture", str(tmp_path / "found.png"), "--overwrite")
+    assert call(capsys, *words, "--min-score", "auto")[0] == 0
+    assert caplog.messages == cautions
+    threshold = f"{read_bundle(index).calibration.threshold:.4f}"
+    assert f"<dt>minimum score</dt><dd><bdi>{threshold} (auto)</bdi></dd>" in page.read_text()
+    note = f"Images with a score below {threshold}, the minimum score, are left out. It was calibrated on 28 images of the index"
+    assert note in page.read_text()
+    caplog.clear()
+    assert call(capsys, *words, "--min-score", "0.5")[0] == 0
+    assert "<bdi>0.5000</bdi>" in page.read_text()
+    assert "below 0.5000, the minimum score, are left out.</p>" in page.read_text()
+    assert call(capsys, *words)[0] == 0
+    assert "minimum score" not in page.read_text()
+    assert caplog.messages == []
 
 
 def test_the_best_checkpoint_is_the_default_and_the_output_says_which_was_taken(run, images, tmp_path, capsys, caplog):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from jinja2 import Environment, PackageLoader
 from retrieval.cli import output
 from small_run import call
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import RetrievalError, plural
 from retrieval.runs import report
 
 LONG = "a rather long name of a class of things that nobody would want to type twice"
@@ -91,3 +94,35 @@ def test_neighbours_fit_and_their_paths_are_not_shortened():
     assert shlex.split(query) == ["my images/1.png"]
     for line, neighbour in zip(lines, neighbours, strict=True):
         assert shlex.split(line[heading.index("path") :]) == [neighbour["path"]]
+
+
+def test_one_of_a_thing_is_singular_on_the_screen_and_on_pages(tmp_path, capsys, caplog):
+    for name, vectors in {"one": [[1.0, 0.0]], "two": [[1.0, 0.0], [0.0, 1.0]]}.items():
+        np.save(tmp_path / f"{name}.npy", np.array(vectors))
+        (tmp_path / f"{name}.txt").write_text("a\n" * len(vectors))
+        words = ("--from-npy", str(tmp_path / f"{name}.npy"), "--labels", str(tmp_path / f"{name}.txt"))
+        code, out, err = call(capsys, "index", *words, "--out", str(tmp_path / name))
+        assert code == 0, err
+        assert f"holds     {'1 vector' if name == 'one' else '2 vectors'} of 2 numbers, 1 class\n" in out
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    assert call(capsys, "recall", two, "--queries", one)[1].endswith("in percent, over 1 query\n")
+    out = call(capsys, "recall", two, "--queries", one, "--per-class")[1]
+    assert out.endswith("in percent, over the queries of the class\n")
+    assert call(capsys, "report", two, "--queries", one, "--out", str(tmp_path / "page.html"))[0] == 0
+    assert "ranking 2 images for 1 query" in caplog.messages
+    page = (tmp_path / "page.html").read_text()
+    assert "Of 1 query among 1 image of 1 class, against 2 images of the gallery." in page
+    assert "1 class by recall@1" in page
+    wrong = ("1 images", "1 queries", "1 classes", "1 vectors", "1 pairs", "1 neighbours", "1 cases")
+    assert not [words for words in wrong if re.search(rf"\b{words}", page)]
+    assert call(capsys, "index", "remove", two, "1")[1].startswith("removed   1 image\n")
+
+
+def test_what_is_folded_away_is_counted():
+    template = (
+        '{% import "tiles.html" as tiles %}{% call(some) tiles.fold(items, 2, "query", "queries") %}{% endcall %}'
+    )
+    environment = Environment(loader=PackageLoader("retrieval.report", "templates"))
+    environment.filters |= {"plural": plural, "breakable": str}
+    for items, words in (([1, 2, 3], "1 more query"), ([1, 2, 3, 4], "2 more queries")):
+        assert f"<summary>{words}</summary>" in environment.from_string(template).render(items=items)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_run import call
 
 from retrieval.index import Index
@@ -36,6 +37,13 @@ def test_a_run_gets_a_page_and_pictures_in_its_folder(run, tmp_path, capsys):
     assert "untrained" in text
     assert "images 28 classes 4" in text
     assert "could not be read" not in text
+    assert "chosen epoch the start, 0, best by validation" in text
+    assert "training loss over 2 epochs; chosen: the start, epoch 0" in (run / "report.html").read_text(
+        encoding="utf-8"
+    )
+    for picture in (run / "report-pictures" / "loss.png", run / "curves.png"):
+        with Image.open(picture) as image:  # the grey of the marked epoch; grid lines are lighter
+            assert (np.asarray(image.convert("RGB")) == 204).all(axis=2).mean() > 0.001
     assert {path.name for path in (run / "report-pictures").iterdir()} >= PICTURES
     assert (run / "report.html").stat().st_size < 3_000_000
 

@@ -9,7 +9,7 @@ import shlex
 
 import pytest
 from retrieval.cli.output import text_table
-from retrieval.cli.runs import LEFT, groups_rows, runs_rows
+from retrieval.cli.runs import LEFT, groups_rows, runs_note, runs_rows
 from small_run import call
 
 from retrieval.config import load, to_yaml
@@ -110,6 +110,8 @@ def test_the_options_that_tell_two_groups_apart_are_shown(runs, capsys):
     assert "training.learning_rate=1e-05" in out
     assert f"training.learning_rate={load('glyphs').training.learning_rate}" in out
     assert "training.epochs" not in out
+    *_, options = call(capsys, "runs", "--group", "--format", "markdown")[1].splitlines()[4].split(" | ")
+    assert options == "- |"  # of the only group of its loss, which nothing needs to tell apart
 
 
 def test_format_and_json_exclude_each_other_and_nothing_finished_is_said(runs, capsys):
@@ -136,6 +138,7 @@ def a_run(path: str, **more) -> dict:
         **description,
         "results": results,
         "validation": {},
+        "measured_on": "test classes",
         **more,
     }
 
@@ -146,6 +149,7 @@ def test_tables_of_runs_fit_80_columns_and_their_paths_are_not_shortened():
         "state": "damaged",
         "epochs": 0,
         "results": {},
+        "measured_on": "",
         **dict.fromkeys(("dataset", "backbone", "loss", "pixels")),
     }
     text = text_table(runs_rows([*map(a_run, paths), a_run("runs/b", **damaged)]), LEFT)
@@ -166,7 +170,9 @@ def test_tables_of_groups_fit_80_columns():
 
 def test_runs_that_tested_nothing_show_their_validation_figures():
     validation = {"recall@1": 0.75, "map@r": 0.25}
-    tested, other = runs_rows([a_run("runs/a"), a_run("runs/b", results={}, validation=validation)])
+    untested = a_run("runs/b", results={}, validation=validation, measured_on="validation images")
+    tested, other = runs_rows([a_run("runs/a"), untested])
+    assert "measured on" not in tested
     assert (tested["validation"], other["validation"], other["last"]) == ("-", "75.00 / 25.00", "-")
     assert "validation" not in runs_rows([a_run("runs/a", validation=validation)])[0]
 
@@ -174,3 +180,42 @@ def test_runs_that_tested_nothing_show_their_validation_figures():
 def test_code_in_a_file_is_shown_without_its_folder():
     (row,) = runs_rows([a_run("runs/a", backbone="/home/me/code/my_nets.py:build")])
     assert row["backbone"] == "my_nets.py:build"
+
+
+def test_own_images_are_named_and_told_apart(tmp_path, capsys):
+    make_run(tmp_path / "a", "data.name=folder", "data.root=/home/me/my_photos")
+    make_run(tmp_path / "b", "data.name=csv", "data.root=/home/me", "data.options.file=shoes.csv")
+    make_run(tmp_path / "c", "data.name=folder", "data.root=/home/me/birds")
+    out = call(capsys, "runs", str(tmp_path))[1]
+    for name in ("folder: my_photos", "csv: shoes.csv", "folder: birds"):
+        assert name in out
+    rows = list(csv.DictReader(io.StringIO(call(capsys, "runs", str(tmp_path), "--group", "--format", "csv")[1])))
+    assert [row["dataset"] for row in rows] == ["csv: shoes.csv", "folder: birds", "folder: my_photos"]
+
+
+def test_csv_keeps_the_validation_figures(tmp_path, capsys):
+    make_run(tmp_path / "run", recall=None)
+    run, before = RunFolder(tmp_path / "run"), {"recall@1": 0.25, "map@r": 0.125}
+    run.write_rows([{"epoch": 1, "step": 5, "loss": 0.5, "validation recall@1": 0.75, "validation map@r": 0.5}])
+    write_json(run.results, {"frozen features (validation)": before, "last (validation)": before})
+    (row,) = csv.DictReader(io.StringIO(call(capsys, "runs", str(tmp_path), "--format", "csv")[1]))
+    assert (row["validation recall@1"], row["validation map@r"]) == ("0.75", "0.5")
+    assert (row["frozen features (validation) recall@1"], row["last (validation) map@r"]) == ("0.25", "0.125")
+    assert (row["last recall@1"], row["measured_on"]) == ("", "validation images")
+
+
+def test_the_line_below_the_table_says_what_was_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_run(tmp_path / "queries", recall=None)
+    figures = {"recall@1": 0.5, "map@r": 0.25, "queries": 9, "not_in_gallery": 0}
+    write_json(RunFolder(tmp_path / "queries").results, {"last": figures})
+    out = call(capsys, "runs", ".")[1]
+    assert out.splitlines()[-1].startswith("recall@1 / MAP@R on the query images, in percent")
+    make_run(tmp_path / "classes")
+    out = call(capsys, "runs", ".")[1]
+    assert out.splitlines()[-1].startswith("recall@1 / MAP@R on the test classes or query images, in percent")
+    assert [line.split()[-2:] for line in out.splitlines() if line.startswith(("classes", "queries"))][-2:] == [
+        ["test", "classes"],
+        ["query", "images"],
+    ]
+    assert runs_note([a_run("runs/a", results={}, measured_on="")]).startswith("recall@1 / MAP@R, in percent")

@@ -141,7 +141,7 @@ def test_a_path_that_is_neither_an_index_nor_a_run_is_named(capsys, here, index,
 
 
 def test_a_run_given_as_an_index_names_the_indexes_that_it_has(capsys, run, query, tmp_path):
-    for command in (["recall", run], ["search", run, query], ["export", "npy", run, "--out", "o"]):
+    for command in (["recall", run], ["compare", run, run], ["export", "npy", run, "--out", "o"]):
         refused(capsys, 1, f"is a training run, expected an index; give {run}/index-test", *command)
     index = shutil.copytree(run / "index-test", tmp_path / "my run" / "index")
     refused(capsys, 1, f"did you mean '{index}'?", "recall", index.parent)

@@ -83,6 +83,15 @@ def test_labels_go_with_vectors_only(tmp_path, words, capsys):
         ("labels.npy", b"nothing", r"labels\.npy: cannot be read"),
         ("labels.csv", b"class\n1\n", r"labels\.csv: its columns are class; expected label"),
         ("labels.csv", b"", r"labels\.csv: its columns are none"),
+        ("labels.csv", b"3\n3\n1\n1\n2\n2\n", r"csv, line 1: is '3', expected a header; .* above it, e\.g\. label$"),
+        ("labels.csv", b"a,1.png\n" * 6, r"csv, line 1: is 'a,1\.png', expected a header; .* e\.g\. label,path$"),
+        (
+            "labels.csv",
+            b"label;path\na;1.png\n",
+            r"csv: its columns are separated by semicolons, expected commas; save",
+        ),
+        ("labels.csv", b"id\tlabel\n1\ta\n", r"csv: its columns are separated by tabs, expected commas; save"),
+        ("labels.csv", b"label\na\n", r"labels\.csv: has 1 item, .*vectors\.npy has 6 vectors"),
     ],
 )
 def test_labels_that_cannot_be_read_are_one_line(vectors, name, content, message):
@@ -97,3 +106,11 @@ def test_arrays_that_are_no_labels_are_one_line(vectors, labels):
     np.save(vectors.with_name("labels.npy"), labels)
     with pytest.raises(DatasetError, match=r"expected whole numbers or texts of shape \(count,\)"):
         retrieval.Index.from_files(vectors, vectors.with_name("labels.npy"))
+
+
+def test_errors_of_measuring_name_the_file_of_the_vectors(vectors, capsys):
+    labels = write_labels(vectors.with_name("labels.txt"))
+    for words in (("--k", "6"), ("--rerank", "2", "--k", "9")):
+        code, out, err = call(capsys, "recall", str(vectors), "--labels", str(labels), *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"error: {vectors}: cannot be measured: ")

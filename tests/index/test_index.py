@@ -528,6 +528,25 @@ def test_an_index_is_calibrated_so_that_at_most_one_in_a_hundred_queries_of_an_a
     assert found.right_accept_rate == np.mean(right)
 
 
+def test_a_threshold_that_rests_on_few_queries_or_accepts_few_known_ones_says_so():
+    vectors, labels = labelled_clumps(50, 2)
+    at_bound = Index.from_vectors(vectors, labels).calibration
+    assert (at_bound.queries, at_bound.right_accept_rate >= 0.5) == (100, True)
+    assert at_bound.cautions == []
+    few = Index.from_vectors(vectors[:-1], labels[:-1])
+    (caution,) = few.calibration.cautions
+    assert caution.startswith(
+        "min-score auto rests on 99 queries, too few to show a rate of 1 %: it may accept up to 3.0 %"
+    )
+    assert few.describe()["calibration"]["cautions"] == [caution]
+    noise = np.random.default_rng(0).normal(size=(400, 4))
+    (caution,) = Index.from_vectors(noise, np.arange(400) % 20).calibration.cautions
+    share = Index.from_vectors(noise, np.arange(400) % 20).calibration.right_accept_rate
+    assert caution.startswith(f"min-score auto accepts only {100 * share:.1f} % of queries of known classes")
+    lone = Index.from_vectors(noise, np.arange(400)).calibration
+    assert (lone.right_accept_rate, lone.cautions) == (None, [])
+
+
 def test_hits_below_min_score_are_dropped_and_the_answer_can_be_no_hit():
     vectors, labels = labelled_clumps()
     index = Index.from_vectors(vectors, labels)

@@ -132,3 +132,25 @@ def test_drawing_does_not_load_pyplot_and_its_global_state(tmp_path):
     )
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
     assert (tmp_path / "curves.png").is_file()
+
+
+@pytest.mark.parametrize(("chosen", "name"), [(3, "chosen: epoch 3"), (0, "chosen: the start, epoch 0")])
+def test_the_chosen_epoch_is_marked_and_named_in_every_chart(tmp_path, chosen, name):
+    charts = charts_training(rows(start=0), {}, chosen)
+    assert [chart.name for chart in charts] == ["loss", "validation-recall", "validation-map"]
+    for chart in charts:
+        axes = Figure().subplots()
+        chart.draw_on(axes)
+        (line,) = [line for line in axes.get_lines() if line.get_label() == name]
+        assert list(line.get_xdata()) == [chosen, chosen]
+        assert axes.get_xlim()[0] < chosen < axes.get_xlim()[1]
+        assert name in [text.get_text() for text in axes.get_legend().get_texts()]
+        assert name in chart.description
+    plot_training(rows(start=0), {}, tmp_path / "curves.png", chosen=chosen)
+    for panel in np.array_split(drawn(tmp_path / "curves.png"), 3, axis=1):
+        assert (panel == 204).all(axis=2).mean() > 0.001  # the grey of the line; grid lines are lighter
+
+
+def test_without_a_chosen_epoch_nothing_is_marked():
+    assert "chosen" not in "".join(str(line.get_label()) for line in axes_of("loss", rows()).get_lines())
+    assert charts_training(rows()[:1], {})[0].description == "training loss over 1 epoch"
