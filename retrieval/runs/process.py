@@ -41,6 +41,7 @@ from retrieval.runs.run import Run
 from retrieval.runs.summary import summarize_training
 from retrieval.training import (
     RunFolder,
+    RunLog,
     Stopped,
     StopSignals,
     Trainer,
@@ -83,7 +84,12 @@ def run_process(
     if resume:
         require_known(names_in(config, parts), folder.path)
     check(config, parts, pretrained=not resume)
-    with StopSignals() as signals, distributed.joined(pick_device(config.device)) as device, _owned(folder, dry_run):
+    with (
+        RunLog() as run_log,
+        StopSignals() as signals,
+        distributed.joined(pick_device(config.device)) as device,
+        _owned(folder, dry_run),
+    ):
         used = distributed.is_main() and not dry_run
         callbacks = Callbacks([*build_callbacks(config), *objects.callbacks] if used else [])
         process = _build(config, folder, device, signals, objects, callbacks, resume=resume)
@@ -96,8 +102,9 @@ def run_process(
                 process.resume_run()
             else:
                 process.begin(overwrite=overwrite)
-            with folder.logging() if distributed.is_main() else contextlib.nullcontext():
-                process.run_to_the_end()
+            if distributed.is_main():
+                run_log.open(folder.log)
+            process.run_to_the_end()
         finally:
             callbacks.close()
     return process.run

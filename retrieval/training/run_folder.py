@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,6 @@ from retrieval.files import LOCK_NAME as LOCK
 from retrieval.files import locked, write_json, write_text
 from retrieval.training.callbacks import EVENT_FILES, RUN_ID_FILE
 from retrieval.training.checkpoint import load_newest, save_checkpoint
-
-log = logging.getLogger("retrieval")
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -118,32 +115,6 @@ class RunFolder:
         """
         write_metrics(self.metrics, rows)
         write_text(self.metrics_lines, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-
-    @contextlib.contextmanager
-    def logging(self) -> Iterator[None]:
-        """Appends the log messages of the block to the log file of the folder.
-
-        Raises:
-            CheckpointError: The log cannot be opened.
-        """
-        try:
-            handler = _LogFile(self.log, encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(f"{self.log}: cannot be written ({error.strerror})") from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        try:
-            yield
-        finally:
-            log.removeHandler(handler)
-            handler.close()
-
-
-class _LogFile(logging.FileHandler):
-    """A log file whose errors are ignored: a full disk ends a run only where it loses data."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
 
 
 def write_metrics(path: Path, rows: Rows) -> None:

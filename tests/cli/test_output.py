@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from retrieval.cli import output
 from small_run import call
 
+from retrieval.cli import output
 from retrieval.errors import RetrievalError
 from retrieval.runs import report
 

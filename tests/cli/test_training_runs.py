@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,20 @@ def test_a_signal_ends_the_step_saves_and_exits_with_its_code(images, tmp_path, 
     assert [row["epoch"] for row in state["rows"]] == [0, 1]
     assert not (tmp_path / "run" / "results.json").exists()
     assert "go on with --resume" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_quiet_leaves_nothing_out_of_the_log_of_a_run_which_begins_with_the_reading(images, tmp_path, capsys, caplog):
+    logs = []
+    for quiet in ([], ["--quiet"]):
+        caplog.clear()
+        out = tmp_path / f"run{len(quiet)}"
+        assert call(capsys, *arguments(images, out, "batch.size=64", "training.epochs=1", *quiet))[0] == 0
+        assert bool(caplog.messages) == (not quiet)
+        logs.append(re.sub(r"^\d{4}-\S+ \S+ ", "", (out / "log.txt").read_text(), flags=re.MULTILINE))
+    assert logs[0] == logs[1]
+    assert "its own splits train, test are used" in logs[0].splitlines()[0]
+    assert "INFO batch.size: 12 instead of 64" in logs[0]
+    assert "INFO epoch 1 of 1" in logs[0]
 
 
 def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_result_as_a_whole_run(images, tmp_path, monkeypatch):
