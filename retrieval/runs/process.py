@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from retrieval.config.splits import (
 )
 from retrieval.config.trainer import build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
+from retrieval.errors import RetrievalError
 from retrieval.files import write_json, write_text
 from retrieval.model.places import require_known
 from retrieval.networks import start_head
@@ -52,6 +54,7 @@ from retrieval.training import (
 )
 from retrieval.training.callbacks import Callbacks
 from retrieval.training.device import pick_device
+from retrieval.training.diagnosis import describe_fault, diverged
 from retrieval.training.progress import ProgressBar
 
 log = logging.getLogger("retrieval")
@@ -184,7 +187,7 @@ class _Process:
         """Restores the state at which the run stopped."""
         require_same(self.config, self.folder)
         require_same_images(self.splits, self.folder)
-        state = self.folder.load_last()
+        state = self.folder.load_last(self.trainer.find_fault)
         self.trainer.load_state_dict(state)
         self.record = Record(state["rows"], state["results"])
         if distributed.is_main():
@@ -256,7 +259,7 @@ class _Process:
         for split, every in (("validation", settings.every), ("test", settings.test_every)):
             exists = split in self.measuring.splits_measured
             if every and exists and (epoch % every == 0 or is_last):
-                figures = self.measuring.measure(split, self.trainer.evaluated)
+                figures = self.measuring.figures(self.embed(split), split)
                 row |= labelled(split, figures)
                 self.callbacks.evaluation(self.run, split, figures)
         log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.num_epochs, loss, describe(row))
@@ -295,12 +298,12 @@ class _Process:
     def measure_end(self, split: str) -> dict[str, Figures]:
         """Measures the last and the best epoch, and draws neighbours by the best one."""
         network, best = self.trainer.evaluated, self.record.best("validation")
-        vectors = self.measuring.embed(split, network)
+        vectors = self.embed(split)
         results = {result_name("last", split): self.measuring.figures(vectors, split)}
         if best:
             if best["step"] != self.trainer.step:
                 network.load_state_dict(load_checkpoint(self.folder.best)["model"])
-                vectors = self.measuring.embed(split, network)
+                vectors = self.embed(split)
             results[result_name("best by validation", split)] = self.measuring.figures(vectors, split)
         for name, figures in results.items():
             self.callbacks.evaluation(self.run, name, figures)
@@ -309,11 +312,34 @@ class _Process:
             draw_neighbours(*vectors, queries, gallery, self.folder.gallery, split=split, seed=self.config.seed)
         return results
 
+    def embed(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of the trained network; see `Measuring.embed`.
+
+        Raises:
+            RetrievalError: The training has diverged.
+        """
+        queries, gallery = self.measuring.embed(split, self.trainer.evaluated)
+        if fault := describe_fault(queries) or describe_fault(gallery):
+            raise self.diverged(f"{fault} ({split} images)")
+        return queries, gallery
+
     def save(self) -> None:
-        """Writes everything that a resumed run needs."""
+        """Writes everything that a resumed run needs.
+
+        Raises:
+            RetrievalError: The training has diverged. The last checkpoint is unchanged.
+        """
+        state = self.trainer.state_dict()
+        if fault := self.trainer.find_fault(state):
+            raise self.diverged(f"{fault}; the checkpoint {self.folder.last.name} is an earlier one")
         if distributed.is_main():
-            state = {**self.trainer.state_dict(), "rows": self.record.rows, "results": self.record.results}
-            self.folder.save_last(state)
+            self.folder.save_last({**state, "rows": self.record.rows, "results": self.record.results})
+
+    def diverged(self, what: str) -> RetrievalError:
+        """The error of a training that has diverged."""
+        step = self.trainer.step
+        epoch = math.ceil(step / self.sampler.steps_per_epoch)
+        return RetrievalError(diverged(epoch, step, what, self.config.training.learning_rate))
 
 
 def _build(

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,16 @@ class RunFolder:
         """Writes the last checkpoint; the one before it becomes the previous one."""
         save_checkpoint(self.last, state, keep=self.previous)
 
-    def load_last(self) -> dict[str, Any]:
-        """Reads the last checkpoint, or the previous one, with a warning, if the last is damaged.
+    def load_last(self, check: Callable[[dict[str, Any]], str | None] = lambda state: None) -> dict[str, Any]:
+        """Reads the last checkpoint, or the previous one, with a warning, if the last cannot be used.
+
+        Args:
+            check: See `load_newest`.
 
         Raises:
-            CheckpointError: Neither can be read.
+            CheckpointError: Neither can be used.
         """
-        return load_newest(self.last, self.previous)
+        return load_newest(self.last, self.previous, check=check)
 
     def write_rows(self, rows: Rows) -> None:
         """Writes the figures of all epochs, as CSV and as one JSON object a line.
