@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from retrieval.config import Config, to_yaml
 from retrieval.config.check import build_callbacks, check, names_in
 from retrieval.config.fitting import fit
 from retrieval.config.network import Embedder, build_network, build_preprocessing, head_start, own_network, without_head
+from retrieval.config.schema import DataConfig
 from retrieval.config.splits import (
     build_augmentation,
     build_sampler,
@@ -29,7 +32,8 @@ from retrieval.config.splits import (
 )
 from retrieval.config.trainer import build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
-from retrieval.errors import RetrievalError
+from retrieval.data.registry import DATASETS
+from retrieval.errors import DatasetError, RetrievalError
 from retrieval.files import write_json, write_text
 from retrieval.model.places import require_known
 from retrieval.networks import start_head
@@ -101,13 +105,14 @@ def run_process(
             if dry_run:
                 return process.run
             log.info("%s", process.run.plan)
-            if resume:
-                process.resume_run()
-            else:
-                process.begin(overwrite=overwrite)
-            if distributed.is_main():
-                run_log.open(folder.log)
-            process.run_to_the_end()
+            with _broken_images(config.data):
+                if resume:
+                    process.resume_run()
+                else:
+                    process.begin(overwrite=overwrite)
+                if distributed.is_main():
+                    run_log.open(folder.log)
+                process.run_to_the_end()
         finally:
             callbacks.close()
     return process.run
@@ -397,3 +402,18 @@ def _owned(folder: RunFolder, dry_run: bool) -> Iterator[None]:
             stack.callback(log.setLevel, log.level)
             log.setLevel(logging.CRITICAL)
         yield
+
+
+@contextlib.contextmanager
+def _broken_images(data: DataConfig) -> Iterator[None]:
+    """Adds to the error of an image that cannot be read the command that lists all of them."""
+    try:
+        yield
+    except DatasetError as error:
+        if data.name not in DATASETS or data.root is None:  # images of own code, which the command cannot read
+            raise
+        options = [
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in data.options.items()
+        ]
+        command = shlex.join(["retrieval", "data", "verify", data.name, "--root", str(data.root), *options])
+        raise DatasetError(f"{error}; `{command}` lists all faults") from error
