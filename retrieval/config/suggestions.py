@@ -87,7 +87,7 @@ def nearest(key: str) -> list[str]:
     known = ALIASES.get(key) or ALIASES.get(name) or [option for option in names if names[option] == name]
     inside = {option: name for option, name in names.items() if section and option.startswith(f"{section}.")}
     found = [option for option in known if option in inside]
-    found = found or _misspelt(name, inside) or known or _abbreviated(name, inside) or _misspelt(name, names)
+    found = found or _misspelt(name, inside) or _begun(name, inside) or known or _misspelt(name, names)
     return found[:3]
 
 
@@ -115,7 +115,6 @@ def _count_different(left: str, right: str) -> int:
     return len(left) + len(right) - 2 * sum(block.size for block in same)
 
 
-def _abbreviated(word: str, names: dict[str, str]) -> list[str]:
-    """The options whose name contains all parts of a word, such as "batch" of "batch_size"."""
-    parts = set(word.split("_"))
-    return [option for option, name in names.items() if parts <= set(name.split("_"))]
+def _begun(word: str, names: dict[str, str]) -> list[str]:
+    """The options whose name begins with a word, such as "batch_size" with "batch"."""
+    return [option for option, name in names.items() if name.startswith(f"{word}_")]
