@@ -207,7 +207,7 @@ class _Process:
             self.train_and_save()
             self.finish()
         except Stopped:
-            log.warning("stopped after step %d; go on with --resume", self.trainer.step)
+            log.warning("stopped after step %d; resume the run to go on", self.trainer.step)
             raise
 
     def train_and_save(self) -> None:

@@ -61,11 +61,11 @@ class RunFolder:
         if self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
             if not overwrite:
                 raise CheckpointError(
-                    f"{self.path}: holds a run or other files; pass --resume, --overwrite, or another --out"
+                    f"{self.path}: holds a run or other files; pass resume=True or overwrite=True, or choose another folder"
                 )
             if not self.config.is_file():
                 raise CheckpointError(
-                    f"{self.path}: holds no run, so --overwrite leaves it alone; choose another --out"
+                    f"{self.path}: holds no run, so overwrite=True leaves it alone; choose another folder"
                 )
 
     def create(self, config: str, environment: Mapping[str, Any], *, overwrite: bool = False) -> None:

@@ -33,7 +33,7 @@ def test_a_folder_in_use_is_refused_and_replaced_only_on_request(tmp_path):
     (run.path / "events.out.tfevents.1").write_text("old")
     for file in (run.last, run.previous, run.metrics_lines, run.log):
         file.write_text("old")
-    with pytest.raises(CheckpointError, match=r"pass --resume, --overwrite, or another --out"):
+    with pytest.raises(CheckpointError, match=r"pass resume=True or overwrite=True, or choose another folder"):
         run.create("seed: 2\n", {})
     assert run.config.read_text() == "seed: 1\n"
     run.create("seed: 2\n", {}, overwrite=True)
