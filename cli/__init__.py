@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ def run(arguments: Sequence[str]) -> int:
     except RetrievalError as error:
         if debug:
             traceback.print_exc()
-        for line in str(error).splitlines():
+        for line in _with_options(str(error)).splitlines():
             click.echo(f"error: {line}", err=True)
         return error.exit_code
     except BrokenPipeError:  # the reader of stdout has exited, as in `retrieval recall ... | head`
@@ -121,6 +122,12 @@ def _in_one_line(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     context = error.ctx if isinstance(error, click.UsageError) else None
     return f"{message} (see `{context.command_path} --help`)" if context else message
+
+
+def _with_options(message: str) -> str:
+    """A message of the library with the options of the command line in place of the arguments of Python."""
+    arguments = r"(?<![\w.])(overwrite|resume|config)=(True\b)?"
+    return re.sub(arguments, lambda found: f"--{found[1]}" + ("" if found[2] else " "), message)
 
 
 def _explain(error: Exception) -> str:

@@ -20,6 +20,8 @@ from difflib import get_close_matches
 class RetrievalError(Exception):
     """An error that a user can mend. The message says what is wrong, where, and how to mend it.
 
+    It names the arguments of Python, `overwrite=True`. The command line writes them as its options, `--overwrite`.
+
     Example:
         >>> import retrieval
         >>> try:

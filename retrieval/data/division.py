@@ -44,9 +44,10 @@ def divide(
     if images.num_classes < fewest:
         names = ", ".join(shorten(name) for name in images.class_names)
         need = "train and test need two or more each" if split == "classes" else "training needs two or more"
+        other = ", or train on every class with data.split=images or data.split=all" if images.num_classes > 1 else ""
         raise DatasetError(
-            f"{images.origin}: has {images.num_classes} classes with images ({names}); {need}: "
-            "add classes, or choose the folder that contains all of them"
+            f"{images.origin}: has {images.num_classes} {'class' if images.num_classes == 1 else 'classes'} with images "
+            f"({names}); {need}: add classes{other}, or choose the folder that contains all of them"
         )
     if split == "all":
         return {"train": images}

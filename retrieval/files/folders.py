@@ -41,7 +41,7 @@ def folder_in_one_piece(
     if path.exists() and not path.is_dir():
         raise RetrievalError(f"{path}: is a file, expected a folder; choose another path")
     if path.exists() and not overwrite:
-        raise RetrievalError(f"{path}: exists already; choose another folder or pass --overwrite")
+        raise RetrievalError(f"{path}: exists already; choose another folder or pass overwrite=True")
     if path.exists():
         require_elsewhere(path)
     new_parents = [folder for folder in path.parents if not folder.exists()]

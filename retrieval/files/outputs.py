@@ -22,7 +22,7 @@ def require_free_folder(out: str | Path, overwrite: bool, check: Callable[[Path]
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise RetrievalError(f"{out}: exists already; choose another --out or pass --overwrite")
+        raise RetrievalError(f"{out}: exists already; choose another folder or pass overwrite=True")
     if out.is_dir():
         require_elsewhere(out)
         check(out)
@@ -37,7 +37,7 @@ def require_free_file(out: str | Path, overwrite: bool) -> None:
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise RetrievalError(f"{out}: exists already; choose another name or pass --overwrite")
+        raise RetrievalError(f"{out}: exists already; choose another name or pass overwrite=True")
     require_place(out)
 
 

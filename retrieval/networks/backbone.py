@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from threading import Thread
@@ -16,6 +20,8 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from retrieval.errors import CheckpointError, RetrievalError, did_you_mean
+
+log = logging.getLogger("retrieval")
 
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order in which timm looks for them
 HUB_PATIENCE = 4.0  # seconds to wait for an answer of the hub
@@ -47,7 +53,7 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -
     if config.hf_hub_id:
         cached = _cached_file(config.hf_hub_id)
         if cached is not None:
-            return _from_file(name, cached, options)
+            return _from_file(name, cached, options)[0]
         _require_hub(name, config.hf_hub_id)
     try:
         return timm.create_model(name, pretrained=True, **options)
@@ -70,12 +76,16 @@ def check_name(name: str) -> None:
         raise ValueError(f"backbone {name!r}: timm {timm.__version__} has no weights of that tag{hint}")
 
 
-def _from_file(name: str, path: Path, options: dict[str, Any], *, custom: bool = False) -> nn.Module:
+def _from_file(name: str, path: Path, options: dict[str, Any], *, custom: bool = False) -> tuple[nn.Module, list[str]]:
+    """The network with the weights of a file, and the keys of the file that the network does not have."""
     overlay = {"file": str(path), "custom_load": custom}
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+        with _unexpected_keys() as keys:
+            return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options), keys
     except (OSError, EOFError, RuntimeError, KeyError, ValueError, UnpicklingError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: these weights do not fit {name} ({_reason(error)})") from error
+        raise CheckpointError(
+            f"{path}: these weights do not fit {name} ({_difference(error)}); {_other_file(name)}"
+        ) from error
 
 
 def _from_users_file(name: str, path: Path, options: dict[str, Any], *, custom: bool) -> nn.Module:
@@ -90,14 +100,18 @@ def _from_users_file(name: str, path: Path, options: dict[str, Any], *, custom: 
         )
     random_state = torch.get_rng_state()
     # Some networks have published weights in a custom .npz format. With custom_load, timm reads no other format.
-    network = _from_file(name, path, options, custom=custom and path.suffix == ".npz")
+    network, unexpected = _from_file(name, path, options, custom=custom and path.suffix == ".npz")
     torch.set_rng_state(random_state)
     fresh = dict(timm.create_model(name, **options).named_parameters())
     left = [key for key, value in network.named_parameters() if _is_random(value) and torch.equal(value, fresh[key])]
     if left:
         raise CheckpointError(
-            f"{path}: these weights do not fit {name} ({len(left)} of its weight matrices are not in the file, e.g. {left[0]})"
+            f"{path}: these weights do not fit {name} ({len(left)} of its weight matrices are not in the file, e.g. {left[0]}); "
+            f"{_other_file(name)}"
         )
+    if unexpected:
+        message = "%s: has weights for %d keys that %s does not have, e.g. %s; they are left out"
+        log.warning(message, path, len(unexpected), name, unexpected[0])
     return network
 
 
@@ -143,6 +157,35 @@ def _require_hub(name: str, repository: str) -> None:
         raise RetrievalError(
             f"weights of {name} are not in the cache, and {hub} cannot be reached ({failures[-1]}); {_remedy()}"
         )
+
+
+@contextlib.contextmanager
+def _unexpected_keys() -> Iterator[list[str]]:
+    """The keys that timm finds in a weights file and not in the network. timm only logs them, in one line that has all of them."""
+    keys: list[str] = []
+
+    def take(record: logging.LogRecord) -> bool:
+        found = re.match(r"Unexpected keys \((.*?)\)", record.getMessage())
+        keys.extend(found[1].split(", ") if found else ())
+        return not found
+
+    logger = logging.getLogger("timm.models._builder")
+    logger.addFilter(take)
+    try:
+        yield keys
+    finally:
+        logger.removeFilter(take)
+
+
+def _difference(error: Exception) -> str:
+    """Why weights do not fit, from the error of loading them."""
+    if other := re.findall(r"size mismatch for ([^\s:]+)", str(error)):
+        return f"{len(other)} of its weights have another shape in the file, e.g. {other[0]}"
+    return f"its key {error} is of another network" if isinstance(error, KeyError) else _reason(error)
+
+
+def _other_file(name: str) -> str:
+    return f"give weights of {name}, or set model.backbone to the network of the file"
 
 
 def _remedy() -> str:

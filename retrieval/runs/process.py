@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,6 +21,7 @@ from retrieval.config import Config, to_yaml
 from retrieval.config.check import build_callbacks, check, names_in
 from retrieval.config.fitting import fit
 from retrieval.config.network import Embedder, build_network, build_preprocessing, head_start, own_network, without_head
+from retrieval.config.schema import DataConfig
 from retrieval.config.splits import (
     build_augmentation,
     build_sampler,
@@ -28,6 +32,8 @@ from retrieval.config.splits import (
 )
 from retrieval.config.trainer import build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
+from retrieval.data.registry import DATASETS
+from retrieval.errors import DatasetError, RetrievalError
 from retrieval.files import write_json, write_text
 from retrieval.model.places import require_known
 from retrieval.networks import start_head
@@ -41,6 +47,7 @@ from retrieval.runs.run import Run
 from retrieval.runs.summary import summarize_training
 from retrieval.training import (
     RunFolder,
+    RunLog,
     Stopped,
     StopSignals,
     Trainer,
@@ -51,6 +58,7 @@ from retrieval.training import (
 )
 from retrieval.training.callbacks import Callbacks
 from retrieval.training.device import pick_device
+from retrieval.training.diagnosis import describe_fault, diverged
 from retrieval.training.progress import ProgressBar
 
 log = logging.getLogger("retrieval")
@@ -83,7 +91,12 @@ def run_process(
     if resume:
         require_known(names_in(config, parts), folder.path)
     check(config, parts, pretrained=not resume)
-    with StopSignals() as signals, distributed.joined(pick_device(config.device)) as device, _owned(folder, dry_run):
+    with (
+        RunLog() as run_log,
+        StopSignals() as signals,
+        distributed.joined(pick_device(config.device)) as device,
+        _owned(folder, dry_run),
+    ):
         used = distributed.is_main() and not dry_run
         callbacks = Callbacks([*build_callbacks(config), *objects.callbacks] if used else [])
         process = _build(config, folder, device, signals, objects, callbacks, resume=resume)
@@ -92,11 +105,13 @@ def run_process(
             if dry_run:
                 return process.run
             log.info("%s", process.run.plan)
-            if resume:
-                process.resume_run()
-            else:
-                process.begin(overwrite=overwrite)
-            with folder.logging() if distributed.is_main() else contextlib.nullcontext():
+            with _broken_images(config.data):
+                if resume:
+                    process.resume_run()
+                else:
+                    process.begin(overwrite=overwrite)
+                if distributed.is_main():
+                    run_log.open(folder.log)
                 process.run_to_the_end()
         finally:
             callbacks.close()
@@ -177,7 +192,7 @@ class _Process:
         """Restores the state at which the run stopped."""
         require_same(self.config, self.folder)
         require_same_images(self.splits, self.folder)
-        state = self.folder.load_last()
+        state = self.folder.load_last(self.trainer.find_fault)
         self.trainer.load_state_dict(state)
         self.record = Record(state["rows"], state["results"])
         if distributed.is_main():
@@ -192,7 +207,7 @@ class _Process:
             self.train_and_save()
             self.finish()
         except Stopped:
-            log.warning("stopped after step %d; go on with --resume", self.trainer.step)
+            log.warning("stopped after step %d; resume the run to go on", self.trainer.step)
             raise
 
     def train_and_save(self) -> None:
@@ -249,7 +264,7 @@ class _Process:
         for split, every in (("validation", settings.every), ("test", settings.test_every)):
             exists = split in self.measuring.splits_measured
             if every and exists and (epoch % every == 0 or is_last):
-                figures = self.measuring.measure(split, self.trainer.evaluated)
+                figures = self.measuring.figures(self.embed(split), split)
                 row |= labelled(split, figures)
                 self.callbacks.evaluation(self.run, split, figures)
         log.info("epoch %d of %d: loss %.4f  %s", epoch, self.config.training.num_epochs, loss, describe(row))
@@ -289,12 +304,12 @@ class _Process:
     def measure_end(self, split: str) -> dict[str, Figures]:
         """Measures the last and the best epoch, and draws neighbours by the best one."""
         network, best = self.trainer.evaluated, self.record.best("validation")
-        vectors = self.measuring.embed(split, network)
+        vectors = self.embed(split)
         results = {result_name("last", split): self.measuring.figures(vectors, split)}
         if best:
             if best["step"] != self.trainer.step:
                 network.load_state_dict(load_checkpoint(self.folder.best)["model"])
-                vectors = self.measuring.embed(split, network)
+                vectors = self.embed(split)
             results[result_name("best by validation", split)] = self.measuring.figures(vectors, split)
         for name, figures in results.items():
             self.callbacks.evaluation(self.run, name, figures)
@@ -303,11 +318,34 @@ class _Process:
             draw_neighbours(*vectors, queries, gallery, self.folder.gallery, split=split, seed=self.config.seed)
         return results
 
+    def embed(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """The vectors of the trained network; see `Measuring.embed`.
+
+        Raises:
+            RetrievalError: The training has diverged.
+        """
+        queries, gallery = self.measuring.embed(split, self.trainer.evaluated)
+        if fault := describe_fault(queries) or describe_fault(gallery):
+            raise self.diverged(f"{fault} ({split} images)")
+        return queries, gallery
+
     def save(self) -> None:
-        """Writes everything that a resumed run needs."""
+        """Writes everything that a resumed run needs.
+
+        Raises:
+            RetrievalError: The training has diverged. The last checkpoint is unchanged.
+        """
+        state = self.trainer.state_dict()
+        if fault := self.trainer.find_fault(state):
+            raise self.diverged(f"{fault}; the checkpoint {self.folder.last.name} is an earlier one")
         if distributed.is_main():
-            state = {**self.trainer.state_dict(), "rows": self.record.rows, "results": self.record.results}
-            self.folder.save_last(state)
+            self.folder.save_last({**state, "rows": self.record.rows, "results": self.record.results})
+
+    def diverged(self, what: str) -> RetrievalError:
+        """The error of a training that has diverged."""
+        step = self.trainer.step
+        epoch = math.ceil(step / self.sampler.steps_per_epoch)
+        return RetrievalError(diverged(epoch, step, what, self.config.training.learning_rate))
 
 
 def _build(
@@ -365,3 +403,18 @@ def _owned(folder: RunFolder, dry_run: bool) -> Iterator[None]:
             stack.callback(log.setLevel, log.level)
             log.setLevel(logging.CRITICAL)
         yield
+
+
+@contextlib.contextmanager
+def _broken_images(data: DataConfig) -> Iterator[None]:
+    """Adds to the error of an image that cannot be read the command that lists all of them."""
+    try:
+        yield
+    except DatasetError as error:
+        if data.name not in DATASETS or data.root is None:  # images of own code, which the command cannot read
+            raise
+        options = [
+            f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in data.options.items()
+        ]
+        command = shlex.join(["retrieval", "data", "verify", data.name, "--root", str(data.root), *options])
+        raise DatasetError(f"{error}; `{command}` lists all faults") from error

@@ -34,7 +34,7 @@ def require_same(config: Config, folder: RunFolder) -> None:
         differences = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
         given = shlex.quote(str(folder.config))
         raise CheckpointError(
-            f"{folder.path}: was started with another configuration ({differences}); resume it with --config {given}"
+            f"{folder.path}: was started with another configuration ({differences}); resume it with config={given}"
         )
 
 

@@ -4,12 +4,14 @@ from retrieval.training import distributed
 from retrieval.training.checkpoint import load_checkpoint, load_newest, save_checkpoint
 from retrieval.training.environment import describe_environment
 from retrieval.training.run_folder import RunFolder, write_metrics
+from retrieval.training.run_log import RunLog
 from retrieval.training.signals import Stopped, StopSignals
 from retrieval.training.simix import SiMix
 from retrieval.training.trainer import Trainer
 
 __all__ = [
     "RunFolder",
+    "RunLog",
     "SiMix",
     "StopSignals",
     "Stopped",

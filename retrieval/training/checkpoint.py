@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,19 +81,30 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return state
 
 
-def load_newest(*paths: Path) -> dict[str, Any]:
-    """Reads the newest checkpoint that is complete. Logs a warning if newer ones are missing or damaged.
+def not_finite(state: Any, place: str = "") -> list[str]:
+    """The names of the tensors of a state that hold NaN or infinity."""
+    if isinstance(state, Tensor):
+        return [] if bool(state.isfinite().all()) else [place]
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, (list, tuple)) else ()
+    return [name for key, value in items for name in not_finite(value, f"{place}.{key}".lstrip("."))]
+
+
+def load_newest(*paths: Path, check: Callable[[dict[str, Any]], str | None] = lambda state: None) -> dict[str, Any]:
+    """Reads the newest checkpoint that can be used. Logs a warning if newer ones are missing, damaged or refused.
 
     Args:
         *paths: The checkpoints, newest first.
+        check: A function that returns why a state cannot be used, or None if it can.
 
     Raises:
-        CheckpointError: None of them can be read. The error is that of the newest one.
+        CheckpointError: None of them can be used. The error is that of the newest one.
     """
     errors = []
     for path in paths:
         try:
             state = load_checkpoint(path)
+            if reason := check(state):
+                raise CheckpointError(f"{path}: {reason}")
         except CheckpointError as error:
             errors.append(error)
             continue

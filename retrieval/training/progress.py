@@ -10,8 +10,7 @@ import torch
 from tqdm import tqdm
 
 from retrieval.training import distributed
-
-log = logging.getLogger("retrieval")
+from retrieval.training.run_log import screen_level
 
 Item = TypeVar("Item")
 
@@ -19,7 +18,7 @@ Item = TypeVar("Item")
 class ProgressBar(tqdm):
     """A progress bar on stderr that disappears at the end.
 
-    Only rank 0 shows it, and only if stderr is a terminal and the log level includes warnings (no `--quiet`).
+    Only rank 0 shows it, and only if stderr is a terminal and the screen shows warnings (no `--quiet`).
 
     Args:
         total: Number of steps.
@@ -29,7 +28,7 @@ class ProgressBar(tqdm):
     """
 
     def __init__(self, total: int, description: str, *, initial: int = 0, delay: float = 0.0) -> None:
-        shows = distributed.is_main() and log.isEnabledFor(logging.WARNING)
+        shows = distributed.is_main() and screen_level() <= logging.WARNING
         super().__init__(
             total=total,
             desc=description,

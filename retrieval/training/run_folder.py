@@ -6,8 +6,7 @@ import contextlib
 import csv
 import io
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from retrieval.files import LOCK_NAME as LOCK
 from retrieval.files import locked, write_json, write_text
 from retrieval.training.callbacks import EVENT_FILES, RUN_ID_FILE
 from retrieval.training.checkpoint import load_newest, save_checkpoint
-
-log = logging.getLogger("retrieval")
 
 Rows = Sequence[Mapping[str, float]]
 
@@ -64,11 +61,11 @@ class RunFolder:
         if self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
             if not overwrite:
                 raise CheckpointError(
-                    f"{self.path}: holds a run or other files; pass --resume, --overwrite, or another --out"
+                    f"{self.path}: holds a run or other files; pass resume=True or overwrite=True, or choose another folder"
                 )
             if not self.config.is_file():
                 raise CheckpointError(
-                    f"{self.path}: holds no run, so --overwrite leaves it alone; choose another --out"
+                    f"{self.path}: holds no run, so overwrite=True leaves it alone; choose another folder"
                 )
 
     def create(self, config: str, environment: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -102,13 +99,16 @@ class RunFolder:
         """Writes the last checkpoint; the one before it becomes the previous one."""
         save_checkpoint(self.last, state, keep=self.previous)
 
-    def load_last(self) -> dict[str, Any]:
-        """Reads the last checkpoint, or the previous one, with a warning, if the last is damaged.
+    def load_last(self, check: Callable[[dict[str, Any]], str | None] = lambda state: None) -> dict[str, Any]:
+        """Reads the last checkpoint, or the previous one, with a warning, if the last cannot be used.
+
+        Args:
+            check: See `load_newest`.
 
         Raises:
-            CheckpointError: Neither can be read.
+            CheckpointError: Neither can be used.
         """
-        return load_newest(self.last, self.previous)
+        return load_newest(self.last, self.previous, check=check)
 
     def write_rows(self, rows: Rows) -> None:
         """Writes the figures of all epochs, as CSV and as one JSON object a line.
@@ -118,32 +118,6 @@ class RunFolder:
         """
         write_metrics(self.metrics, rows)
         write_text(self.metrics_lines, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-
-    @contextlib.contextmanager
-    def logging(self) -> Iterator[None]:
-        """Appends the log messages of the block to the log file of the folder.
-
-        Raises:
-            CheckpointError: The log cannot be opened.
-        """
-        try:
-            handler = _LogFile(self.log, encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(f"{self.log}: cannot be written ({error.strerror})") from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        try:
-            yield
-        finally:
-            log.removeHandler(handler)
-            handler.close()
-
-
-class _LogFile(logging.FileHandler):
-    """A log file whose errors are ignored: a full disk ends a run only where it loses data."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
 
 
 def write_metrics(path: Path, rows: Rows) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from retrieval.errors import RetrievalError
 from retrieval.training import distributed
-from retrieval.training.diagnosis import diagnose
+from retrieval.training.checkpoint import not_finite
+from retrieval.training.diagnosis import diagnose, diverged, shorten
 from retrieval.training.large_batch import embed_in_chunks, require_frozen_batchnorm
 from retrieval.training.randomness import seeded
 
@@ -66,6 +67,8 @@ class Trainer:
         self.device = next(self.model.parameters()).device
         # bfloat16 has the range of float32. float16 gradients must be scaled so that they do not underflow.
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+        self._epoch = 1
+        self._infinite = frozenset(not_finite(self.state_dict()))  # buffers such as masks of -inf
 
     @property
     def evaluated(self) -> nn.Module:
@@ -95,8 +98,9 @@ class Trainer:
             The number of the epoch, from 1, and its mean loss. The caller may put the model into evaluation mode.
 
         Raises:
-            RetrievalError: The loss or the gradient is not finite; the weights are those before the step. Or a BatchNorm layer is
-                not frozen, although the batch passes through the model in chunks or in several processes.
+            RetrievalError: The loss or the gradient is not finite, or all embeddings are zero; the weights are those before the
+                step. Or a BatchNorm layer is not frozen, although the batch passes through the model in chunks or in several
+                processes.
         """
         for module in filter(None, (self.model, self.loss_function, self.average)):
             distributed.synchronize(module)
@@ -114,6 +118,7 @@ class Trainer:
             after_step(self._losses[-1])
 
     def _enter_training(self, epoch: int) -> None:
+        self._epoch = epoch + 1
         self.training_mode(self.model, epoch)
         self.loss_function.train()
         if self.chunk_size or distributed.world_size() > 1:
@@ -148,6 +153,9 @@ class Trainer:
         scaled_too_far = not math.isfinite(norm) and self.scaler.is_enabled() and self.scaler.get_scale() > 1
         if not (math.isfinite(value) and (math.isfinite(norm) or scaled_too_far)):
             self._fail(value, norm, embeddings)
+        if norm == 0 and not whole.any():
+            what = f"all {len(whole)} embeddings of the batch are zero and have no gradient"
+            raise RetrievalError(diverged(self._epoch, self.step, what, self._learning_rate))
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, total)
         self.scaler.step(self.optimizer)
@@ -169,13 +177,22 @@ class Trainer:
 
     def _fail(self, loss: float, norm: float, embeddings: Tensor) -> NoReturn:
         message = diagnose(
-            *(self.step, loss, norm),
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            *(self._epoch, self.step, loss, norm),
+            learning_rate=self._learning_rate,
             embeddings=embeddings.detach(),
             parameters=(*self.model.named_parameters(), *self.loss_function.named_parameters("loss")),
             images=self.name_images and self.name_images(self.step),
         )
         raise RetrievalError(message)
+
+    @property
+    def _learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def find_fault(self, state: dict[str, Any]) -> str | None:
+        """Why a state of `state_dict` must not be saved or loaded: its tensors that are not finite. None if all are."""
+        names = [name for name in not_finite(state) if name not in self._infinite]
+        return f"NaN or infinity in {shorten(names)}" if names else None
 
     def state_dict(self) -> dict[str, Any]:
         """The state that a resumed run needs to continue bit for bit as if it had not stopped."""

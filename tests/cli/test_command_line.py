@@ -169,7 +169,7 @@ class TestBadInput:
 
     def test_a_run_folder_in_use(self, capsys, images, run):
         before = (run / "results.json").read_bytes()
-        self.expect(capsys, 1, "--resume, --overwrite, or another --out", *arguments(images, run))
+        self.expect(capsys, 1, "pass --resume or --overwrite, or choose another folder", *arguments(images, run))
         self.expect(capsys, 1, "another configuration", *arguments(images, run, "seed=5"), "--resume")
         assert (run / "results.json").read_bytes() == before
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 
 import pytest
@@ -233,6 +235,21 @@ def test_a_class_of_a_single_image_is_refused_or_left_out_by_the_option(images, 
     assert "class 03" in err
     assert "set data.lone_classes to leave_out" in err
     assert call(capsys, *words, "data.lone_classes=leave_out")[0] == 0
+
+
+def test_a_broken_image_stops_a_run_with_the_command_that_lists_all_of_them(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = shutil.copytree(images, tmp_path / "my images")
+    for i in range(2):
+        (root / "test" / "class 09" / f"{i}.png").write_text("no image")
+    code, _, err = call(capsys, *arguments(root, tmp_path / "run"))
+    assert code == 1
+    assert err.count("\n") == 1
+    assert "0.png: cannot be read as an image" in err
+    command = re.search("`retrieval (.*)` lists all faults", err)
+    code, out, _ = call(capsys, *shlex.split(command[1]))
+    assert code == 1
+    assert [f"{i}.png: cannot be read as an image" in out for i in range(3)] == [True, True, False]
 
 
 def test_runs_are_listed_with_their_figures(run, tmp_path, capsys, monkeypatch):

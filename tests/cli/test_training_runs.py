@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,7 +81,21 @@ def test_a_signal_ends_the_step_saves_and_exits_with_its_code(images, tmp_path, 
     assert state["step"] == 7
     assert [row["epoch"] for row in state["rows"]] == [0, 1]
     assert not (tmp_path / "run" / "results.json").exists()
-    assert "go on with --resume" in (tmp_path / "run" / "log.txt").read_text()
+    assert "resume the run to go on" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_quiet_leaves_nothing_out_of_the_log_of_a_run_which_begins_with_the_reading(images, tmp_path, capsys, caplog):
+    logs = []
+    for quiet in ([], ["--quiet"]):
+        caplog.clear()
+        out = tmp_path / f"run{len(quiet)}"
+        assert call(capsys, *arguments(images, out, "batch.size=64", "training.epochs=1", *quiet))[0] == 0
+        assert bool(caplog.messages) == (not quiet)
+        logs.append(re.sub(r"^\d{4}-\S+ \S+ ", "", (out / "log.txt").read_text(), flags=re.MULTILINE))
+    assert logs[0] == logs[1]
+    assert "its own splits train, test are used" in logs[0].splitlines()[0]
+    assert "INFO batch.size: 12 instead of 64" in logs[0]
+    assert "INFO epoch 1 of 1" in logs[0]
 
 
 def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_result_as_a_whole_run(images, tmp_path, monkeypatch):
@@ -113,7 +128,7 @@ def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(images, tmp_p
     assert (code, printed) == (130, "")
     assert len(calls) == measurement
     assert "Traceback" not in err
-    assert "stopped after step 10; go on with --resume" in (out / "log.txt").read_text()
+    assert "stopped after step 10; resume the run to go on" in (out / "log.txt").read_text()
     assert not (out / "results.json").exists()
     assert cli.run(arguments(images, out, *words, "--resume")) == 0
     assert_same_run(tmp_path / "whole", out)
@@ -281,7 +296,7 @@ def test_a_signal_to_one_of_two_processes_in_a_measurement_stops_both_and_saves(
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     assert sorted(done.stdout.splitlines()) == [f"process {rank} exits with 143" for rank in (0, 1)], done.stderr
-    assert "stopped after step 5; go on with --resume" in (out / "log.txt").read_text()
+    assert "stopped after step 5; resume the run to go on" in (out / "log.txt").read_text()
     state = load_checkpoint(out / "last.safetensors")
     assert (state["step"], [row["epoch"] for row in state["rows"]], len(state["losses"])) == (5, [0], 5)
 

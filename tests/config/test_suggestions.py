@@ -48,6 +48,15 @@ from retrieval.errors import ConfigError
         ("projection", "loss.projection"),
         ("los.projection", "loss.projection"),
         ("traning", "training"),
+        ("sede", "seed"),
+        ("tempreature", "loss.temperature"),
+        ("ema_decay", "model.ema"),
+        ("gem", "model.pooling"),
+        ("train_batch_size", "batch.size"),
+        ("model.layer_lr", "model.layer_decay"),
+        ("grad_accum_steps", "batch.chunk"),
+        ("milestones", "training.decay_epochs"),
+        ("eval_every", "evaluation.every"),
     ],
 )
 def test_the_option_that_is_meant_is_named(key, option):
@@ -57,8 +66,18 @@ def test_the_option_that_is_meant_is_named(key, option):
     assert line == f"command line: unknown key '{key}'; did you mean {option}?"
 
 
-def test_a_key_that_is_like_no_option_gets_no_guess():
-    assert suggest("xyzzy") == ""
+NO_COUNTERPART = """
+    xyzzy model.dropout dropout drop_rate drop_path_rate head_dropout num_classes num_layers num_heads attention
+    activation weight_init label_smoothing mixup cutmix reprob color_jitter aa hflip rotation scale ratio pin_memory
+    persistent_workers prefetch_factor drop_last shuffle data.shuffle local_rank world_size num_gpus rank sync_bn resume project
+    output log_interval save_every checkpoint verbose lr_noise lr_cycle_mul cooldown_epochs l2_norm normalize alpha loss.scale
+    reducer distance monitor min_delta num_samples top_k faiss metric crop_pct deterministic compile jit eta rho
+"""
+
+
+@pytest.mark.parametrize("key", NO_COUNTERPART.split())
+def test_a_key_without_a_counterpart_gets_no_guess(key):
+    assert suggest(key) == ""
 
 
 def test_every_alias_leads_to_an_option_and_is_none_itself():

@@ -82,12 +82,13 @@ def test_a_wrong_split_or_share_is_refused(split: str, share: float | None, mess
         (
             "classes",
             [4] * 3,
-            r"has 3 classes with images \('class 0', 'class 1', 'class 2'\); train and test need two or more",
+            r"has 3 classes with images \('class 0', 'class 1', 'class 2'\); train and test need two or more each: "
+            r"add classes, or train on every class with data\.split=images or data\.split=all, or choose the folder",
         ),
         (
             "all",
             [4],
-            r"has 1 classes with images \('class 0'\); training needs two or more.*choose the folder that contains",
+            r"has 1 class with images \('class 0'\); training needs two or more: add classes, or choose the folder that contains",
         ),
         ("images", [2, 2, 1], "no class has three images"),
     ],

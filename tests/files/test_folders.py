@@ -60,7 +60,7 @@ def test_a_folder_is_replaced_only_on_request(tmp_path):
     with folder_in_one_piece(path) as folder:
         fill(folder, "1")
         (folder / "more").write_text("1")
-    with pytest.raises(RetrievalError, match=r"exists already; .* --overwrite"), folder_in_one_piece(path) as folder:
+    with pytest.raises(RetrievalError, match=r"exists already; .* overwrite=True"), folder_in_one_piece(path) as folder:
         raise AssertionError("not reached")
     with folder_in_one_piece(path, overwrite=True) as folder:
         fill(folder, "2")

@@ -126,6 +126,32 @@ def test_weights_of_other_names_are_refused_and_not_left_random(tmp_path, weight
         create_backbone("test_resnet", tmp_path / "w.safetensors", 32)
 
 
+def test_weights_of_another_backbone_are_one_line_that_names_both_and_counts_the_keys(tmp_path):
+    torch.manual_seed(1)
+    for other, line in (
+        ("resnet50", r"23 of its weights have another shape in the file, e\.g\. layer1\.0\.conv1\.weight"),
+        ("test_vit", r"20 of its weight matrices are not in the file, e\.g\. conv1\.weight"),
+    ):
+        save_file(timm.create_model(other, num_classes=0).state_dict(), tmp_path / "w.safetensors")
+        advice = "give weights of resnet18, or set model.backbone to the network of the file"
+        with pytest.raises(CheckpointError, match=rf"w\.safetensors: .* fit resnet18 \({line}\); {advice}$"):
+            create_backbone("resnet18", tmp_path / "w.safetensors", 32)
+    with pytest.raises(CheckpointError, match=r"its key 'blocks\.\S+' is of another network"):
+        create_backbone("convnext_atto", tmp_path / "w.safetensors", 32)
+
+
+def test_keys_that_the_network_does_not_have_are_one_line(tmp_path, weights, caplog):
+    save_file(weights, tmp_path / "w.safetensors")
+    create_backbone("test_resnet", tmp_path / "w.safetensors", 32)
+    assert caplog.messages == []
+    more = {f"layer5.{i}.weight": torch.ones(2) for i in range(30)}
+    save_file(weights | more, tmp_path / "w.safetensors")
+    assert_loaded(create_backbone("test_resnet", tmp_path / "w.safetensors", 32), weights)
+    (line,) = caplog.messages
+    assert "w.safetensors: has weights for 30 keys that test_resnet does not have, e.g. layer5.0.weight" in line
+    assert "layer5.1" not in line
+
+
 def test_one_missing_matrix_is_named(tmp_path, weights):
     del weights["layer2.0.conv1.weight"]
     save_file(weights, tmp_path / "w.safetensors")

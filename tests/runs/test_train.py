@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import retrieval
 from retrieval.config import load
 from retrieval.errors import CheckpointError, ConfigError, DatasetError, RetrievalError
 from retrieval.runs import train
-from retrieval.training import Trainer, load_checkpoint
+from retrieval.training import Trainer, load_checkpoint, save_checkpoint
 
 SMALL: dict[str, Any] = {
     "image": {"size": 32, "resize": 32, "augmentation": "character"},
@@ -617,6 +618,55 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
         retrieval.Run.open(tmp_path)
     with pytest.raises(CheckpointError, match="not the folder of a training run"):
         train_own(tmp_path / "run", resume=True)
+
+
+# Divergence -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held_out", [HELD_OUT, NONE_HELD_OUT])
+def test_a_run_that_diverges_says_so_and_what_to_change(tmp_path, held_out):
+    options = {**SMALL, **held_out, "training": {"learning_rate": 1e10, "max_steps": 1}}
+    message = r"^epoch 1, step 1: training has diverged: .*embeddings are.*; lower training\.learning_rate \(1e\+10\)"
+    with pytest.raises(RetrievalError, match=message):
+        train("glyphs", image_sets(), tmp_path / "run", **options)
+    assert "ERROR epoch 1, step 1: training has diverged" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def poison(network: nn.Module) -> None:
+    with torch.no_grad():
+        next(network.parameters())[0] = torch.nan
+
+
+def test_weights_that_are_not_finite_are_never_the_last_checkpoint(tmp_path, monkeypatch):
+    take_step = Trainer._take_step
+
+    def and_poison(trainer: Trainer, *batch: torch.Tensor) -> float:
+        loss = take_step(trainer, *batch)
+        if trainer.step == 10:  # the end of the second epoch
+            poison(trainer.model)
+        return loss
+
+    monkeypatch.setattr(Trainer, "_take_step", and_poison)
+    message = (
+        r"^epoch 2, step 10: training has diverged: NaN or infinity in model\..*last.safetensors is an earlier one"
+    )
+    with pytest.raises(RetrievalError, match=message):
+        train_own(tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "last.safetensors")["step"] == 5
+
+
+def test_a_run_whose_last_checkpoint_is_not_finite_goes_on_from_the_one_before(whole, tmp_path, caplog):
+    shutil.copytree(whole.path, tmp_path / "run")
+    folder = retrieval.Run.open(tmp_path / "run").folder
+    state = load_checkpoint(folder.last)
+    state["model"]["backbone.layers.0.bias"][0] = torch.inf
+    save_checkpoint(folder.last, state)
+    run = train_own(tmp_path / "run", resume=True)
+    assert_same_run(run, whole)
+    (line,) = [
+        line for line in caplog.messages if "last.safetensors: NaN or infinity in model.backbone.layers.0.bias" in line
+    ]
+    assert "continuing from the previous checkpoint previous.safetensors" in line
 
 
 # Mistakes ---------------------------------------------------------------------------------------------------------------------

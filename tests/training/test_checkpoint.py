@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import math
 import multiprocessing
 import os
 import pickle
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from retrieval.errors import CheckpointError, RetrievalError
 from retrieval.training import RunFolder, load_checkpoint, load_newest, save_checkpoint
+from retrieval.training.checkpoint import not_finite
 
 
 def state() -> dict:
@@ -153,6 +155,28 @@ def test_a_damaged_or_missing_checkpoint_falls_back_to_the_one_before_with_a_war
     previous.write_bytes(b"")
     with pytest.raises(CheckpointError, match="last: no such checkpoint"):
         load_newest(last, previous)
+
+
+def test_a_checkpoint_that_is_refused_falls_back_too(tmp_path, caplog):
+    def check(state):
+        return "too new" if state["number"] > 0 else None
+
+    last, previous = tmp_path / "last", tmp_path / "previous"
+    for count in range(2):
+        save_checkpoint(last, {"number": count}, keep=previous)
+    assert load_newest(last, previous, check=check)["number"] == 0
+    assert f"{last}: too new; continuing from the previous checkpoint previous" in caplog.text
+    with pytest.raises(CheckpointError, match="last: too new"):
+        load_newest(last, check=check)
+
+
+def test_tensors_that_are_not_finite_are_named_by_their_place():
+    state = {
+        "a": torch.ones(2),
+        "b": [1, torch.tensor([math.nan]), {3: torch.tensor(-math.inf)}],
+        "c": torch.ones(1).int(),
+    }
+    assert not_finite(state) == ["b.1", "b.2.3"]
 
 
 def test_a_foreign_pickle_is_refused_and_not_run(tmp_path):

@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import torch
 from torch import nn
 
 from retrieval.config.schema import TrainingConfig
-from retrieval.training.diagnosis import diagnose
+from retrieval.training.diagnosis import describe_fault, diagnose, diverged
 
 
 def parameter(*gradient: float) -> nn.Parameter:
@@ -22,19 +23,34 @@ def explain(**options) -> list[str]:
         "embeddings": torch.tensor([[-0.5, 0.25], [0.125, 1.0]]),
         "parameters": [("weight", parameter(3, 4))],
     }
-    return diagnose(7, 0.5, math.inf, **defaults | options).splitlines()
+    return diagnose(2, 7, 0.5, math.inf, **defaults | options).splitlines()
 
 
 def test_every_line_names_its_step():
     lines = explain()
-    assert all(line.startswith("step 7: ") for line in lines)
-    assert lines[0].startswith("step 7: the loss is 0.5 and the gradient's norm inf; the step was skipped")
+    assert all(line.startswith("epoch 2, step 7: ") for line in lines)
+    assert lines[0].startswith(
+        "epoch 2, step 7: training has diverged: the loss is 0.5 and the gradient's norm inf; the step was skipped"
+    )
     assert "(now 0.1)" in lines[-1]
 
 
 def test_the_options_that_may_help_are_options_of_training():
-    for name in re.findall(r"training\.(\w+)", explain()[-1]):
-        assert name in TrainingConfig.model_fields
+    for line in (explain()[-1], diverged(2, 7, "the embeddings are zero", 0.1)):
+        assert "(now 0.1)" in line or "(0.1)" in line
+        for name in re.findall(r"training\.(\w+)", line):
+            assert name in TrainingConfig.model_fields
+
+
+def test_vectors_that_are_not_finite_or_zero_are_counted():
+    vectors = np.ones((5, 2), dtype=np.float32)
+    assert describe_fault(vectors) is None
+    vectors[1] = 0
+    vectors[2, 0] = 0
+    assert describe_fault(vectors) == "1 of 5 embeddings are zero"
+    vectors[3, 1] = np.nan
+    vectors[4, 1] = np.inf
+    assert describe_fault(vectors) == "2 of 5 embeddings are not finite"
 
 
 def test_extremes_of_the_embeddings():

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import json
-import logging
 
 import pytest
 import torch
@@ -35,7 +33,7 @@ def test_a_folder_in_use_is_refused_and_replaced_only_on_request(tmp_path):
     (run.path / "events.out.tfevents.1").write_text("old")
     for file in (run.last, run.previous, run.metrics_lines, run.log):
         file.write_text("old")
-    with pytest.raises(CheckpointError, match=r"pass --resume, --overwrite, or another --out"):
+    with pytest.raises(CheckpointError, match=r"pass resume=True or overwrite=True, or choose another folder"):
         run.create("seed: 2\n", {})
     assert run.config.read_text() == "seed: 1\n"
     run.create("seed: 2\n", {}, overwrite=True)
@@ -115,28 +113,3 @@ def test_rows_are_written_as_csv_and_as_lines_of_json(tmp_path):
 def test_metrics_with_different_figures_share_one_table(tmp_path):
     write_metrics(tmp_path / "m.csv", ROWS)
     assert (tmp_path / "m.csv").read_text() == "epoch,step,loss,validation recall@1\n1,5,0.5,\n2,10,0.25,0.75\n"
-
-
-def test_a_resumed_run_appends_to_the_log(tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="retrieval")
-    run, log = RunFolder(tmp_path), logging.getLogger("retrieval")
-    log.info("before")
-    for message in ("epoch 1", "epoch 2"):
-        with run.logging():
-            log.info(message)
-    log.info("after")
-    lines = run.log.read_text().splitlines()
-    assert [line.split(" ", 2)[2] for line in lines] == ["INFO epoch 1", "INFO epoch 2"]
-
-
-def test_a_log_on_a_full_disk_raises_no_error(tmp_path, monkeypatch, capsys):
-    def no_space(record):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    log = logging.getLogger("retrieval")
-    with RunFolder(tmp_path).logging():
-        monkeypatch.setattr(log.handlers[-1], "format", no_space)
-        log.warning("lost")
-    assert "No space" not in capsys.readouterr().err
-    with pytest.raises(CheckpointError, match=r"log\.txt: cannot be written \(No such file"):
-        RunFolder(tmp_path / "nowhere").logging().__enter__()

@@ -233,7 +233,9 @@ def test_float16_skips_a_step_that_was_scaled_too_far_and_lowers_the_scale():
 def test_float16_whose_scale_cannot_go_lower_stops_the_run():
     trainer = make_trainer(precision="float16")
     scale_gradients(trainer, *[math.inf] * 30)
-    with pytest.raises(RetrievalError, match=r"step 16: the loss is \S+ and the gradient's norm nan"):
+    with pytest.raises(
+        RetrievalError, match=r"step 16: training has diverged: the loss is \S+ and the gradient's norm nan"
+    ):
         train(trainer, 30)
 
 
@@ -284,7 +286,10 @@ class TestAStepThatCannotBeTaken:
     def test_a_loss_that_is_not_a_number(self):
         trainer = make_trainer(Computed(lambda embeddings, labels: embeddings.sum() * math.nan), average=True)
         message = self.stop(trainer)
-        assert "step 0: the loss is nan and the gradient's norm nan; the step was skipped" in message
+        assert (
+            "epoch 1, step 0: training has diverged: the loss is nan and the gradient's norm nan; the step was skipped"
+            in message
+        )
         assert "all 8 embeddings are finite, from -" in message
         assert "lower training.learning_rate (now 0.01)" in message
         assert same(trainer.evaluated[1], make_trainer().model[1])
@@ -308,3 +313,27 @@ class TestAStepThatCannotBeTaken:
             RetrievalError, match=r"1 of 8 embeddings are not finite \(images 0/5\.jpg\); finite values: from"
         ):
             list(trainer.epochs([(images, labels)], STEPS))
+
+
+def test_embeddings_that_are_all_zero_and_have_no_gradient_stop_the_run():
+    trainer = make_trainer()
+    trainer.model.append(nn.ReLU())
+    trainer.model[2].weight.data.zero_()
+    trainer.model[2].bias.data.fill_(-1)
+    message = r"epoch 1, step 0: training has diverged: all 8 embeddings .* are zero .*; lower training\.learning_rate"
+    with pytest.raises(RetrievalError, match=message):
+        train(trainer, 1)
+
+
+def test_tensors_of_a_state_that_are_not_finite_are_named_unless_they_began_so():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 8))
+    model.register_buffer("mask", torch.full((2,), -math.inf))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler, _ = create_scheduler_v2(optimizer, num_epochs=4, step_on_epochs=False, updates_per_epoch=STEPS)
+    trainer = Trainer(model, RecallLoss(), optimizer, scheduler)
+    train(trainer, 1)
+    assert trainer.find_fault(trainer.state_dict()) is None
+    model[1].weight.data[0, 0] = math.nan
+    optimizer.state[model[1].bias]["momentum_buffer"][0] = math.inf
+    fault = "NaN or infinity in model.1.weight, optimizer.state.1.momentum_buffer"
+    assert trainer.find_fault(trainer.state_dict()) == fault
