@@ -77,11 +77,10 @@ def command(
     for name, file in files.items():
         write = opened.draw if name == "picture" else opened.write_page
         write(queries, hits, file, min_score=min_score, overwrite=overwrite)
-    threshold = opened.calibration.threshold if opened.calibration else None
     if min_score == "auto" and opened.calibration:
-        for caution in opened.calibration.cautions:
-            log.warning("%s", caution)
-    results = [_to_dict(query, row, min_score, threshold) for query, row in zip(queries, hits, strict=True)]
+        _warn(opened.calibration.cautions)
+        min_score = opened.calibration.threshold
+    results = [_to_dict(query, row, min_score) for query, row in zip(queries, hits, strict=True)]
     if as_json:
         print_json(results)
         return
@@ -89,11 +88,14 @@ def command(
     print_places(**files)
 
 
-def _to_dict(
-    query: Path, hits: Sequence[Hit], min_score: float | str | None, threshold: float | None
-) -> dict[str, Any]:
+def _warn(cautions: Sequence[str]) -> None:
+    for caution in cautions:
+        log.warning("%s", caution)
+
+
+def _to_dict(query: Path, hits: Sequence[Hit], min_score: float | None) -> dict[str, Any]:
     """The result of a query, with the score that its neighbours must have, if any."""
-    limit = {} if min_score is None else {"min_score": threshold if min_score == "auto" else min_score}
+    limit = {} if min_score is None else {"min_score": min_score}
     return {"query": str(query), **limit, "neighbours": [hit.to_dict() for hit in hits]}
 
 
