@@ -65,6 +65,11 @@ def reason_of(error: Exception) -> str:
     return textwrap.shorten(str(error), 300, placeholder=" ...")
 
 
+def plural(count: int, one: str, many: str = "") -> str:
+    """A number with its noun: "1 image", "2,000 images"; `many` is the plural of a noun that does not just take an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     """A hint of the known words nearest to `word`, as a shell takes them and ready to append: "" where none is near."""
     near = get_close_matches(word, list(known), n=count, cutoff=0.5)
