@@ -438,7 +438,7 @@ def test_mistakes_of_overrides_come_all_at_once(tmp_path):
 
 def test_a_run_that_exists_is_kept_unless_it_is_to_be_replaced(whole, tmp_path):
     before = (whole.results, weights_of(whole))
-    with pytest.raises(CheckpointError, match="holds a run or other files"):
+    with pytest.raises(CheckpointError, match="holds a run or other files; pass resume=True or overwrite=True"):
         train_own(whole.path)
     assert whole.results == before[0]
     options = {**SMALL, "training": {"max_steps": 1}}
