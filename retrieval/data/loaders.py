@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
+import logging
+import multiprocessing.queues
+import os
+import pickle
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from retrieval.data.image_set import ImageSet
 from retrieval.data.reading import Reading
 from retrieval.errors import DatasetError, RetrievalError
+
+log = logging.getLogger("retrieval")
 
 View = Callable[[Image.Image, Sequence[int]], np.ndarray]
 
@@ -51,7 +60,7 @@ def training_loader(
 
     Raises:
         DatasetError: During iteration, if an image cannot be read, also if a worker reads it.
-        RetrievalError: During iteration, if a worker was killed or hangs.
+        RetrievalError: During iteration, if a worker was killed or hangs, cannot start, or too many files are open.
     """
     return _Loader(_TrainingBatches(images, Reading(images, workers), augment, seed), batches, workers, timeout)
 
@@ -92,7 +101,12 @@ class _Batches(Dataset[Any]):
 
     def load(self, index: int) -> Image.Image:
         self.reading.note(int(index))
-        return self.images.load(int(index))
+        try:
+            return self.images.load(int(index))
+        except DatasetError as error:
+            if explanation := _explain(error.__cause__):
+                raise RetrievalError(f"{self.images.where(int(index))}: {explanation}") from error
+            raise
 
 
 @dataclass(frozen=True)
@@ -100,12 +114,12 @@ class _TrainingBatches(_Batches):
     augment: View
     seed: int
 
-    def __getitem__(self, batch: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor] | DatasetError:
+    def __getitem__(self, batch: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor] | RetrievalError:
         number, indices = batch
         try:
             with self.reading.batch():
                 views = [self.augment(self.load(i), (self.seed, number, int(i))) for i in indices]
-        except DatasetError as error:
+        except RetrievalError as error:
             return error
         return torch.from_numpy(np.stack(views)), torch.from_numpy(self.images.labels[indices])
 
@@ -114,11 +128,11 @@ class _TrainingBatches(_Batches):
 class _EvaluationBatches(_Batches):
     preprocessing: Callable[[Image.Image], Any]
 
-    def __getitem__(self, indices: np.ndarray) -> Tensor | DatasetError:
+    def __getitem__(self, indices: np.ndarray) -> Tensor | RetrievalError:
         try:
             with self.reading.batch():
                 return self._stack([torch.as_tensor(self.preprocessing(self.load(i))) for i in indices], indices)
-        except DatasetError as error:
+        except RetrievalError as error:
             return error
 
     def _stack(self, images: list[Tensor], indices: np.ndarray) -> Tensor:
@@ -134,7 +148,7 @@ class _EvaluationBatches(_Batches):
 class _Loader(DataLoader[Any]):
     """A `DataLoader` of whole batches whose errors are one line.
 
-    `DataLoader` adds the traceback of a worker to the message of its exceptions. The data sets therefore return a `DatasetError`
+    `DataLoader` adds the traceback of a worker to the message of its exceptions. The data sets therefore return a `RetrievalError`
     in place of the batch, and it is raised here.
     """
 
@@ -146,18 +160,25 @@ class _Loader(DataLoader[Any]):
             sampler=batches,
             batch_size=None,  # an item of the data set is a whole batch
             num_workers=workers,
-            collate_fn=_as_it_is,
+            collate_fn=_pack,
             timeout=timeout if workers else 0,
             worker_init_fn=_prepare_worker,
             generator=torch.Generator(),  # otherwise each pass would advance the global generator
         )
 
+    def check_worker_number_rationality(self) -> None:
+        """Leaves out torch's warning about more workers than cores. Their number is an option of the user."""
+
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        with _interrupts_held():
-            batches = super().__iter__()
+        try:
+            with _interrupts_held():
+                batches = super().__iter__()
+        except OSError as error:
+            explanation = _explain(error) or f"{error.strerror or error}; set data.workers=0"
+            raise RetrievalError(f"the data workers cannot start: {explanation}") from error
         try:
             while (batch := self._next(batches)) is not None:
-                if isinstance(batch, DatasetError):
+                if isinstance(batch, RetrievalError):
                     raise batch
                 yield batch
         finally:
@@ -167,9 +188,10 @@ class _Loader(DataLoader[Any]):
 
     def _next(self, batches: Iterator[Any]) -> Any:
         try:
-            return next(batches, None)
+            batch = next(batches, None)
+            return batch.unpack() if isinstance(batch, _Packed) else batch
         except RuntimeError as error:
-            explanation = self.dataset.reading.explain(error, self.timeout)
+            explanation = _explain(error) or self.dataset.reading.explain(error, self.timeout)
             if explanation is None:
                 raise
             raise RetrievalError(explanation) from error
@@ -194,8 +216,63 @@ def _interrupts_held() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)  # for the previous handler
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+@dataclass(frozen=True)
+class _Packed:
+    """A batch on its way from a worker.
+
+    Args:
+        content: The pickled batch.
+        shared: Whether its tensors are in shared memory. If not, `content` has a copy of them.
+    """
+
+    content: bytes
+    shared: bool
+
+    def unpack(self) -> Any:
+        """The batch.
+
+        Raises:
+            RetrievalError: The worker was lost, or too many files are open.
+        """
+        if not self.shared:
+            _warn_of_copies()
+        try:
+            return pickle.loads(self.content)
+        except (OSError, EOFError, RuntimeError) as error:
+            lost = f"a data worker was lost ({error}); if memory ran out, lower data.workers or batch.size"
+            raise RetrievalError(_explain(error) or lost) from error
+
+
+def _pack(batch: Any) -> Any:
+    """Pickles a batch in a worker.
+
+    By default the queue would do this, in a thread whose errors never reach the parent process: it would wait for the batch.
+    """
+    if get_worker_info() is None:
+        return batch
+    try:
+        return _Packed(bytes(ForkingPickler.dumps(batch)), shared=True)
+    except (OSError, RuntimeError):  # no space in shared memory, or too many open files
+        return _Packed(pickle.dumps(batch), shared=False)
+
+
+@functools.cache
+def _warn_of_copies() -> None:
+    """Logs once that batches are copied."""
+    log.warning(
+        "shared memory (/dev/shm) is full: batches are copied instead, which takes longer; enlarge it, in Docker with --shm-size"
+    )
+
+
+def _explain(error: BaseException | None) -> str | None:
+    """The remedy for an error by the limits of the system; None for another error."""
+    number = error.errno if isinstance(error, OSError) else None
+    # "ancdata" is in the error of the process that receives an open file and cannot open one more.
+    if number in (errno.EMFILE, errno.ENFILE) or any(text in str(error) for text in ("Too many open files", "ancdata")):
+        return "too many files are open; raise the limit with `ulimit -n`, or lower data.workers"
+    if number == errno.ENOSPC:
+        return "shared memory (/dev/shm) is full; enlarge it, in Docker with --shm-size, or set data.workers=0"
+    return None
 
 
 def _prepare_worker(worker: int) -> None:
@@ -205,4 +282,6 @@ def _prepare_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the parent process, which ends its workers
     # Data errors are returned as values. The hook only hides those of a torch thread whose peer has ended before it.
     sys.excepthook = lambda *_: None
+    # The thread of the queue cannot report an error. The parent process notices that the worker has ended.
+    multiprocessing.queues.Queue._on_queue_feeder_error = lambda *_: os._exit(1)  # type: ignore[attr-defined]
     cv2.setNumThreads(0)  # 1 would wait without end for threads of the parent process, which do not exist here

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from retrieval.errors import CheckpointError, RetrievalError, did_you_mean
+from retrieval.errors import CheckpointError, RetrievalError, did_you_mean, plural
 
 log = logging.getLogger("retrieval")
 
@@ -105,13 +105,11 @@ def _from_users_file(name: str, path: Path, options: dict[str, Any], *, custom: 
     fresh = dict(timm.create_model(name, **options).named_parameters())
     left = [key for key, value in network.named_parameters() if _is_random(value) and torch.equal(value, fresh[key])]
     if left:
-        raise CheckpointError(
-            f"{path}: these weights do not fit {name} ({len(left)} of its weight matrices are not in the file, e.g. {left[0]}); "
-            f"{_other_file(name)}"
-        )
+        missing = f"{plural(len(left), 'weight matrix is', 'weight matrices are')} not in the file, e.g. {left[0]}"
+        raise CheckpointError(f"{path}: these weights do not fit {name} ({missing}); {_other_file(name)}")
     if unexpected:
-        message = "%s: has weights for %d keys that %s does not have, e.g. %s; they are left out"
-        log.warning(message, path, len(unexpected), name, unexpected[0])
+        count = plural(len(unexpected), "key")
+        log.warning("%s: has weights for %s that %s does not have, e.g. %s", path, count, name, unexpected[0])
     return network
 
 
@@ -180,7 +178,7 @@ def _unexpected_keys() -> Iterator[list[str]]:
 def _difference(error: Exception) -> str:
     """Why weights do not fit, from the error of loading them."""
     if other := re.findall(r"size mismatch for ([^\s:]+)", str(error)):
-        return f"{len(other)} of its weights have another shape in the file, e.g. {other[0]}"
+        return f"{plural(len(other), 'weight has', 'weights have')} another shape in the file, e.g. {other[0]}"
     return f"its key {error} is of another network" if isinstance(error, KeyError) else _reason(error)
 
 

@@ -33,7 +33,7 @@ from retrieval.config.splits import (
 from retrieval.config.trainer import build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
 from retrieval.data.registry import DATASETS
-from retrieval.errors import DatasetError, RetrievalError
+from retrieval.errors import DatasetError, RetrievalError, plural
 from retrieval.files import write_json, write_text
 from retrieval.model.places import require_known
 from retrieval.networks import start_head
@@ -135,6 +135,7 @@ class _Process:
     measuring: Measuring
     callbacks: Callbacks
     record: Record = field(default_factory=Record)
+    step_started: float = 0.0
 
     def summarize(self) -> None:
         """Makes the summary of what is about to be done."""
@@ -233,27 +234,29 @@ class _Process:
             ):
                 self.save()  # before the measurement, which may fail
                 self.end_epoch(epoch, loss, is_last=trainer.step >= num_steps)
+                self.step_started = time.perf_counter()  # a measurement is no part of the next step
                 if self.has_no_patience_left():
-                    log.info("no better validation figure in %d evaluations: stopped early", settings.patience)
+                    log.info(
+                        "no better validation figure in %s: stopped early", plural(settings.patience or 0, "evaluation")
+                    )
                     break
         self.save()
 
     def after_step(self, bar: ProgressBar) -> Any:
         """A function that is called with the loss of every step."""
-        last = time.perf_counter()
+        self.step_started = time.perf_counter()
 
         def call(loss: float) -> None:
-            nonlocal last
-            now = time.perf_counter()
+            seconds = max(time.perf_counter() - self.step_started, 1e-9)
             figures = {
                 "loss": loss,
                 "learning_rate": float(self.trainer.optimizer.param_groups[0]["lr"]),
-                "images_per_second": self.config.batch.size / max(now - last, 1e-9),
+                "images_per_second": self.config.batch.size / seconds,
             }
-            last = now
             bar.show(loss, figures["images_per_second"])
             bar.update()
             self.callbacks.step(self.run, self.trainer.step, figures)
+            self.step_started = time.perf_counter()
 
         return call
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retrieval.errors import plural
+
 
 def diverged(epoch: int, step: int, what: str, learning_rate: float) -> str:
     """The message of a training that has diverged.
@@ -27,7 +29,7 @@ def describe_fault(vectors: np.ndarray) -> str | None:
     """What makes vectors (n, dim) unusable: that some are not finite or are zero. None if none is."""
     for rows, kind in ((~np.isfinite(vectors).all(axis=1), "not finite"), (~vectors.any(axis=1), "zero")):
         if rows.any():
-            return f"{rows.sum():,} of {len(vectors):,} embeddings are {kind}"
+            return f"{rows.sum():,} of {plural(len(vectors), 'embedding')} {'is' if rows.sum() == 1 else 'are'} {kind}"
     return None
 
 
@@ -79,8 +81,10 @@ def _about_embeddings(embeddings: Tensor, images: Sequence[Any] | None) -> str:
         batch = f" of the images {shorten(images)}" if images is not None else ""
         return f"all {len(embeddings)} embeddings{batch} are finite, {extremes}"
     names = rows if images is None else [images[row] for row in rows]
-    kind = "rows" if images is None else "images"
-    return f"{len(rows)} of {len(embeddings)} embeddings are not finite ({kind} {shorten(names)}); finite values: {extremes}"
+    what = "row" if images is None else "image"
+    one, many = f"is not finite ({what}", f"are not finite ({what}s"
+    kind = one if len(rows) == 1 else many
+    return f"{len(rows)} of {len(embeddings)} embeddings {kind} {shorten(names)}); finite values: {extremes}"
 
 
 def _about_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> str:

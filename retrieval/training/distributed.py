@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import RetrievalError, plural
 
 Result = TypeVar("Result")
 
@@ -44,7 +44,7 @@ def joined(device: torch.device | str, timeout: timedelta = timedelta(hours=1)) 
         own = int(os.environ.get("LOCAL_RANK", "0"))
         found = torch.cuda.device_count()
         if own >= found:
-            raise RetrievalError(f"process {own} of this machine finds {found} GPUs; lower --nproc_per_node")
+            raise RetrievalError(f"process {own} of this machine finds {plural(found, 'GPU')}; lower --nproc_per_node")
         device = torch.device("cuda", own)
         torch.cuda.set_device(device)
     elif device.type != "cpu":

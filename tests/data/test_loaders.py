@@ -1,20 +1,28 @@
 from __future__ import annotations
 
+import errno
+import multiprocessing.queues
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
+from multiprocessing.reduction import ForkingPickler
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from retrieval.data import (
     ImageSet,
     Preprocessing,
     evaluation_loader,
     load_image,
+    loaders,
     make_augmentation,
     prepare,
     training_loader,
@@ -49,7 +57,6 @@ def assert_same(batches, others):
         assert torch.equal(labels, other_labels)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
 @pytest.mark.parametrize("name", ["character", "photo"])
 def test_the_batches_are_the_same_for_any_number_of_workers(images, name):
     # The first pass lets OpenCV start threads here; a worker that is forked then must not wait for them.
@@ -173,6 +180,100 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line_with_the_path_of_its_i
 def test_a_mistake_in_the_program_keeps_its_own_error(images, workers):
     with pytest.raises(RuntimeError, match="a mistake in the program"):
         list(training_loader(images, ONE_IMAGE, stumble, seed=0, workers=workers, timeout=60))
+
+
+# Limits of the system ---------------------------------------------------------------------------------------------------------
+
+
+def refuse(number: int):
+    """A function that fails as the system does at a limit."""
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_batches_that_shared_memory_has_no_room_for_are_copied_with_one_warning(images, monkeypatch, caplog, number):
+    loaders._warn_of_copies.cache_clear()
+    monkeypatch.setattr(loaders, "ForkingPickler", SimpleNamespace(dumps=refuse(number)))
+    assert_same(read(images, workers=2), read(images))
+    (line,) = caplog.messages
+    assert line.startswith("shared memory (/dev/shm) is full: batches are copied instead")
+    broken = images.root / images.paths[4]
+    broken.write_bytes(b"")
+    with pytest.raises(DatasetError, match=r"4\.png: cannot be read"):
+        read(images, workers=1)
+
+
+def test_too_many_open_files_are_one_line_wherever_they_are_opened(images, monkeypatch):
+    message = "too many files are open; raise the limit with `ulimit -n`, or lower data.workers$"
+    with monkeypatch.context() as context:
+        context.setattr(loaders.pickle, "loads", refuse(errno.EMFILE))  # here
+        with pytest.raises(RetrievalError, match=f"^{message}"):
+            read(images, workers=1)
+    for workers in (0, 1):
+        with monkeypatch.context() as context:
+            context.setattr(Image, "open", refuse(errno.EMFILE))  # in a worker
+            with pytest.raises(RetrievalError, match=rf"3\.png: {message}") as caught:
+                read(images, workers=workers)
+            assert type(caught.value) is RetrievalError  # no fault of the image
+    with monkeypatch.context() as context:
+        context.setattr(DataLoader, "__iter__", refuse(errno.EMFILE))
+        with pytest.raises(RetrievalError, match=f"^the data workers cannot start: {message}"):
+            read(images, workers=1)
+
+
+def test_workers_that_cannot_start_are_one_line(images, monkeypatch):
+    for number, message in (
+        (errno.ENOSPC, r"shared memory \(/dev/shm\) is full; .*--shm-size, or set data\.workers=0"),
+        (errno.EAGAIN, r"Resource temporarily unavailable; set data\.workers=0"),
+    ):
+        monkeypatch.setattr(DataLoader, "__iter__", refuse(number))
+        with pytest.raises(RetrievalError, match=f"^the data workers cannot start: {message}$"):
+            read(images, workers=1)
+
+
+class FailsInWorkers(ForkingPickler):
+    """A pickler that the thread of a worker's queue cannot use."""
+
+    parent = os.getpid()
+
+    @classmethod
+    def dumps(cls, value, protocol=None):
+        if os.getpid() != cls.parent:
+            raise MemoryError
+        return ForkingPickler.dumps(value, protocol)
+
+
+def test_an_error_in_the_thread_of_a_workers_queue_ends_the_run_without_a_timeout(images, monkeypatch, capfd):
+    monkeypatch.setattr(multiprocessing.queues, "_ForkingPickler", FailsInWorkers)
+    with pytest.raises(RetrievalError, match="a data worker was lost"):
+        list(training_loader(images, ONE_IMAGE, PREPARE, seed=0, workers=1, timeout=0))
+    assert capfd.readouterr().err == ""
+
+
+READ_IN_WORKERS = """
+import sys
+import numpy as np
+from retrieval.data import ImageSet, evaluation_loader
+images = ImageSet.from_dataset(np.full((8, 300, 300, 3), 7, dtype=np.uint8), labels=[0] * 8)
+for batch in evaluation_loader(images, np.array, batch_size=4, workers=1, timeout=0):
+    print(tuple(batch.shape), int(batch.max()))
+"""
+
+
+@pytest.mark.slow
+def test_a_small_shared_memory_is_enough(tmp_path):
+    mount = "mount -t tmpfs -o size=200k tmpfs /dev/shm"
+    if sys.platform != "linux" or subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+        pytest.skip("needs the right to mount a folder")
+    command = [*("unshare", "-m", "sh", "-c", f'{mount}; exec "$0" -c "$1"'), sys.executable, READ_IN_WORKERS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "(4, 300, 300, 3) 7\n" * 2, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "batches are copied instead" in done.stderr
 
 
 @pytest.mark.parametrize("number", [1, 3])

@@ -18,6 +18,7 @@ import retrieval
 from retrieval.config import load
 from retrieval.errors import CheckpointError, ConfigError, DatasetError, RetrievalError
 from retrieval.runs import train
+from retrieval.runs.measuring import Measuring
 from retrieval.training import Trainer, load_checkpoint, save_checkpoint
 
 SMALL: dict[str, Any] = {
@@ -437,7 +438,7 @@ def test_mistakes_of_overrides_come_all_at_once(tmp_path):
 
 def test_a_run_that_exists_is_kept_unless_it_is_to_be_replaced(whole, tmp_path):
     before = (whole.results, weights_of(whole))
-    with pytest.raises(CheckpointError, match="holds a run or other files"):
+    with pytest.raises(CheckpointError, match="holds a run or other files; pass resume=True or overwrite=True"):
         train_own(whole.path)
     assert whole.results == before[0]
     options = {**SMALL, "training": {"max_steps": 1}}
@@ -618,6 +619,30 @@ def test_a_folder_without_a_run_is_one_line(tmp_path):
         retrieval.Run.open(tmp_path)
     with pytest.raises(CheckpointError, match="not the folder of a training run"):
         train_own(tmp_path / "run", resume=True)
+
+
+def test_images_per_second_are_those_of_the_training_without_measurements_and_callbacks(tmp_path, monkeypatch):
+    """A clock of a second a training step, and an hour a measurement or callback."""
+    now, figures = [0.0], []
+    take_step, embed_images = Trainer._take_step, Measuring.embed_images
+
+    def pass_time(seconds, function):
+        def call(*arguments):
+            now[0] += seconds
+            return function(*arguments)
+
+        return call
+
+    class Watch:
+        def step(self, run, step, values):
+            now[0] += 3600
+            figures.append(values["images_per_second"])
+
+    monkeypatch.setattr("retrieval.runs.process.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(Trainer, "_take_step", pass_time(1, take_step))
+    monkeypatch.setattr(Measuring, "embed_images", pass_time(3600, embed_images))
+    train_own(tmp_path / "run", callbacks=[Watch()])
+    assert figures == [8] * 10
 
 
 # Divergence -------------------------------------------------------------------------------------------------------------------

@@ -437,7 +437,7 @@ def test_mlflow_sends_figures_later_if_the_server_does_not_answer(tmp_path, stor
     (found,) = runs_of(client)
     assert steps_of(client, found, "step/loss") == [1, 2, 3, 4]
     assert [record.message for record in caplog.records if record.name == "retrieval"] == [
-        "MLflow did not accept 6 figures (no route to host); they are sent again later"
+        "MLflow did not accept 6 figures (no route to host); sent again later"
     ]
 
 

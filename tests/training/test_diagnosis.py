@@ -47,7 +47,7 @@ def test_vectors_that_are_not_finite_or_zero_are_counted():
     assert describe_fault(vectors) is None
     vectors[1] = 0
     vectors[2, 0] = 0
-    assert describe_fault(vectors) == "1 of 5 embeddings are zero"
+    assert describe_fault(vectors) == "1 of 5 embeddings is zero"
     vectors[3, 1] = np.nan
     vectors[4, 1] = np.inf
     assert describe_fault(vectors) == "2 of 5 embeddings are not finite"
@@ -64,7 +64,7 @@ def test_embeddings_that_are_not_finite_are_named_by_their_images_or_rows():
     assert "7 of 9 embeddings are not finite (rows 1, 2, 3, 4, 5 and 2 more)" in explain(embeddings=embeddings)[1]
     embeddings[2:] = 1
     found = explain(embeddings=embeddings, images=list("abcdefghi"))[1]
-    assert "1 of 9 embeddings are not finite (images b); finite values: from 1 to 1" in found
+    assert "1 of 9 embeddings is not finite (image b); finite values: from 1 to 1" in found
     assert "finite values: none" in explain(embeddings=torch.full((1, 2), math.inf))[1]
 
 

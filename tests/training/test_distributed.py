@@ -224,7 +224,7 @@ def test_a_group_that_cannot_be_joined_is_an_error(monkeypatch):
         join("meta")
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RetrievalError, match="process 1 of this machine finds 1 GPUs; lower --nproc_per_node"):
+    with pytest.raises(RetrievalError, match="process 1 of this machine finds 1 GPU; lower --nproc_per_node"):
         join("cuda")
 
 

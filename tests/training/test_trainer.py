@@ -310,7 +310,7 @@ class TestAStepThatCannotBeTaken:
             training_mode=frozen_batchnorm, name_images=lambda step: [f"{step}/{i}.jpg" for i in range(8)]
         )
         with pytest.raises(
-            RetrievalError, match=r"1 of 8 embeddings are not finite \(images 0/5\.jpg\); finite values: from"
+            RetrievalError, match=r"1 of 8 embeddings is not finite \(image 0/5\.jpg\); finite values: from"
         ):
             list(trainer.epochs([(images, labels)], STEPS))
 

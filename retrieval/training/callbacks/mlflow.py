@@ -7,7 +7,7 @@ import re
 import time
 from typing import Any
 
-from retrieval.errors import RetrievalError, reason_of
+from retrieval.errors import RetrievalError, plural, reason_of
 from retrieval.files import write_text
 from retrieval.training.callbacks.callback import Callback, TrackedRun
 from retrieval.training.callbacks.tracker import (
@@ -108,7 +108,7 @@ class MLflow(Callback):
             self._mlflow.MlflowClient().log_batch(self._id, metrics=self._unsent)
         except self._mlflow.MlflowException as error:
             log.warning(
-                "MLflow did not accept %d figures (%s); they are sent again later", len(self._unsent), reason_of(error)
+                "MLflow did not accept %s (%s); sent again later", plural(len(self._unsent), "figure"), reason_of(error)
             )
         else:
             self._unsent = []
