@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from retrieval.files import write_text
 from retrieval.report.gallery import GalleryRow, Neighbour
 from retrieval.report.page import Tile, picture_uri, render
 
+SEARCH_MARK = '<meta name="generator" content="retrieval search">'
 _KINDS = {True: "right", False: "wrong", None: "unknown"}
 
 
@@ -27,7 +30,8 @@ def write_search_page(
     found = [(_query(row), [_neighbour(neighbour) for neighbour in row.neighbours]) for row in rows]
     tiles = [tile for query, neighbours in found for tile in (query, *neighbours)]
     has_pictures = any(tile.uri is not None for tile in tiles)
-    write_text(file, render("search.html", title=title, rows=found, lines=lines or {}, has_pictures=has_pictures))
+    values = {"title": title, "rows": found, "lines": lines or {}, "has_pictures": has_pictures}
+    write_text(file, render("search.html", mark=Markup(SEARCH_MARK), **values))
 
 
 def _query(row: GalleryRow) -> Tile:
