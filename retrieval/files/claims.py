@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from retrieval.errors import RetrievalError
-from retrieval.files.lock import locked
+from retrieval.files.lock import is_locked, locked
 from retrieval.files.writing import remove_empty, target_of
 
 NEW, OLD = "new", "old"  # the folder that is being written, and the one that it replaces
@@ -40,7 +40,7 @@ def claimed(out: str | Path) -> Iterator[Path]:
     if target in claims:
         yield claims[target]
         return
-    folder = target.with_name(f".{target.name}.unfinished")
+    folder = _hidden(target)
     try:
         with locked(folder, user="call", error=RetrievalError, output=Path(out)):
             claims[target] = folder
@@ -49,6 +49,19 @@ def claimed(out: str | Path) -> Iterator[Path]:
     finally:
         if claims.pop(target, None):
             remove_empty([folder])  # one that a killed process has made
+
+
+def is_being_replaced(path: Path) -> bool:
+    """Whether another process is at the moment between the two renames that replace a folder; it then has no name."""
+    try:
+        folder = _hidden(target_of(path))
+        return (folder / OLD).is_dir() and is_locked(folder)
+    except (OSError, RetrievalError):
+        return False
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.unfinished")
 
 
 def _take_away(folder: Path, target: Path) -> None:
