@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 
 from retrieval.errors import CheckpointError, RetrievalError
-from retrieval.files.writing import WINDOWS, remove_empty
+from retrieval.files.writing import WINDOWS, remove_empty, target_of
 
 log = logging.getLogger("retrieval")
 
@@ -58,7 +58,8 @@ def locked(
         RetrievalError: As the given class. Another process holds the lock, or the folder cannot be created or written to. It is
             raised at once; nothing waits for the other process.
     """
-    handle, made = _open_and_lock(folder, user, error, output or folder)
+    output, folder = output or folder, target_of(folder)
+    handle, made = _open_and_lock(folder, user, error, output)
     try:
         yield
     finally:
