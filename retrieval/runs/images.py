@@ -83,7 +83,9 @@ def _differences(folder: RunFolder, splits: Mapping[str, ImageSet]) -> str:
     """What differs from images.csv, ready to append; "" for a run of an earlier version, which has no such file."""
     try:
         text = folder.images.read_bytes().decode(errors="surrogateescape")
-        _, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        if tuple(header) != COLUMNS:
+            return ""
         then = {(split, class_, path) for split, class_, path in rows}
     except (OSError, ValueError, csv.Error):
         return ""

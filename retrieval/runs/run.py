@@ -205,9 +205,9 @@ class Run:
         Raises:
             RetrievalError: The run has no such split, its images cannot be read, or the folder cannot be written.
         """
-        model = self.model(checkpoint, device=device)
         split = split or self._default_split()
         images, unseen = self._images(split)
+        model = self.model(checkpoint, device=device)
         out = Path(out) if out else self._index_folder(split)
         return Index.build(model, images, out, split=split, unseen=unseen, overwrite=overwrite, **options)
 
