@@ -1,13 +1,24 @@
-"""Files and folders that are written completely or not at all, and a lock for a folder."""
+"""Files and folders that are written completely or not at all, by one process at a time."""
 
+from retrieval.files.claims import claimed
 from retrieval.files.folders import folder_in_one_piece, make_place, require_elsewhere, require_only, require_place
 from retrieval.files.lock import LOCK_NAME, is_locked, locked
-from retrieval.files.outputs import claim_file, require_free_file, require_free_folder
+from retrieval.files.outputs import (
+    begins_with,
+    claim_file,
+    claim_folder,
+    require_free_file,
+    require_free_folder,
+    require_mark,
+)
 from retrieval.files.writing import write_bytes, write_json, write_text
 
 __all__ = [
     "LOCK_NAME",
+    "begins_with",
     "claim_file",
+    "claim_folder",
+    "claimed",
     "folder_in_one_piece",
     "is_locked",
     "locked",
@@ -15,6 +26,7 @@ __all__ = [
     "require_elsewhere",
     "require_free_file",
     "require_free_folder",
+    "require_mark",
     "require_only",
     "require_place",
     "write_bytes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.files.folders import folder_in_one_piece, require_only
-from retrieval.files.outputs import require_free_folder
+from retrieval.files.outputs import begins_with, claim_folder
 from retrieval.files.writing import write_bytes, write_text
 
 VECTORS, LABELS, PATHS = "vectors.npy", "labels.csv", "paths.csv"
@@ -60,14 +61,18 @@ def write_arrays(
     return ArrayFiles(len(vectors), Path(folder) / VECTORS, Path(folder) / name)
 
 
-def require_free_for_arrays(folder: str | Path, overwrite: bool) -> None:
-    """Checks before the work begins that `write_arrays` can write the folder.
+def claim_for_arrays(folder: str | Path, overwrite: bool) -> AbstractContextManager[None]:
+    """Keeps other processes from writing a folder during the block, after checking that `write_arrays` can write it.
 
     Raises:
-        RetrievalError: See `write_arrays`.
+        RetrievalError: See `write_arrays`; or another process writes the folder.
     """
-    require_free_folder(folder, overwrite, _require_arrays)
+    return claim_folder(folder, overwrite, _require_arrays)
 
 
 def _require_arrays(folder: Path) -> None:
-    require_only(folder, (VECTORS, LABELS, PATHS), "exported vectors")
+    """Checks that a folder holds nothing but what `write_arrays` has written: vectors alone may be anybody's."""
+    headers = {LABELS: b"id,label,path\n", PATHS: b"path\n"}
+    found = [name for name, header in headers.items() if begins_with(folder / name, header)]
+    is_export = bool(found) and (folder / VECTORS).is_file()
+    require_only(folder, (VECTORS, *found) if is_export else (), "exported vectors")

@@ -10,12 +10,12 @@ import ctypes
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from retrieval.errors import RetrievalError
-from retrieval.files.writing import not_written, sync_file, sync_folder
+from retrieval.files.claims import NEW, OLD, claimed
+from retrieval.files.writing import copy_permissions, not_written, sync_file, sync_folder, target_of
 
 
 @contextlib.contextmanager
@@ -25,48 +25,41 @@ def folder_in_one_piece(
     """Writes a folder atomically: it appears at `path` only when the block ends without an error.
 
     Args:
-        path: The final folder. Missing parent folders are created.
+        path: The final folder. Missing parent folders are created. A link stays, and the folder that it leads to is written.
         overwrite: Whether to replace an existing folder.
         check: A function that is called with the existing folder right before it is replaced. It raises an error if the folder
             holds a file that must not be lost.
 
     Yields:
-        A temporary folder next to `path`. Fill this one.
+        A temporary folder in the folder of `retrieval.files.claimed`. Fill this one.
 
     Raises:
-        RetrievalError: `path` exists and `overwrite` is False, or `path` is a file or contains the current folder, or the folder
-            cannot be written. An existing folder stays as it was.
+        RetrievalError: `path` exists and `overwrite` is False, or `path` is a file or contains the current folder, another process
+            writes it, or it cannot be written. An existing folder stays as it was.
     """
     path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise RetrievalError(f"{path}: is a file, expected a folder; choose another path")
-    if path.exists() and not overwrite:
-        raise RetrievalError(f"{path}: exists already; choose another folder or pass overwrite=True")
-    if path.exists():
-        require_elsewhere(path)
-    new_parents = [folder for folder in path.parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    except OSError as error:
-        raise RetrievalError(f"{path}: cannot be created ({error.strerror or error})") from error
-    try:
-        yield temporary
-        _sync_files(temporary)
-        temporary.chmod(0o755)  # mkdtemp lets nobody else read the folder
-        if overwrite and path.exists():
-            check(path)
-            _replace(temporary, path)
-        else:
-            temporary.rename(path)  # fails if another process has created the folder in the meantime
-    except OSError as error:
-        raise not_written(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        for folder in new_parents:
-            with contextlib.suppress(OSError):  # not empty: it holds the new folder
-                folder.rmdir()
-    sync_folder(path.parent)
+    _require_free(path, overwrite)
+    with claimed(path) as unfinished:
+        _require_free(path, overwrite)  # again: another process may have made it in the meantime
+        target, new = target_of(path), unfinished / NEW
+        try:
+            new.mkdir()  # which respects the umask
+        except OSError as error:
+            raise RetrievalError(f"{path}: cannot be created ({error.strerror or error})") from error
+        try:
+            yield new
+            _sync_files(new)
+            copy_permissions(target, new)
+            if overwrite and target.exists():
+                check(path)
+                _replace(new, target, unfinished / OLD)
+            else:
+                new.rename(target)  # fails if another program has filled the folder in the meantime
+        except OSError as error:
+            raise not_written(path, error) from error
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+    sync_folder(target.parent)
 
 
 def require_only(folder: Path, names: Collection[str], what: str) -> None:
@@ -108,10 +101,12 @@ def require_place(out: Path) -> None:
         out: The file or folder to write. Its parent folders need not exist.
 
     Raises:
-        RetrievalError: The nearest existing parent is not a folder, or it is not writable.
+        RetrievalError: The nearest existing parent is not a folder, or it is not writable; or the path is a pipe, a device, a
+            socket, or a link that cannot be followed.
     """
+    target = target_of(out)
     try:
-        parent = next((folder for folder in out.absolute().parents if folder.exists()), None)
+        parent = next((folder for folder in target.parents if folder.exists()), None)
         if parent is None:  # a drive of Windows that does not exist
             raise _cannot_create(out, "No such file or directory")
         if not parent.is_dir():
@@ -142,12 +137,20 @@ def _cannot_create(out: Path, reason: str | None) -> RetrievalError:
     return RetrievalError(f"{out}: cannot be created ({reason}); choose another path")
 
 
-def _replace(new: Path, path: Path) -> None:
+def _require_free(path: Path, overwrite: bool) -> None:
+    if path.exists() and not path.is_dir():
+        target_of(path)  # names a pipe, device or socket
+        raise RetrievalError(f"{path}: is a file, expected a folder; choose another path")
+    if path.exists() and not overwrite:
+        raise RetrievalError(f"{path}: exists already; choose another folder or pass overwrite=True")
+    if path.exists():
+        require_elsewhere(path)
+
+
+def _replace(new: Path, path: Path, old: Path) -> None:
     if _exchange(new, path):
-        shutil.rmtree(new, ignore_errors=True)
         return
-    # Two steps. If the second one fails, the old folder gets its name back.
-    old = new.with_suffix(".old")
+    # Two steps. If the second one fails, the old folder gets its name back. After a kill in between, `claimed` does that.
     path.rename(old)
     try:
         new.rename(path)

@@ -12,13 +12,13 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import lock_descriptor
 
 from retrieval.errors import CheckpointError, RetrievalError
-from retrieval.files.writing import WINDOWS
+from retrieval.files.writing import WINDOWS, remove_empty, target_of
 
 log = logging.getLogger("retrieval")
 
@@ -39,33 +39,38 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where no process is forke
 
 
 @contextlib.contextmanager
-def locked(folder: Path, *, user: str = "run", error: type[RetrievalError] = CheckpointError) -> Iterator[None]:
+def locked(
+    folder: Path, *, user: str = "run", error: type[RetrievalError] = CheckpointError, output: Path | None = None
+) -> Iterator[None]:
     """Keeps other processes out of a folder during the block. Every process must enter the folder through this function.
 
-    The lock is the file ".lock" in the folder. It contains the process ID. The file stays after the block, unlocked. On a file
-    system without locks, a warning is logged and the block runs without a lock.
+    The lock is the file ".lock" in the folder. It contains the process ID. The file stays after the block, unlocked, unless it is
+    the only file of the folder. On a file system without locks, a warning is logged and the block runs without a lock.
 
     Args:
-        folder: The folder. It is created if necessary, and removed after the block if it contains nothing but the lock.
+        folder: The folder. It is created if necessary, with its parents. Those that were created are removed after the block if
+            nothing is in them; an empty folder that existed before stays.
         user: What writes to the folder, for the error message: "another run (process 4711) is writing to it".
         error: The class of the error.
+        output: What the lock is for, in messages; by default the folder.
 
     Raises:
         RetrievalError: As the given class. Another process holds the lock, or the folder cannot be created or written to. It is
             raised at once; nothing waits for the other process.
     """
-    handle = _open_and_lock(folder, user, error)
+    output, folder = output or folder, target_of(folder)
+    handle, made = _open_and_lock(folder, user, error, output)
     try:
         yield
     finally:
         if handle in _handles:  # not in a forked process
-            # The folder is removed while it is locked, so no other process is in it. Windows cannot remove an open file; but there,
-            # no file can be removed that another process has open.
+            # The lock is removed while it is held, so no other process is in the folder. Windows cannot remove an open file; but
+            # there, no file can be removed that another process has open.
             if not WINDOWS:
-                _remove_if_unused(folder)
+                _remove_if_unused(folder, made)
             _close(handle)
             if WINDOWS:
-                _remove_if_unused(folder)
+                _remove_if_unused(folder, made)
 
 
 def is_locked(folder: Path) -> bool:
@@ -89,38 +94,42 @@ def is_locked(folder: Path) -> bool:
         _close(handle)
 
 
-def _open_and_lock(folder: Path, user: str, error_class: type[RetrievalError]) -> int:
+def _open_and_lock(folder: Path, user: str, error_class: type[RetrievalError], output: Path) -> tuple[int, list[Path]]:
+    """The open and locked file, and the folders that were created for it, the innermost first."""
     while True:
-        handle = _open(folder, error_class)
+        handle, made = _open(folder, error_class, output)
         _handles.add(handle)
         try:
             free = _try_lock(handle, attempts=10)
         except OSError as error:
-            log.warning("%s: cannot be locked (%s); let no other %s write to it", folder, error.strerror, user)
+            log.warning("%s: cannot be locked (%s); let no other %s write to it", output, error.strerror, user)
             free = True
         if not free:
             process = _read_process(handle)
             _close(handle)
             raise error_class(
-                f"{folder}: another {user}{process} is writing to it; wait until it ends, or choose another folder"
+                f"{output}: another {user}{process} is writing to it; wait until it ends, or choose another path"
             )
         if os.fstat(handle).st_nlink:
             _write_process(handle)
-            return handle
+            return handle, made
         _close(handle)  # the previous owner has just removed its empty folder, and this file with it
 
 
-def _open(folder: Path, error_class: type[RetrievalError]) -> int:
-    path, flags = folder / LOCK_NAME, os.O_RDWR | os.O_CREAT
+def _open(folder: Path, error_class: type[RetrievalError], output: Path) -> tuple[int, list[Path]]:
+    def attempt() -> tuple[int, list[Path]]:
+        made = [place for place in (folder, *folder.parents) if not place.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        return os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o666), made
+
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # the previous owner has just removed its empty folder
-            return os.open(path, flags, 0o644)
-        folder.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, 0o644)
+        for _ in range(9):
+            with contextlib.suppress(FileNotFoundError):  # the previous owner has just removed its empty folder
+                return attempt()
+        return attempt()
     except OSError as error:
         raise error_class(
-            f"{folder}: cannot be created or written to ({error.strerror}); choose another folder"
+            f"{output}: cannot be created or written to ({error.strerror}); choose another path"
         ) from error
 
 
@@ -157,8 +166,8 @@ def _read_process(handle: int) -> str:
     return ""
 
 
-def _remove_if_unused(folder: Path) -> None:
+def _remove_if_unused(folder: Path, made: Sequence[Path]) -> None:
     with contextlib.suppress(OSError):  # the folder does not exist any more
         if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
             (folder / LOCK_NAME).unlink()
-            folder.rmdir()
+    remove_empty(made)

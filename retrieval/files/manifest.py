@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import RetrievalError
+from retrieval.files.claims import is_being_replaced
 
 MANIFEST = "manifest.json"
 
@@ -69,7 +70,7 @@ class FolderKind:
             RetrievalError: Of the kind's class: the folder is missing, of another kind or version, incomplete or altered.
         """
         while True:
-            text = manifest_text(folder)
+            generation, text = _generation(folder), manifest_text(folder)
             try:
                 manifest = self.parse(folder, text)
                 files = {
@@ -79,7 +80,7 @@ class FolderKind:
                 }
                 return Contents(manifest, files, text or b"")
             except self.error:
-                if manifest_text(folder) == text:  # otherwise another program has replaced the folder meanwhile
+                if _generation(folder) == generation and not is_being_replaced(folder):
                     raise
 
     def claims(self, folder: Path) -> bool:
@@ -188,6 +189,15 @@ def manifest_text(folder: Path) -> bytes | None:
         return (folder / MANIFEST).read_bytes()
     except OSError:
         return None
+
+
+def _generation(folder: Path) -> tuple[int, int] | None:
+    """What differs once a folder is replaced, even by one of the same content; None where there is no folder."""
+    try:
+        state = folder.stat()
+    except OSError:
+        return None
+    return state.st_ino, state.st_mtime_ns
 
 
 def _reason(path: Path) -> str:

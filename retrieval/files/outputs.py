@@ -1,51 +1,111 @@
-"""Checks of an output before the work begins: nothing is replaced unless the user asks for it."""
+"""Outputs: only one call writes an output, and nothing is replaced unless the user asks for it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from retrieval.errors import RetrievalError
-from retrieval.files.folders import make_place, require_elsewhere, require_place
+from retrieval.files.claims import claimed
+from retrieval.files.folders import require_elsewhere, require_place
+
+
+@contextlib.contextmanager
+def claim_folder(out: str | Path | None, overwrite: bool, check: Callable[[Path], None]) -> Iterator[None]:
+    """Keeps other processes from writing a folder during the block, after checking that it can be written.
+
+    Args:
+        out: The folder. None: nothing is written, so there is nothing to check.
+        overwrite: Whether an existing folder may be replaced.
+        check: Raises an error if replacing the folder would lose other files.
+
+    Raises:
+        RetrievalError: See `require_free_folder`; or another process writes the folder.
+    """
+    if out is None:
+        yield
+        return
+    require_free_folder(out, overwrite, check)
+    with claimed(out):
+        yield
 
 
 def require_free_folder(out: str | Path, overwrite: bool, check: Callable[[Path], None]) -> None:
     """Checks that a folder can be written.
 
-    Args:
-        out: The folder.
-        overwrite: Whether an existing folder may be replaced.
-        check: Raises an error if replacing the folder would lose other files.
-
     Raises:
         RetrievalError: The folder exists and may not be replaced, is the current folder, or cannot be made.
     """
     out = Path(out)
+    require_place(out)
+    if out.exists() and not out.is_dir():
+        raise RetrievalError(f"{out}: is a file, expected a folder; choose another folder")
     if out.exists() and not overwrite:
         raise RetrievalError(f"{out}: exists already; choose another folder or pass overwrite=True")
     if out.is_dir():
         require_elsewhere(out)
         check(out)
-    require_place(out)
 
 
-def require_free_file(out: str | Path, overwrite: bool) -> None:
+@contextlib.contextmanager
+def claim_file(out: str | Path, overwrite: bool, check: Callable[[Path], None]) -> Iterator[None]:
+    """Keeps other processes from writing a file during the block, after checking that it can be written. Makes its folder.
+
+    Args:
+        out: The file.
+        overwrite: Whether an existing file may be replaced.
+        check: Raises an error if the file is not of the kind that is written. It is not called for an empty file.
+
+    Raises:
+        RetrievalError: See `require_free_file`; or another process writes the file.
+    """
+    require_free_file(out, overwrite, check)
+    with claimed(out):
+        require_free_file(out, overwrite, check)  # again: another process may just have written it
+        yield
+
+
+def require_free_file(out: str | Path, overwrite: bool, check: Callable[[Path], None]) -> None:
     """Checks that a file can be written.
 
     Raises:
-        RetrievalError: The file exists and `overwrite` is off, or it cannot be made.
+        RetrievalError: The file exists and may not be replaced, or it cannot be made.
     """
     out = Path(out)
+    require_place(out)
+    if out.is_dir():
+        raise RetrievalError(f"{out}: is a folder, expected the name of a file; choose another name")
     if out.exists() and not overwrite:
         raise RetrievalError(f"{out}: exists already; choose another name or pass overwrite=True")
-    require_place(out)
+    if out.exists() and out.stat().st_size:
+        check(out)
 
 
-def claim_file(out: str | Path, overwrite: bool) -> None:
-    """Checks an output file again, right before it is written, and makes its folder.
+def require_mark(file: Path, marks: Iterable[bytes], what: str) -> None:
+    """Checks that a file is of a kind that this package writes: one of its marks is in the first 1,000 bytes.
+
+    Args:
+        file: The file.
+        marks: The marks of the kind.
+        what: The kind, for the error message, e.g. "a report".
 
     Raises:
-        RetrievalError: See `require_free_file`.
+        RetrievalError: It is not.
     """
-    require_free_file(out, overwrite)
-    make_place(Path(out))
+    beginning = _beginning(file, 1000)
+    if not any(mark in beginning for mark in marks):
+        raise RetrievalError(f"{file}: exists and is not {what}, so it is not replaced; choose another name")
+
+
+def begins_with(file: Path, content: bytes) -> bool:
+    """Whether a file begins with some bytes. One that does not exist or cannot be read does not."""
+    return _beginning(file, len(content)) == content
+
+
+def _beginning(file: Path, size: int) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(size)
+    except OSError:
+        return b""

@@ -6,11 +6,18 @@ This is not the library atomicwrites, because that library is archived and canno
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import tempfile
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from filelock import lock_descriptor
 
 from retrieval.errors import RetrievalError
 
@@ -20,33 +27,39 @@ WINDOWS = os.name == "nt"
 def write_bytes(path: str | Path, data: bytes | memoryview, *, keep: Path | None = None) -> None:
     """Replaces the content of a file atomically.
 
+    What a killed process has left unfinished beside the file is removed.
+
     Args:
-        path: The file. Its folder must exist.
+        path: The file. Its folder must exist. A link stays, and the file that it leads to is replaced.
         data: The new content. It is complete before anything is written, so an `OSError` always comes from the file system.
-        keep: A second path in the same folder. The previous file is kept there. If there is no previous file, `keep` is unchanged.
+        keep: A second path. The previous file is kept there. If there is no previous file, `keep` is unchanged.
 
     Raises:
         RetrievalError: The file cannot be written, for example because the disk is full. `path` keeps its previous content.
     """
     path = Path(path)
+    target = target_of(path)
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
+        _remove_leftovers(target)
+        handle, temporary = _new_file(target)
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp lets nobody else read the file
-        if keep is not None and path.exists():
-            _keep(path, keep)
-        temporary.replace(path)
+            copy_permissions(target, temporary)
+            if keep is not None and target.exists():
+                _keep(target, keep)
+            if not WINDOWS:  # the name of an open file cannot be changed there
+                temporary.replace(target)
+        if WINDOWS:
+            temporary.replace(target)
     except OSError as error:
         raise not_written(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync_folder(target.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -66,6 +79,30 @@ def write_json(path: str | Path, value: Any) -> None:
         RetrievalError: See `write_bytes`.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def target_of(path: str | Path) -> Path:
+    """The file or folder that an output is written to: its absolute path, with every link followed.
+
+    A link in the place of an output stays, also one that leads to another disk or to nothing yet.
+
+    Raises:
+        RetrievalError: The path is a pipe, a device or a socket, or a link that cannot be followed.
+    """
+    path = Path(path)
+    try:
+        kind = _special_kind(path)
+        target = Path(os.path.realpath(path))
+        is_lost = path.is_symlink() and (target.is_symlink() or not target.parent.is_dir())
+    except OSError as error:
+        raise RetrievalError(f"{path}: cannot be created ({error.strerror}); choose another path") from error
+    if kind:
+        raise RetrievalError(f"{path}: is a {kind}, expected a file or a folder; choose another path")
+    if is_lost:
+        raise RetrievalError(
+            f"{path}: is a link to {path.readlink()}, which cannot be made; mend it or choose another path"
+        )
+    return target
 
 
 def not_written(path: Path, error: OSError) -> RetrievalError:
@@ -98,14 +135,79 @@ def sync_folder(path: Path) -> None:
             os.close(handle)
 
 
+def copy_permissions(old: Path, new: Path) -> None:
+    """Gives a new file or folder the permissions of the one that it replaces. Without one, it keeps those of the umask."""
+    with contextlib.suppress(OSError):  # there is none, or the file system has no permissions
+        new.chmod(stat.S_IMODE(old.stat().st_mode))
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those of some folders that are empty, in their order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _special_kind(path: Path) -> str:
+    """What a path is that is neither a file nor a folder; "" for these, and where nothing is."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise
+        return ""
+    kinds = {
+        "pipe": stat.S_ISFIFO,
+        "device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
+        "socket": stat.S_ISSOCK,
+    }
+    return next((kind for kind, is_kind in kinds.items() if is_kind(mode)), "")
+
+
+def _new_file(target: Path) -> tuple[int, Path]:
+    """A new file beside `target`, open and locked by this process.
+
+    It has the permissions of the umask, unlike the files of the module tempfile.
+    """
+    while True:
+        path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        try:
+            is_own = lock_descriptor(handle, blocking=False)
+        except OSError:  # a file system without locks, where nothing is taken for a leftover
+            is_own = True
+        if is_own and os.fstat(handle).st_nlink:
+            return handle, path
+        os.close(handle)  # another process has taken it for a leftover before it was locked
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Removes the unfinished files of processes that have ended. Those that are being written are locked."""
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-z_]{{8}}\.tmp")
+    with os.scandir(target.parent) as entries:
+        found = [Path(entry.path) for entry in entries if leftover.fullmatch(entry.name)]
+    for path in found:
+        with contextlib.suppress(OSError):  # a file of another user, or a file system without locks
+            handle = os.open(path, os.O_RDWR)
+            try:
+                is_left = lock_descriptor(handle, blocking=False)
+                if is_left and not WINDOWS:  # before another process can lock it
+                    path.unlink()
+            finally:
+                os.close(handle)
+            if is_left and WINDOWS:  # where an open file cannot be removed
+                path.unlink()
+
+
 def _keep(path: Path, keep: Path) -> None:
-    """Gives a file the name `keep`. If the file system has hard links, the file also stays at `path` in the meantime."""
-    link = path.with_name(f".{keep.name}.link.tmp")
+    """Gives a file a second name, or copies it where the file system has no hard links."""
+    link = keep.with_name(f".{keep.name}.link.tmp")
     link.unlink(missing_ok=True)  # a process that was killed at this point leaves it behind
     try:
-        link.hardlink_to(path)
-    except (OSError, NotImplementedError):  # no hard links on this file system or in this Python
-        path.replace(keep)
-    else:
+        try:
+            link.hardlink_to(path)
+        except (OSError, NotImplementedError):  # no hard links on this file system or in this Python, or another disk
+            shutil.copyfile(path, link)
         link.replace(keep)
+    finally:
         link.unlink(missing_ok=True)  # `replace` does nothing if both names are the same file already

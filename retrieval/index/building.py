@@ -63,12 +63,10 @@ def build(
     if out is None:
         return make(model.encode(images))
     with distributed.joined(model.device) as device, contextlib.ExitStack() as stack:
+        folder = stack.enter_context(parts_folder(out))
         model.to(device)
-        if stored is None or not images.is_on_disk:
-            vectors = model.encode(images)
-        else:
-            folder = stack.enter_context(parts_folder(out, model, stored, images))
-            vectors = embed_in_parts(model, images, folder)
+        in_memory = stored is None or not images.is_on_disk
+        vectors = model.encode(images) if in_memory else embed_in_parts(model, stored, images, folder)
         written: list[Bundle] = []  # in rank 0 only; the others read it
         distributed.on_main(lambda: written.append(write_bundle(make(vectors), out, overwrite=overwrite)))
         return written[0] if written else read_bundle(out)
@@ -150,11 +148,11 @@ def add(
         paths = [_stored_path(Path(images_root), added.root / path) for path in added.paths]
     editing.require_new(bundle, paths)
     with contextlib.ExitStack() as stack:
-        if bundle.folder is None or bundle.model is None or not model.takes_tensors or not added.is_on_disk:
+        folder = None if bundle.folder is None else stack.enter_context(parts_folder(bundle.folder))
+        if folder is None or bundle.model is None or not model.takes_tensors or not added.is_on_disk:
             vectors = model.encode(added)
         else:
-            folder = stack.enter_context(parts_folder(bundle.folder, model, bundle.model, added))
-            vectors = model.unit(embed_in_parts(model, added, folder))
+            vectors = model.unit(embed_in_parts(model, bundle.model, added, folder))
         names = [class_name or added.class_names[label] for label in added.labels]
         pictures = thumbnails_of(added) if bundle.thumbnails is not None else None
         new = editing.add(bundle, vectors, names, paths, pictures, images_root=images_root)

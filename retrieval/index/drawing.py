@@ -9,11 +9,12 @@ from typing import Any
 
 from retrieval.data import to_image
 from retrieval.errors import DatasetError, RetrievalError, plural
+from retrieval.files import require_mark
 from retrieval.index.bundle import Bundle
 from retrieval.index.reporting import describe
 from retrieval.index.search import Hit
 from retrieval.index.thumbnails import thumbnail
-from retrieval.report import GalleryRow, Neighbour, plot_gallery, write_search_page
+from retrieval.report import PICTURE_MARK, SEARCH_MARK, GalleryRow, Neighbour, plot_gallery, write_search_page
 
 
 def draw(
@@ -55,6 +56,15 @@ def write_page(
         limit += "".join(f" Caution: {caution}." for caution in calibration.cautions)
     rows, title = _rows(bundle, queries, hits), f"Nearest neighbours in {bundle}"
     write_search_page(rows, file, title=title, lines=lines, limit=limit)
+
+
+def require_drawn(file: Path) -> None:
+    """Checks that a file is a picture or page that `draw` or `write_page` has written.
+
+    Raises:
+        RetrievalError: It is another file, which would be lost.
+    """
+    require_mark(file, (PICTURE_MARK, SEARCH_MARK.encode()), "a picture or page of search results")
 
 
 def _rows(bundle: Bundle, queries: Sequence[Any], hits: Sequence[Sequence[Hit]]) -> list[GalleryRow]:

@@ -20,7 +20,7 @@ def contents(bundle: Bundle) -> dict[str, Any]:
     Raises:
         RetrievalError: The folder of the bundle has been changed since it was read.
     """
-    _require_unchanged(bundle)
+    require_unchanged(bundle)
     manifest = bundle.manifest
     return {
         "vectors": bundle.vectors,
@@ -49,7 +49,7 @@ def rewrite(bundle: Bundle, **changes: Any) -> Bundle:
 
     def check(folder: Path) -> None:
         require_replaceable(folder)
-        _require_unchanged(bundle)  # again, or the changes of another program in the meantime would be lost
+        require_unchanged(bundle)  # again, or the changes of another program in the meantime would be lost
 
     return write_bundle(new, bundle.folder, overwrite=True, check=check)
 
@@ -168,7 +168,12 @@ def require_comparable(one: Bundle, other: Bundle) -> None:
             )
 
 
-def _require_unchanged(bundle: Bundle) -> None:
+def require_unchanged(bundle: Bundle) -> None:
+    """Checks that the folder of a bundle still holds what was read.
+
+    Raises:
+        RetrievalError: Another program has changed it.
+    """
     if not bundle.is_current():
         raise RetrievalError(f"{bundle}: has been changed by another program in the meantime; try again")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import shlex
@@ -17,8 +18,15 @@ from retrieval import evaluation
 from retrieval.data import load_image
 from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean, plural
 from retrieval.evaluation.arrays import check_k
-from retrieval.files import claim_file, require_elsewhere, require_free_file, require_free_folder
-from retrieval.files.arrays import LABELS, ArrayFiles, write_arrays
+from retrieval.files import (
+    claim_file,
+    claim_folder,
+    claimed,
+    require_elsewhere,
+    require_free_file,
+    require_free_folder,
+)
+from retrieval.files.arrays import LABELS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.index import approximate, building, comparison, drawing, editing, recall, reporting
 from retrieval.index.bundle import Bundle, read_bundle
 from retrieval.index.calibration import Calibration
@@ -129,11 +137,11 @@ class Index:
             ValueError: The arguments do not fit together, or a vector is zero or not finite.
             RetrievalError: The folder cannot be written.
         """
-        if out is not None:
-            require_free_folder(out, overwrite, require_replaceable)
+        place = None if out is None else Path(out)
         options: dict[str, Any] = {"ids": ids, "paths": paths, "root": Path(root), "model": model, "kind": kind}
-        bundle = building.from_vectors(vectors, labels, out=None if out is None else Path(out), **options)
-        return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), model)
+        with claim_folder(out, overwrite, require_replaceable):
+            bundle = building.from_vectors(vectors, labels, out=place, **options)
+            return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), model)
 
     @classmethod
     def from_files(
@@ -152,10 +160,9 @@ class Index:
         Raises:
             RetrievalError: A file cannot be read, or the two do not fit together.
         """
-        if out is not None:
-            require_free_folder(out, overwrite, require_replaceable)
-        bundle = building.from_files(Path(vectors), Path(labels), kind=kind, where=out or "index")
-        return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
+        with claim_folder(out, overwrite, require_replaceable):
+            bundle = building.from_files(Path(vectors), Path(labels), kind=kind, where=out or "index")
+            return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
 
     @classmethod
     def open(cls, place: Place, *, model: Model | None = None, device: str = "auto") -> Index:
@@ -390,8 +397,7 @@ class Index:
         """
         if class_name is not None and not class_name.strip():
             raise ConfigError("the name of the class is empty; give one, or leave it out")
-        with self._lock:
-            bundle = self._editable()
+        with self._editing() as bundle:
             added, bundle = building.add(bundle, self.model, images, class_name=class_name, root=root)
             self._generation = self._generation.followed_by(bundle)
         return added
@@ -410,8 +416,7 @@ class Index:
         Raises:
             IndexFormatError: The index does not have one of them, or nothing would be left.
         """
-        with self._lock:
-            bundle = self._editable()
+        with self._editing() as bundle:
             paths, classes = ([value] if isinstance(value, str) else value for value in (paths, classes))
             positions: set[int] = set()
             for kind, wanted, values in (
@@ -440,11 +445,10 @@ class Index:
         Raises:
             IndexFormatError: The indices are of different models, or two hold the same path.
         """
-        if out is not None:
-            require_free_folder(out, overwrite, require_replaceable)
-        bundles = [self._bundle, *(_bundle_of(other) for other in others)]
-        bundle = editing.merge(bundles, where=out or "index")  # type: ignore[arg-type]
-        return Index(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), self._given)
+        with claim_folder(out, overwrite, require_replaceable):
+            bundles = [self._bundle, *(_bundle_of(other) for other in others)]
+            bundle = editing.merge(bundles, where=out or "index")  # type: ignore[arg-type]
+            return Index(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), self._given)
 
     def save(self, folder: Place, *, overwrite: bool = False) -> None:
         """Writes the index into a folder, which becomes its folder.
@@ -452,8 +456,7 @@ class Index:
         Raises:
             RetrievalError: The folder cannot be written.
         """
-        require_free_folder(folder, overwrite, require_replaceable)
-        with self._lock:
+        with self._lock, claim_folder(folder, overwrite, require_replaceable):
             bundle = self._bundle
             if self._given is not None and bundle.model is None:
                 bundle = replace(bundle, model=building.stored_model(self._given, Path(folder)))
@@ -502,8 +505,10 @@ class Index:
         Raises:
             RetrievalError: The folder cannot be written.
         """
-        table = {"id": self.ids.tolist(), "label": list(self.classes), "path": list(self.paths)}
-        return write_arrays(folder, self.vectors, table, LABELS, overwrite=overwrite)
+        bundle = self._bundle
+        table = {"id": bundle.ids.tolist(), "label": list(bundle.class_names), "path": list(bundle.paths)}
+        with claim_for_arrays(folder, overwrite):
+            return write_arrays(folder, bundle.vectors, table, LABELS, overwrite=overwrite)
 
     def draw(
         self,
@@ -521,14 +526,14 @@ class Index:
             hits: What `search` returned for them.
             file: The PNG file.
             min_score: The score that was given to `search`, to be shown.
-            overwrite: Replace the file if it exists.
+            overwrite: Replace the file if it exists and is such a picture or page.
 
         Raises:
-            RetrievalError: The file exists and `overwrite` is off, or it cannot be written.
+            RetrievalError: The file exists and is not replaced, or it cannot be written.
         """
         least = _least_score(self._bundle, min_score, Ranking())
-        claim_file(file, overwrite)
-        drawing.draw(self._bundle, *_rows(queries, hits), Path(file), least=least)
+        with claim_file(file, overwrite, drawing.require_drawn):
+            drawing.draw(self._bundle, *_rows(queries, hits), Path(file), least=least)
 
     def write_page(
         self,
@@ -541,17 +546,19 @@ class Index:
     ) -> None:
         """Writes queries and their hits as a web page of one file; see `draw`."""
         least = _least_score(self._bundle, min_score, Ranking())
-        claim_file(file, overwrite)
-        drawing.write_page(self._bundle, *_rows(queries, hits), Path(file), least=least, is_auto=min_score == "auto")
+        with claim_file(file, overwrite, drawing.require_drawn):
+            drawing.write_page(
+                self._bundle, *_rows(queries, hits), Path(file), least=least, is_auto=min_score == "auto"
+            )
 
     @staticmethod
     def require_drawable(file: Place, *, overwrite: bool = False) -> None:
         """Checks before a search that `draw` or `write_page` can write a file.
 
         Raises:
-            RetrievalError: The file exists and `overwrite` is off, or it cannot be made.
+            RetrievalError: The file exists and is not replaced, or it cannot be made.
         """
-        require_free_file(file, overwrite)
+        require_free_file(Path(file), overwrite, drawing.require_drawn)
 
     def report(
         self,
@@ -592,11 +599,20 @@ class Index:
     def _bundle(self) -> Bundle:
         return self._generation.bundle
 
-    def _editable(self) -> Bundle:
-        bundle = self._bundle
-        if bundle.folder is not None:
-            require_elsewhere(bundle.folder)
-        return bundle
+    @contextlib.contextmanager
+    def _editing(self) -> Iterator[Bundle]:
+        """The bundle, which no other thread and no other process changes during the block.
+
+        Raises:
+            RetrievalError: Another process is changing its folder, or has changed it since it was read.
+        """
+        with self._lock, contextlib.ExitStack() as stack:
+            bundle = self._bundle
+            if bundle.folder is not None:
+                require_elsewhere(bundle.folder)
+                stack.enter_context(claimed(bundle.folder))
+                editing.require_unchanged(bundle)
+            yield bundle
 
 
 def _bundle_of(index: Index | Place | None) -> Bundle | None:

@@ -15,6 +15,7 @@ from retrieval.evaluation.arrays import check_ids, check_whole_numbers
 from retrieval.index.manifest import REMEDY
 
 COLUMNS = ["id", "label", "class", "path"]
+ITEMS_HEADER = f"{','.join(COLUMNS)}\n".encode()
 _TOP = re.compile("^(/|[A-Za-z]:/)")  # where an absolute path begins; those of a network ("//server/") are not accepted
 
 

@@ -1,4 +1,7 @@
-"""Embeds many images in parts, so that a killed process loses little: finished parts are kept in a folder beside the index."""
+"""Embeds many images in parts, so that a killed process loses little: finished parts are kept in a folder beside the index.
+
+The name of a part is the key of what it was made of, so a part is only used for the same images and the same model.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,16 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from retrieval.data import ImageSet
-from retrieval.errors import RetrievalError
-from retrieval.files import write_bytes, write_text
+from retrieval.files import claimed, write_bytes
+from retrieval.files.writing import not_written
 from retrieval.index.thumbnails import thumbnail
 from retrieval.model import Model
 from retrieval.model.description import StoredModel
@@ -29,37 +33,46 @@ PART = 2048  # images of a part, about: minutes of work without a GPU
 
 
 @contextmanager
-def parts_folder(out: Path, model: Model, stored: StoredModel, images: ImageSet) -> Iterator[Path]:
-    """A hidden folder beside `out` for finished parts. It is removed when the block ends without an error.
+def parts_folder(out: Path) -> Iterator[Path]:
+    """A folder for finished parts of the work on `out`, which no other process writes during the block.
 
-    The parts of an earlier call are kept if they were made of the same images by the same model, and removed otherwise.
+    It is removed when the block ends without an error. Those parts that an earlier call has left are in it.
+
+    Raises:
+        RetrievalError: Another process writes `out`.
     """
-    folder = out.parent / f".{out.name}.embedded"
-    distributed.on_main(lambda: _prepare(folder, _key(model, stored, images)))
-    yield folder
-    distributed.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
+    with ExitStack() as stack:
+        folder = distributed.on_main(lambda: stack.enter_context(claimed(out)) / "parts")
+        yield folder
+        distributed.on_main(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-def embed_in_parts(model: Model, images: ImageSet, folder: Path) -> np.ndarray:
+def embed_in_parts(model: Model, stored: StoredModel, images: ImageSet, folder: Path) -> np.ndarray:
     """The network's output (len(images), dim) for all images, in order, in every process.
 
     Args:
         model: A model of a network that takes tensors.
+        stored: The same model as files hold it.
         images: The images.
         folder: The folder of finished parts; see `parts_folder`.
     """
     size = model.batch_size
     step = max(1, PART // size) * size  # whole batches, so that a resumed call makes the same vectors to the last bit
-    parts = []
+    settings = {"model": stored.fingerprint(), "batch_size": size, "precision": model.precision}
+    parts: list[np.ndarray] = []
+    is_told = False
     with ProgressBar(-(-len(images) // size), "embedding") as bar:
         for start in range(0, len(images), step):
-            part = np.arange(start, min(start + step, len(images)))
-            file = folder / f"{start:09d}.npy"
+            part = images.select(np.arange(start, min(start + step, len(images))))
+            file = distributed.on_main(lambda part=part: folder / f"{_key(settings, part)}.npy")  # type: ignore[misc]
             vectors = distributed.on_main(lambda file=file, part=part: _read_part(file, len(part)))  # type: ignore[misc]
             if vectors is None:
-                vectors = encode_shared(model, images.select(part), bar=bar)
+                vectors = encode_shared(model, part, bar=bar)
                 distributed.on_main(lambda file=file, vectors=vectors: _write_part(file, vectors))  # type: ignore[misc]
             else:
+                if not is_told:
+                    log.info("continuing with the images that an earlier call has embedded (%s)", folder)
+                is_told = True
                 bar.update(-(-len(part) // size))
             parts.append(vectors)
     return np.concatenate(parts)
@@ -71,35 +84,14 @@ def thumbnails_of(images: ImageSet) -> list[bytes]:
         return [thumbnail(images.load(i)) for i in bar.each(range(len(images)))]
 
 
-def _prepare(folder: Path, key: str) -> None:
-    file = folder / "key.json"
-    try:
-        if file.is_file() and file.read_text() == key:
-            log.info("continuing with the images that an earlier call has embedded (%s)", folder)
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise RetrievalError(f"{folder}: cannot be created ({error.strerror}); choose another --out") from error
-    write_text(file, key)
-
-
-def _key(model: Model, stored: StoredModel, images: ImageSet) -> str:
-    """Everything that decides the vectors: the model, and the images with their sizes and modification times."""
-    stats = [
-        (path.stat().st_size, path.stat().st_mtime_ns)
-        for path in map(images.root.joinpath, images.paths)
-        if path.is_file()
-    ]
-    values = {
-        "images": images.fingerprint(),
-        "root": str(images.root.resolve()),
-        "files": hashlib.sha256(json.dumps(stats).encode()).hexdigest(),
-        "model": stored.fingerprint(),
-        "batch_size": model.batch_size,
-        "precision": model.precision,
-    }
-    return json.dumps(values)
+def _key(settings: Mapping[str, Any], images: ImageSet) -> str:
+    """A sha256 over everything that decides the vectors of some images: the model, and the files with their sizes and times."""
+    root, files = images.root.resolve(), []
+    for path in images.paths:
+        file = root / path
+        state = file.stat() if file.is_file() else None
+        files.append((str(file), state and (state.st_size, state.st_mtime_ns)))
+    return hashlib.sha256(json.dumps({**settings, "files": files}).encode()).hexdigest()
 
 
 def _read_part(file: Path, count: int) -> np.ndarray | None:
@@ -116,4 +108,8 @@ def _read_part(file: Path, count: int) -> np.ndarray | None:
 def _write_part(file: Path, vectors: np.ndarray) -> None:
     content = io.BytesIO()
     np.save(content, vectors)
+    try:
+        file.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise not_written(file, error) from error
     write_bytes(file, content.getbuffer())

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import ConfigError, RetrievalError, plural
-from retrieval.files import require_place, write_bytes, write_text
+from retrieval.files import claimed, require_mark, require_place, write_bytes, write_text
 from retrieval.index.bundle import Bundle
 from retrieval.report import MARK, Facts, Images, analyse, make_report
 
@@ -64,14 +64,10 @@ def report(
     )
     names = dict.fromkeys(name for part in reversed(bundles) for name in part.class_names)
     number = {name: i for i, name in enumerate(names)}
+    check_replaceable(page)
     try:
-        return _write(
-            page,
-            facts,
-            *(_images(part, number, images) for part in bundles),
-            ks=ks,
-            seed=seed,
-        )
+        with claimed(page):
+            return _write(page, facts, *(_images(part, number, images) for part in bundles), ks=ks, seed=seed)
     except ValueError as error:
         raise ConfigError(f"{bundle}: cannot be measured: {error}") from error
 
@@ -93,19 +89,12 @@ def check_replaceable(page: Path) -> None:
                 f"{folder}: exists and is not part of a report, so it is not replaced; move it away, or choose another --out"
             )
         return
-    try:
-        with page.open("rb") as file:
-            if MARK.encode() in file.read(1000):
-                return
-    except OSError as error:
-        raise RetrievalError(f"{page}: cannot be read ({error.strerror}); choose another --out") from error
-    raise RetrievalError(f"{page}: exists and is not a report, so it is not replaced; choose another --out")
+    require_mark(page, [MARK.encode()], "a report")
 
 
 def _write(
     page: Path, facts: Facts, queries: Images, gallery: Images | None = None, *, ks: Sequence[int], seed: int
 ) -> tuple[Path, Path]:
-    check_replaceable(page)
     galleries = () if gallery is None else (gallery,)
     images, asked = plural(len((gallery or queries).labels), "image"), plural(len(queries.labels), "query", "queries")
     log.info("ranking %s for %s", images, asked)

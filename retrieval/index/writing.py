@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
-from retrieval.files import folder_in_one_piece, require_only
+from retrieval.files import begins_with, folder_in_one_piece, require_only
 from retrieval.index import approximate, thumbnails
 from retrieval.index.bundle import Bundle
 from retrieval.index.calibration import calibrate
-from retrieval.index.items import check_names, items_csv
+from retrieval.index.items import ITEMS_HEADER, check_names, items_csv
 from retrieval.index.manifest import (
     APPROXIMATE,
     CALIBRATION,
@@ -156,7 +156,9 @@ def require_replaceable(folder: Path) -> None:
     Raises:
         RetrievalError: Something else would be lost.
     """
-    is_bundle = any((folder / name).exists() for name in (MANIFEST, ITEMS))  # vectors alone may be anybody's
+    is_bundle = INDEX_FOLDER.claims(folder) or begins_with(
+        folder / ITEMS, ITEMS_HEADER
+    )  # other programs have a manifest.json, too
     require_only(folder, (*INDEX_FOLDER.files, MANIFEST, VECTORS_OF_VERSION_1) if is_bundle else (), "an index")
 
 

@@ -18,8 +18,8 @@ from retrieval import evaluation
 from retrieval.data import ImageSet, Preprocessing, image_files, to_image
 from retrieval.errors import RetrievalError
 from retrieval.evaluation.inputs import to_numpy
-from retrieval.files import claim_file, folder_in_one_piece, require_free_file, require_free_folder, write_bytes
-from retrieval.files.arrays import PATHS, ArrayFiles, require_free_for_arrays, write_arrays
+from retrieval.files import claim_file, claim_folder, folder_in_one_piece, write_bytes
+from retrieval.files.arrays import PATHS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.model import encoding, onnx
 from retrieval.model.description import StoredModel
 from retrieval.model.places import MODEL_FOLDER, Loaded, load_place, require_replaceable
@@ -177,9 +177,9 @@ class Model:
         Raises:
             RetrievalError: An image cannot be read, or the folder cannot be written.
         """
-        require_free_for_arrays(folder, overwrite)
-        files = image_files(images)
-        return write_arrays(folder, self.encode(files), {"path": list(map(str, files))}, PATHS, overwrite=overwrite)
+        with claim_for_arrays(folder, overwrite):
+            files = image_files(images)
+            return write_arrays(folder, self.encode(files), {"path": list(map(str, files))}, PATHS, overwrite=overwrite)
 
     def unit(self, vectors: np.ndarray) -> np.ndarray:
         """The output of the network (number, dim) as float32 vectors of length 1.
@@ -204,11 +204,11 @@ class Model:
         Raises:
             RetrievalError: The model cannot be saved, or the folder cannot be written.
         """
-        require_free_folder(folder, overwrite, require_replaceable)
-        stored = self.stored()
-        facts = {"dimension": self.embedding_dim, "source": self.source}
-        with folder_in_one_piece(folder, overwrite=overwrite, check=require_replaceable) as new:
-            MODEL_FOLDER.write(new, facts, stored.to_files())
+        with claim_folder(folder, overwrite, require_replaceable):
+            stored = self.stored()
+            facts = {"dimension": self.embedding_dim, "source": self.source}
+            with folder_in_one_piece(folder, overwrite=overwrite, check=require_replaceable) as new:
+                MODEL_FOLDER.write(new, facts, stored.to_files())
 
     def stored(self) -> StoredModel:
         """The model as files hold it.
@@ -239,7 +239,7 @@ class Model:
         Args:
             file: The ONNX file.
             images: Image files and folders to compare by; by default noise.
-            overwrite: Replace the file if it exists.
+            overwrite: Replace the file if it exists and was written by this function.
 
         Returns:
             The "largest_difference" of a component, the number of "images" compared, and the "opset".
@@ -248,11 +248,10 @@ class Model:
             RetrievalError: Packages are missing, the network cannot be exported, or the vectors differ.
         """
         onnx.require_packages("onnx", "onnxruntime", "onnxscript")
-        require_free_file(file, overwrite)
-        files = image_files(images)
-        content, report, opset = self._onnx([self._prepared(path) for path in files] if files else None)
-        claim_file(file, overwrite)
-        write_bytes(file, content)
+        with claim_file(file, overwrite, onnx.require_exported):
+            files = image_files(images)
+            content, report, opset = self._onnx([self._prepared(path) for path in files] if files else None)
+            write_bytes(file, content)
         return {**report, "opset": opset}
 
     def _raw(self, images: Any) -> np.ndarray:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from retrieval import evaluation
+from retrieval.data import Preprocessing
 from retrieval.errors import RetrievalError, reason_of
 
 TOLERANCE = 1e-4  # of a component of a unit vector
@@ -137,6 +139,24 @@ def compare(content: bytes, network: nn.Module, inputs: Tensor) -> float:
         )
     _require_same_neighbours(vectors, expected)
     return largest
+
+
+def require_exported(file: Path) -> None:
+    """Checks that a file is an ONNX file that `export_network` has made, with the preprocessing in its metadata.
+
+    Raises:
+        RetrievalError: It is another file, which would be lost; or it cannot be read.
+    """
+    import onnx
+
+    try:
+        properties = onnx.load_model(io.BytesIO(file.read_bytes()), load_external_data=False).metadata_props
+        values = {item.key: item.value for item in properties}
+        Preprocessing.from_dict(json.loads(values["preprocessing"]))
+    except Exception as error:  # of the library of protocol buffers, whose errors differ between its versions
+        raise RetrievalError(
+            f"{file}: exists and is not an ONNX file of `retrieval export onnx`, so it is not replaced; choose another name"
+        ) from error
 
 
 def require_packages(*names: str) -> None:

@@ -2,13 +2,15 @@
 
 from retrieval.report.analysis import Analysis, Images, analyse
 from retrieval.report.curves import plot_training
-from retrieval.report.gallery import GalleryRow, Neighbour, plot_gallery
+from retrieval.report.gallery import PICTURE_MARK, GalleryRow, Neighbour, plot_gallery
 from retrieval.report.headline import caution_of
 from retrieval.report.report_page import MARK, Facts, Report, make_report
-from retrieval.report.search_page import write_search_page
+from retrieval.report.search_page import SEARCH_MARK, write_search_page
 
 __all__ = [
     "MARK",
+    "PICTURE_MARK",
+    "SEARCH_MARK",
     "Analysis",
     "Facts",
     "GalleryRow",

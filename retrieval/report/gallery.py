@@ -14,11 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageColor
+from PIL.PngImagePlugin import PngInfo
 
 from retrieval.files import write_bytes
 from retrieval.report.colors import RIGHT, UNKNOWN, WRONG
 from retrieval.report.thumbnail import read_thumbnail
 
+PICTURE_MARK = b"Software\0retrieval"  # in the beginning of every picture
 # Lengths are hundredths of an inch.
 _TILE, _SPACE, _GAP, _MARGIN = 96, 12, 34, 16
 _HEADER, _CAPTION = 26, 40
@@ -136,7 +138,9 @@ def _in_colors(picture: Image.Image, count: int) -> Image.Image:
 
 def _to_png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True, dpi=(_DPI, _DPI))
+    mark = PngInfo()
+    mark.add_text("Software", "retrieval")  # see `PICTURE_MARK`
+    picture.save(buffer, "PNG", optimize=True, dpi=(_DPI, _DPI), pnginfo=mark)
     return buffer.getvalue()
 
 

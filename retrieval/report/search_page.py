@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from retrieval.files import write_text
 from retrieval.report.gallery import GalleryRow, Neighbour
 from retrieval.report.page import Tile, picture_uri, render
 
+SEARCH_MARK = '<meta name="generator" content="retrieval search">'
 _KINDS = {True: "right", False: "wrong", None: "unknown"}
 
 
@@ -34,7 +37,7 @@ def write_search_page(
     tiles = [tile for query, neighbours in found for tile in (query, *neighbours)]
     has_pictures = any(tile.uri is not None for tile in tiles)
     facts = {"title": title, "lines": lines or {}, "limit": limit}
-    write_text(file, render("search.html", **facts, rows=found, has_pictures=has_pictures))
+    write_text(file, render("search.html", **facts, rows=found, has_pictures=has_pictures, mark=Markup(SEARCH_MARK)))
 
 
 def _query(row: GalleryRow) -> Tile:

@@ -38,11 +38,12 @@ from retrieval.files import write_json, write_text
 from retrieval.model.places import require_known
 from retrieval.networks import start_head
 from retrieval.report import plot_training
+from retrieval.runs.images import require_same_images, write_images
 from retrieval.runs.measuring import Measuring, describe
 from retrieval.runs.objects import Objects
 from retrieval.runs.pictures import draw_neighbours
 from retrieval.runs.record import Figures, Record, below_frozen_features, labelled, result_name, unlabelled
-from retrieval.runs.resume import require_same, require_same_images
+from retrieval.runs.resume import require_same
 from retrieval.runs.run import Run
 from retrieval.runs.summary import summarize_training
 from retrieval.training import (
@@ -156,6 +157,7 @@ class _Process:
             assert self.run.plan is not None
             environment["plan"] = self.run.plan.to_dict()
             self.folder.create(to_yaml(self.config), environment, overwrite=overwrite)
+            write_images(self.folder, self.splits)
         if len(row) > 2:
             self.keep(row)
         self.save()
@@ -192,7 +194,7 @@ class _Process:
     def resume_run(self) -> None:
         """Restores the state at which the run stopped."""
         require_same(self.config, self.folder)
-        require_same_images(self.splits, self.folder)
+        require_same_images(self.splits, self.folder, "or start a new run")
         state = self.folder.load_last(self.trainer.find_fault)
         self.trainer.load_state_dict(state)
         self.record = Record(state["rows"], state["results"])

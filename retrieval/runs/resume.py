@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-from collections.abc import Mapping
 
 from retrieval.config import Config, load
-from retrieval.data import ImageSet
 from retrieval.errors import CheckpointError
 from retrieval.training import RunFolder
 from retrieval.training.callbacks.tracker import flatten_options
 
-# Options that may change, because they change no step. Images that have moved are compared by `require_same_images`.
+# Options that may change, because they change no step. Images that have moved are compared by `retrieval.runs.images`.
 FREE_TO_CHANGE = (
     *("device", "data.root", "data.workers", "data.timeout"),
     *("training.max_steps", "training.patience", "training.callbacks"),
@@ -35,22 +32,4 @@ def require_same(config: Config, folder: RunFolder) -> None:
         given = shlex.quote(str(folder.config))
         raise CheckpointError(
             f"{folder.path}: was started with another configuration ({differences}); resume it with config={given}"
-        )
-
-
-def require_same_images(splits: Mapping[str, ImageSet], folder: RunFolder) -> None:
-    """Checks that a run was started with the same lists of images: otherwise the batches would differ.
-
-    Raises:
-        CheckpointError: It was not; the message names the splits that differ.
-    """
-    try:
-        then = json.loads(folder.environment.read_text(encoding="utf-8"))["data"]
-    except (OSError, ValueError, KeyError, TypeError):  # a lost file of information is no reason to lose a run
-        return
-    changed = sorted(name for name, images in splits.items() if images.fingerprint() != then.get(name))
-    if changed:
-        raise CheckpointError(
-            f"{folder.path}: was started with other images or classes ({', '.join(changed)}); restore the data, "
-            "or start a new run"
         )

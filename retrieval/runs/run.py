@@ -23,6 +23,7 @@ from retrieval.index.reporting import check_replaceable
 from retrieval.model import Model
 from retrieval.model.description import WEIGHTS
 from retrieval.model.places import load_run, require_known
+from retrieval.runs.images import indexing_remedy, require_same_images
 from retrieval.runs.record import Figures, Record
 from retrieval.runs.run_list import RunSummary, summarize
 from retrieval.runs.summary import TrainingSummary
@@ -75,12 +76,12 @@ class Run:
             data: The images, for a run that was trained with images given in Python.
 
         Raises:
-            CheckpointError: It is not the folder of a run.
+            CheckpointError: It is not the folder of a run, or `data` are not the images that it was started with.
         """
         run = cls(path, network=network)
         run.folder.require()
         if data is not None:
-            run._splits = read_splits(run.config, data)
+            run._splits = run._read_splits(data)
         return run
 
     @property
@@ -140,11 +141,11 @@ class Run:
         """The images of the run by split: "train", "validation", and "test" or "query" and "gallery".
 
         Raises:
-            RetrievalError: The images cannot be read.
+            RetrievalError: The images cannot be read, or are no longer those that the run was started with.
         """
         if self._splits is None:
             require_known([self.config.data.name], self.path)
-            self._splits = read_splits(self.config)
+            self._splits = self._read_splits()
         return self._splits
 
     def model(self, checkpoint: str | None = None, *, device: str | None = None) -> Model:
@@ -204,9 +205,9 @@ class Run:
         Raises:
             RetrievalError: The run has no such split, its images cannot be read, or the folder cannot be written.
         """
-        model = self.model(checkpoint, device=device)
         split = split or self._default_split()
         images, unseen = self._images(split)
+        model = self.model(checkpoint, device=device)
         out = Path(out) if out else self._index_folder(split)
         return Index.build(model, images, out, split=split, unseen=unseen, overwrite=overwrite, **options)
 
@@ -262,6 +263,12 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.summary.state})"
+
+    def _read_splits(self, data: Any = None) -> dict[str, ImageSet]:
+        """The images of the run, after checking that they are those that it was started with."""
+        splits = read_splits(self.config, data)
+        require_same_images(splits, self.folder, indexing_remedy(self.config, self.folder))
+        return splits
 
     def _index_folder(self, split: str) -> Path:
         return self.path / f"index-{split}"

@@ -12,16 +12,17 @@ from typing import Any
 
 from retrieval.errors import CheckpointError
 from retrieval.files import LOCK_NAME as LOCK
-from retrieval.files import locked, write_json, write_text
+from retrieval.files import locked, require_place, write_json, write_text
 from retrieval.training.callbacks import EVENT_FILES, RUN_ID_FILE
 from retrieval.training.checkpoint import load_newest, save_checkpoint
 
 Rows = Sequence[Mapping[str, float]]
 
 FILES = (
-    *("config.yaml", "environment.json", "metrics.csv", "metrics.jsonl", "results.json", "log.txt"),
-    *("last.safetensors", "previous.safetensors", "best.safetensors", "curves.png", "gallery.png"),
+    *("environment.json", "config.yaml", "metrics.csv", "metrics.jsonl", "results.json", "log.txt"),
+    *("last.safetensors", "previous.safetensors", "best.safetensors", "curves.png", "gallery.png", "images.csv"),
 )
+_FORMAT = "retrieval run"  # in environment.json; runs of earlier versions have the version of the package there
 
 
 class RunFolder:
@@ -34,8 +35,8 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         files = [self.path / name for name in FILES]
-        self.config, self.environment, self.metrics, self.metrics_lines, self.results, self.log = files[:6]
-        self.last, self.previous, self.best, self.curves, self.gallery = files[6:]
+        self.environment, self.config, self.metrics, self.metrics_lines, self.results, self.log = files[:6]
+        self.last, self.previous, self.best, self.curves, self.gallery, self.images = files[6:]
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
@@ -56,6 +57,7 @@ class RunFolder:
         Raises:
             CheckpointError: The folder is not empty and `overwrite` is off, or it holds something other than a run.
         """
+        require_place(self.path)
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path}: is a file; a run needs a folder")
         if self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
@@ -63,7 +65,7 @@ class RunFolder:
                 raise CheckpointError(
                     f"{self.path}: holds a run or other files; pass resume=True or overwrite=True, or choose another folder"
                 )
-            if not self.config.is_file():
+            if not self._is_marked():
                 raise CheckpointError(
                     f"{self.path}: holds no run, so overwrite=True leaves it alone; choose another folder"
                 )
@@ -77,14 +79,14 @@ class RunFolder:
         self.check_free(overwrite=overwrite)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # The configuration is removed last: it marks the folder as that of a run as long as other files are left.
+            # The environment is removed last: it marks the folder as that of a run as long as other files are left.
             trackers = (*self.path.glob(EVENT_FILES), self.path / RUN_ID_FILE)
             for path in (*trackers, *(self.path / name for name in reversed(FILES))):
                 path.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{self.path}: cannot be created ({error.strerror})") from error
+        write_json(self.environment, {"format": _FORMAT, **environment})
         write_text(self.config, config)
-        write_json(self.environment, environment)
 
     def require(self) -> None:
         """Checks that this is the folder of a run.
@@ -94,6 +96,14 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise CheckpointError(f"{self.path}: not the folder of a training run (it has no {self.config.name})")
+
+    def _is_marked(self) -> bool:
+        """Whether environment.json says that the folder is that of a run. Other programs have a config.yaml, too."""
+        try:
+            environment = json.loads(self.environment.read_text(encoding="utf-8"))
+            return environment.get("format") == _FORMAT or "retrieval" in environment["versions"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
 
     def save_last(self, state: dict[str, Any]) -> None:
         """Writes the last checkpoint; the one before it becomes the previous one."""

@@ -220,7 +220,17 @@ def test_a_folder_is_replaced_with_and_without_an_exchange_in_one_step(tmp_path,
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
-def test_other_users_may_read_a_folder(tmp_path):
-    with folder_in_one_piece(tmp_path / "folder"):
-        pass
-    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o755
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o002, 0o775), (0o077, 0o700)])
+def test_a_new_folder_has_the_permissions_of_the_umask_and_a_replaced_one_keeps_its_own(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with folder_in_one_piece(tmp_path / "folder") as new:
+            (new / "deep").mkdir()
+        for path in (tmp_path / "folder", tmp_path / "folder" / "deep"):
+            assert path.stat().st_mode & 0o777 == mode
+        (tmp_path / "folder").chmod(0o750)
+        with folder_in_one_piece(tmp_path / "folder", overwrite=True):
+            pass
+    finally:
+        os.umask(before)
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750

@@ -79,12 +79,18 @@ def test_the_user_and_the_class_of_the_error_can_be_chosen(tmp_path):
         pytest.fail("not reached")
 
 
-def test_a_folder_that_stays_empty_is_removed(tmp_path):
+def test_folders_that_were_made_for_the_lock_are_removed_if_they_stay_empty(tmp_path):
     for _ in range(2):
         with locked(tmp_path / "new" / "run"):
             assert (tmp_path / "new" / "run").is_dir()
-        assert list((tmp_path / "new").iterdir()) == []
+        assert list(tmp_path.iterdir()) == []
     assert not is_locked(tmp_path / "new" / "run")
+
+
+def test_an_empty_folder_that_was_there_before_stays_as_it_was(tmp_path):
+    with locked(tmp_path):
+        assert is_locked(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_releases_the_lock(tmp_path):

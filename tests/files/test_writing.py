@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import lock_descriptor
 
 from retrieval.errors import RetrievalError
 from retrieval.files import write_bytes, write_json, write_text
@@ -66,9 +67,69 @@ def test_a_link_that_a_killed_process_left_behind_does_no_harm(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
-def test_other_users_may_read_a_file(tmp_path):
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_new_file_has_the_permissions_of_the_umask_and_a_replaced_one_keeps_its_own(tmp_path, umask, mode):
+    path = tmp_path / "file"
+    before = os.umask(umask)
+    try:
+        write_bytes(path, b"1")
+        assert path.stat().st_mode & 0o777 == mode
+        path.chmod(0o640)
+        write_bytes(path, b"2")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_files_that_a_killed_process_left_behind_are_removed_and_those_in_use_are_not(tmp_path):
+    left = [".file.0123abcd.tmp", ".file.x_yz0123.tmp"]  # the second as an earlier version named it
+    others = [".file.mine.tmp", ".file.0123ABCD.tmp", ".other.0123abcd.tmp", "file.0123abcd.tmp", ".file.0123abcd"]
+    for name in (*left, *others):
+        (tmp_path / name).write_text("")
+    with (tmp_path / ".file.01234567.tmp").open("w") as used:
+        lock_descriptor(used.fileno(), blocking=False)
+        write_bytes(tmp_path / "file", b"1")
+        assert names(tmp_path) == sorted(["file", ".file.01234567.tmp", *others])
+
+
+def test_a_file_that_is_being_written_is_no_leftover_for_another_process(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def write_again(handle: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        write_bytes(tmp_path / "file", b"second")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", write_again)
+    write_bytes(tmp_path / "file", b"first")
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_that_was_taken_for_a_leftover_before_it_was_locked_is_made_again(tmp_path, monkeypatch):
+    made: list[Path] = []
+
+    def lock_late(handle: int, *, blocking: bool) -> bool:
+        if not made:
+            made.extend(tmp_path.iterdir())
+            made[0].unlink()
+        return lock_descriptor(handle, blocking=blocking)
+
+    monkeypatch.setattr("retrieval.files.writing.lock_descriptor", lock_late)
     write_bytes(tmp_path / "file", b"1")
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+    assert len(made) == 1
+    assert (tmp_path / "file").read_bytes() == b"1"
+    assert names(tmp_path) == ["file"]
+
+
+def test_without_locks_a_file_is_written_and_nothing_is_taken_for_a_leftover(tmp_path, monkeypatch):
+    def refuse(handle: int, *, blocking: bool) -> bool:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    (tmp_path / ".file.0123abcd.tmp").write_text("")
+    monkeypatch.setattr("retrieval.files.writing.lock_descriptor", refuse)
+    write_bytes(tmp_path / "file", b"1")
+    assert names(tmp_path) == [".file.0123abcd.tmp", "file"]
 
 
 def test_json_that_other_programs_cannot_read_is_refused_and_replaces_nothing(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from index import bundles
@@ -92,19 +94,20 @@ def test_a_bundle_that_has_changed_since_it_was_read_is_left_alone(tmp_path):
 
 def test_a_bundle_that_changes_while_it_is_rewritten_is_not_lost(tmp_path, monkeypatch):
     before = write(tmp_path / "index")
+    other = write(tmp_path / "other", count=5, seed=1)
     write_files = FolderKind.write
 
     def meanwhile(*arguments):
         text = write_files(*arguments)
-        monkeypatch.setattr(FolderKind, "write", write_files)
-        editing.remove(read_bundle(tmp_path / "index"), np.array([0]))
+        (tmp_path / "index").rename(tmp_path / "old")  # by a program that knows no lock
+        shutil.copytree(tmp_path / "other", tmp_path / "index")
         return text
 
     monkeypatch.setattr(FolderKind, "write", meanwhile)
     with pytest.raises(RetrievalError, match="index: has been changed by another program in the meantime; try again"):
         editing.remove(before, np.array([1]))
-    assert_array_equal(read_bundle(tmp_path / "index").ids, before.ids[1:])
-    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert_array_equal(read_bundle(tmp_path / "index").vectors, other.vectors)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "old", "other"]
 
 
 def test_a_file_that_comes_into_a_bundle_while_it_is_replaced_is_not_lost(tmp_path, monkeypatch):

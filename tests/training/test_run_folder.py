@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
 
-from retrieval.errors import CheckpointError
+from retrieval.errors import CheckpointError, RetrievalError
 from retrieval.training import RunFolder, describe_environment, write_metrics
 
 ROWS = [
@@ -46,6 +47,42 @@ def test_overwriting_never_deletes_a_folder_that_is_not_a_run(tmp_path):
     with pytest.raises(CheckpointError, match="holds no run"):
         RunFolder(tmp_path).create("", {}, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
+
+
+def test_a_folder_of_another_program_with_files_of_such_names_is_left_alone(tmp_path):
+    files = {"config.yaml": "model: mine\n", "log.txt": "years of work", "results.json": "{}", "environment.json": "{}"}
+    for environment in ("{}", "[]", "no JSON", '{"versions": {"torch": "2"}}', '{"versions": 3}', None):
+        files["environment.json"] = environment or ""
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
+        if environment is None:
+            (tmp_path / files.popitem()[0]).unlink()
+        with pytest.raises(CheckpointError, match="holds no run, so --overwrite leaves it alone"):
+            RunFolder(tmp_path).create("", {}, overwrite=True)
+        assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+
+
+def test_a_run_of_an_earlier_version_and_one_that_was_removed_in_part_are_replaced(tmp_path):
+    run = RunFolder(tmp_path)
+    run.create("seed: 1\n", {})
+    run.environment.write_text(json.dumps(describe_environment()))
+    run.create("seed: 2\n", {}, overwrite=True)
+    run.config.unlink()  # by a process that was killed while it removed the run
+    run.create("seed: 3\n", {}, overwrite=True)
+    assert run.config.read_text() == "seed: 3\n"
+
+
+def test_a_run_is_written_where_a_link_leads_and_nowhere_into_a_pipe(tmp_path):
+    (tmp_path / "link").symlink_to("run")
+    run = RunFolder(tmp_path / "link")
+    run.check_free()
+    with run.hold():
+        run.create("seed: 1\n", {})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "run" / "config.yaml").is_file()
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RetrievalError, match="pipe: is a pipe, expected a file or a folder"):
+        RunFolder(tmp_path / "pipe").check_free(overwrite=True)
 
 
 def test_a_run_that_cannot_be_removed_completely_is_still_a_run(tmp_path):

@@ -1,0 +1,73 @@
+"""One writer for each output: a hidden folder beside the output holds a lock, and what is not finished yet."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from retrieval.errors import RetrievalError
+from retrieval.files.lock import is_locked, locked
+from retrieval.files.writing import remove_empty, target_of
+
+NEW, OLD = "new", "old"  # the folder that is being written, and the one that it replaces
+
+_own = threading.local()
+
+
+@contextlib.contextmanager
+def claimed(out: str | Path) -> Iterator[Path]:
+    """Keeps other processes and threads from writing an output during the block.
+
+    The lock is in a hidden folder beside the output, ".NAME.unfinished". The folder is removed at the end if nothing else is in it.
+    A killed process leaves it behind; the next call takes away the unfinished output in it. The thread that has claimed an output
+    may claim it again.
+
+    Args:
+        out: The file or folder. It need not exist. A link is followed, so that all names of an output have the same lock. Missing
+            parent folders are created, and removed again if nothing is written.
+
+    Yields:
+        The hidden folder.
+
+    Raises:
+        RetrievalError: Another process writes the output, or the hidden folder cannot be created. It is raised at once.
+    """
+    target = target_of(out)
+    claims: dict[Path, Path] = _own.__dict__.setdefault("claims", {})
+    if target in claims:
+        yield claims[target]
+        return
+    folder = _hidden(target)
+    try:
+        with locked(folder, user="call", error=RetrievalError, output=Path(out)):
+            claims[target] = folder
+            _take_away(folder, target)
+            yield folder
+    finally:
+        if claims.pop(target, None):
+            remove_empty([folder])  # one that a killed process has made
+
+
+def is_being_replaced(path: Path) -> bool:
+    """Whether another process is at the moment between the two renames that replace a folder; it then has no name."""
+    try:
+        folder = _hidden(target_of(path))
+        return (folder / OLD).is_dir() and is_locked(folder)
+    except (OSError, RetrievalError):
+        return False
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}.unfinished")
+
+
+def _take_away(folder: Path, target: Path) -> None:
+    """Removes the unfinished output of a killed process. The folder that it was about to replace gets its name back."""
+    if (folder / OLD).is_dir() and not target.exists():
+        with contextlib.suppress(OSError):  # another program has just made one
+            (folder / OLD).rename(target)
+    for name in (NEW, OLD):
+        shutil.rmtree(folder / name, ignore_errors=True)
