@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.data.image_set import ImageSet, natural_key
+from retrieval.data.image_set import ImageSet
 from retrieval.data.list_file import refuse_repeated, shorten
+from retrieval.data.names import CONTROL, natural_key
 from retrieval.errors import DatasetError
 
 CLOSED_SET = (

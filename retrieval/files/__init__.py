@@ -2,7 +2,8 @@
 
 from retrieval.files.folders import folder_in_one_piece, make_place, require_elsewhere, require_only, require_place
 from retrieval.files.lock import LOCK_NAME, is_locked, locked
-from retrieval.files.outputs import claim_file, require_free_file, require_free_folder
+from retrieval.files.outputs import claim_file, own_output, require_free_file, require_free_folder
+from retrieval.files.reading import open_regular, read_regular
 from retrieval.files.writing import write_bytes, write_json, write_text
 
 __all__ = [
@@ -12,6 +13,9 @@ __all__ = [
     "is_locked",
     "locked",
     "make_place",
+    "open_regular",
+    "own_output",
+    "read_regular",
     "require_elsewhere",
     "require_free_file",
     "require_free_folder",

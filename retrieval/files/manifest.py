@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import RetrievalError
+from retrieval.files.reading import read_regular
 
 MANIFEST = "manifest.json"
 
@@ -185,7 +186,7 @@ class FolderKind:
 def manifest_text(folder: Path) -> bytes | None:
     """The content of the manifest of a folder; None where it cannot be read."""
     try:
-        return (folder / MANIFEST).read_bytes()
+        return read_regular(folder / MANIFEST)
     except OSError:
         return None
 

@@ -1,4 +1,4 @@
-"""Checks of an output before the work begins: nothing is replaced unless the user asks for it."""
+"""Checks of an output before the work begins, and the marks by which outputs are known: nothing is replaced unless asked for."""
 
 from __future__ import annotations
 
@@ -7,6 +7,15 @@ from pathlib import Path
 
 from retrieval.errors import RetrievalError
 from retrieval.files.folders import make_place, require_elsewhere, require_place
+from retrieval.files.manifest import manifest_text
+from retrieval.files.reading import open_regular
+
+# Says that a page was made here, and so may be replaced.
+REPORT_MARK = '<meta name="generator" content="retrieval report">'
+_RUN_FILES = ("config.yaml", "environment.json")
+_FORMAT = b'"format": "retrieval '  # of every manifest
+_PICTURES = "-pictures"  # the end of the name of the folder with the pictures of a report
+
 
 
 def require_free_folder(out: str | Path, overwrite: bool, check: Callable[[Path], None]) -> None:
@@ -49,3 +58,23 @@ def claim_file(out: str | Path, overwrite: bool) -> None:
     """
     require_free_file(out, overwrite)
     make_place(Path(out))
+
+
+def own_output(folder: Path) -> str | None:
+    """What a folder is if this program has written it: "a run", "an index or a model", "pictures of a report"; otherwise None."""
+    if all((folder / name).is_file() for name in _RUN_FILES):
+        return "a run"
+    if _FORMAT in (manifest_text(folder) or b""):
+        return "an index or a model"
+    if folder.name.endswith(_PICTURES) and is_report(folder.with_name(f"{folder.name.removesuffix(_PICTURES)}.html")):
+        return "pictures of a report"
+    return None
+
+
+def is_report(page: Path) -> bool:
+    """Whether a file is a page of a report; False if it cannot be read."""
+    try:
+        with open_regular(page) as file:
+            return REPORT_MARK.encode() in file.read(1000)
+    except OSError:
+        return False

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from retrieval import evaluation
+from retrieval.files.outputs import REPORT_MARK as MARK
 from retrieval.report.analysis import Analysis, Images, draw_scores
 from retrieval.report.charts import chart_classes, chart_ranks, chart_recall, chart_scores
 from retrieval.report.curves import charts_training
@@ -22,9 +23,6 @@ from retrieval.report.gallery import GalleryRow, Neighbour, draw_gallery
 from retrieval.report.headline import headline
 from retrieval.report.page import Tile, picture_uri, render
 from retrieval.report.thumbnail import data_uri, read_thumbnail
-
-# Says that a page was made here, and so may be replaced.
-MARK = '<meta name="generator" content="retrieval report">'
 
 _QUERIES, _NEIGHBOURS = 8, 8
 _CLASSES, _EXAMPLES = 15, 3

@@ -119,7 +119,7 @@ def test_the_list_may_have_another_name_and_lie_elsewhere(tmp_path: Path) -> Non
         ("path,label,split\na.jpg,b,query\nb.jpg,b,gallery\n", "its splits are query, gallery; expected"),
         (
             "path,label,split\na.jpg,b,train\nb.jpg,b,val\nc.jpg,b,valid\n",
-            "has train and valid and val; the validation",
+            "has valid and val; the validation",
         ),
         (
             "path,label,split\na.jpg,b,test\nb.jpg,c,query\nc.jpg,d,train\n",
