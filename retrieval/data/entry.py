@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +94,18 @@ def image_sets(
                 f"{root}: the {split} set has {found[0]} images of {found[1]} classes in the lists, the published "
                 f"protocol has {expected[0]} of {expected[1]}; {advice}"
             )
+    for entry in _all(splits):
+        for name in (entry.path, entry.class_name):
+            if CONTROL.search(name):
+                raise DatasetError(
+                    f"{entry.where}: {shorten(name)} has a control character, such as a tab, which cannot be stored in a table; "
+                    "correct the line"
+                )
+    names_on_disk: dict[Path, dict[str, str]] = {}
+    splits = {
+        split: [replace(entry, path=_path_on_disk(root, entry.path, names_on_disk)) for entry in entries]
+        for split, entries in splits.items()
+    }
     seen: set[object] = set()
     for entry in _all(splits):
         refuse_repeated(entry.where, entry.path, seen, "image")
@@ -103,6 +117,28 @@ def image_sets(
         for split, entries in splits.items():
             _check_images(root, split, entries, advice)
     return {split: _image_set(root, entries, super_classes) for split, entries in splits.items()}
+
+
+def _path_on_disk(root: Path, path: str, names: dict[Path, dict[str, str]]) -> str:
+    """The path as the disk writes it, where the list writes it with other Unicode characters; otherwise the path itself.
+
+    Args:
+        root: The folder that the path is relative to.
+        path: The path.
+        names: The names in the folders that were looked at, by their normal form; it is filled.
+    """
+    if path.isascii() or os.path.lexists(root / path):
+        return path
+    found = Path()
+    for part in path.split("/"):
+        folder = root / found
+        if not os.path.lexists(folder / part):
+            if folder not in names:
+                with contextlib.suppress(OSError):
+                    names[folder] = {unicodedata.normalize("NFC", name): name for name in os.listdir(folder)}  # noqa: PTH208
+            part = names.get(folder, {}).get(unicodedata.normalize("NFC", part), part)  # noqa: PLW2901
+        found /= part
+    return found.as_posix()
 
 
 def _image_set(root: Path, entries: Sequence[Entry], super_classes: Mapping[str, int]) -> ImageSet:
