@@ -87,7 +87,10 @@ def read_list(path: Path) -> dict[str, list[Entry]]:
         raise DatasetError(f"{first.where}: no image is listed; {_REMEDY}")
     for label, wheres in missing.items():
         log.warning(
-            "%s: label %r is the text of a missing value; %d images form a class of this name", wheres[0], label, len(wheres)
+            "%s: label %r is the text of a missing value; %d images form a class of this name",
+            wheres[0],
+            label,
+            len(wheres),
         )
     refuse_alike((entry.class_name for entries in splits.values() for entry in entries), path)
     return {split: entries for split, entries in splits.items() if entries}

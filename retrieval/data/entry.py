@@ -209,7 +209,7 @@ def _check_images(root: Path, split: str, entries: Sequence[Entry], advice: str)
     missing = [entry.path for entry in entries if not _is_file(root / entry.path)]
     if missing:
         raise DatasetError(
-            f"{root / missing[0]}: this and {len(missing) - 1} more of the {len(entries)} {split} images do not exist; {advice}"
+            f"{root / missing[0]}: this and {len(missing) - 1} more of the {len(entries)} {split + ' ' if split else ''}images do not exist; {advice}"
         )
 
 

@@ -59,7 +59,9 @@ def find(root: Path) -> Layout:
         DatasetError: A folder cannot be read, a name does not work on every system, or two classes look alike.
     """
     tree = search(root)
-    direct = {path.split("/")[0] for path in tree.images if path.count("/") == 1}  # folders with images directly in them
+    direct = {
+        path.split("/")[0] for path in tree.images if path.count("/") == 1
+    }  # folders with images directly in them
     marks = [name for name in tree.folders if split_of(name)]
     lone_class = len(marks) == 1 and len(tree.folders) > 1 and marks[0] in direct
     has_splits = not lone_class and any(split_of(name) in _MARKS for name in marks)

@@ -22,7 +22,7 @@ def images_in(folder: str | Path) -> ImageSet:
     """Finds the images of a folder, at any depth, as the data set "folder" does.
 
     The class of an image is its class folder. Folders of splits (`train`, `test`, ...) are merged. The class of images beside the class
-    folders is "."; training does not read these.
+    folders is the given folder; training does not read these.
 
     Raises:
         DatasetError: The folder does not exist or contains no image, or two classes look alike.
@@ -30,7 +30,8 @@ def images_in(folder: str | Path) -> ImageSet:
     root = Path(folder)
     if not root.is_dir():
         raise DatasetError(f"{root}: is no folder; give the folder with the images")
-    return ImageSet.from_pairs(root, [(path, name or ".") for path, name in _classes_of(root)])
+    beside = _absolute(root).name or "."
+    return ImageSet.from_pairs(root, [(path, name or beside) for path, name in _classes_of(root)])
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
@@ -96,14 +97,11 @@ def listed_images(file: str | Path, root: str | Path | None = None) -> ImageSet:
 
 def _classes_in(place: Path) -> dict[Path, str]:
     """The class of each image that a file or folder gives, by the absolute path of the image."""
-    top = Path(os.path.abspath(place))  # not resolved: a link keeps its name  # noqa: PTH100
+    top = _absolute(place)
     if not place.is_dir():
         _require_file(place)
         return {top: top.parent.name}
     found = _classes_of(place)
-    beside = sum(name is None for _, name in found)
-    if 0 < beside < len(found):
-        log.info("%s: %d images are beside its folders; their class is %r", place, beside, top.name)
     return {top / path: name or top.name for path, name in found}
 
 
@@ -117,7 +115,16 @@ def _classes_of(folder: Path) -> list[tuple[str, str | None]]:
         raise DatasetError(f"{folder}: contains no images; found {left_out or 'no files'}")
     if "" not in layout.splits:
         log.info("%s: the images of its splits %s are taken together", folder, ", ".join(layout.splits))
+    beside = sum(name is None for _, name in found)
+    if 0 < beside < len(found):
+        name = _absolute(folder).name
+        log.info("%s: %d images are beside its folders; their class is %r", folder, beside, name)
     return found
+
+
+def _absolute(path: Path) -> Path:
+    """The absolute path, in which links keep their names."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve follows links
 
 
 def _require_file(path: Path) -> None:

@@ -20,7 +20,17 @@ log = logging.getLogger("retrieval")
 
 # What systems and programs put beside photographs without hiding it, in lower case.
 _OF_A_SYSTEM = {
-    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot", "$recycle.bin", "recycler"),
+    *(
+        "@eadir",
+        "@tmp",
+        "@recycle",
+        "@recently-snapshot",
+        "@__thumb",
+        "#recycle",
+        "#snapshot",
+        "$recycle.bin",
+        "recycler",
+    ),
     *("system volume information", "found.000", "lost+found", "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini"),
 }
 

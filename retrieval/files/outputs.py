@@ -17,7 +17,6 @@ _FORMAT = b'"format": "retrieval '  # of every manifest
 _PICTURES = "-pictures"  # the end of the name of the folder with the pictures of a report
 
 
-
 def require_free_folder(out: str | Path, overwrite: bool, check: Callable[[Path], None]) -> None:
     """Checks that a folder can be written.
 

@@ -372,10 +372,12 @@ class Index:
             root: The folder of the images, if all of them have moved.
 
         Returns:
-            The number of images that were added.
+            The number of images that were added. Images that the index holds already, with the same path, class and content, are
+            counted in the log and not added again.
 
         Raises:
-            RetrievalError: An image is in the index already, or an earlier one is not below the new root.
+            RetrievalError: The index holds an image of the same path with another class or content, an earlier image is not below
+                the new root, or a class looks like one of the index and is written with other characters.
         """
         if class_name is not None and not class_name.strip():
             raise ConfigError("the name of the class is empty; give one, or leave it out")

@@ -97,12 +97,18 @@ def test_the_list_may_have_another_name_and_lie_elsewhere(tmp_path: Path) -> Non
         ("path,label\n", "line 1: no image is listed"),
         ("path,split\na,train\n", "line 1: the column label is missing"),
         ("label,split\na,train\n", "line 1: the column path is missing"),
-        ("path;label\na;b\n", "line 1: the values are separated by semicolons, not by commas; save the list with commas"),
+        (
+            "path;label\na;b\n",
+            "line 1: the values are separated by semicolons, not by commas; save the list with commas",
+        ),
         ("label\tpath\na\tb\n", "line 1: the values are separated by tabs, not by commas"),
         ('"path";"label"\na;b\n', "line 1: the values are separated by semicolons"),
         ("a/1.jpg,a\na/2.jpg,a\n", "line 1: is an image, not the names of the columns; add the first line; expected"),
         ("path;lable\na;b\n", "line 1: column 'path;lable' is not known"),
-        ('path,label\na.jpg,"a\tb"\n', r"line 2: 'a\\tb' has a control character, such as a tab, which cannot be stored"),
+        (
+            'path,label\na.jpg,"a\tb"\n',
+            r"line 2: 'a\\tb' has a control character, such as a tab, which cannot be stored",
+        ),
         ('path,label\n"a\t.jpg",a\n', r"line 2: 'a\\t.jpg' has a control character"),
         ("path,label\na.jpg,a\x85b\n", "line 2: .* has a control character"),
         (
@@ -192,7 +198,10 @@ def test_labels_that_are_the_text_of_a_missing_value_give_a_warning_with_the_lin
 
 
 def test_the_values_of_the_split_column_are_in_any_case(tmp_path: Path) -> None:
-    assert list(read_splits(write(tmp_path, SPLIT.replace("train", "Train").replace("test", "TEST")))) == ["train", "test"]
+    assert list(read_splits(write(tmp_path, SPLIT.replace("train", "Train").replace("test", "TEST")))) == [
+        "train",
+        "test",
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
@@ -203,5 +212,5 @@ def test_a_pipe_in_place_of_a_list_or_an_image_is_refused_at_once(tmp_path: Path
     root = write(tmp_path / "root", PLAIN)
     (root / "a" / "0.jpg").unlink()
     os.mkfifo(root / "a" / "0.jpg")
-    with pytest.raises(DatasetError, match="a/0.jpg: this and 0 more of the 12  images do not exist"):
+    with pytest.raises(DatasetError, match="a/0.jpg: this and 0 more of the 12 images do not exist"):
         csv_list.read(root)

@@ -96,7 +96,16 @@ def test_a_class_may_have_the_name_of_a_split(tmp_path: Path, name: str) -> None
 def test_nothing_is_passed_over_in_silence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", logger="retrieval")
     touch(tmp_path, "train/a/1.png", "train/a/.DS_Store", "train/b/1.xyz", "train/cover.png", "test/c/1.png")
-    touch(tmp_path, "test/c/notes.txt", "test/c/x.XYZ", "test/c/x.nef", "extra/d/1.png", "more/2.png", "readme.md", ".git/1.png")
+    touch(
+        tmp_path,
+        "test/c/notes.txt",
+        "test/c/x.XYZ",
+        "test/c/x.nef",
+        "extra/d/1.png",
+        "more/2.png",
+        "readme.md",
+        ".git/1.png",
+    )
     (tmp_path / "test" / "c" / "2.png").symlink_to("nothing")
     (tmp_path / "test" / "c" / "3.png").symlink_to("3.png")
     folder.read(tmp_path)
@@ -163,7 +172,13 @@ def test_folders_of_the_system_and_outputs_of_this_program_are_not_read(
     wanted = classes("a", "b")
     touch(tmp_path, *wanted, "a/@eaDir/0.jpg/thumb.jpg", "#recycle/0.jpg", "$RECYCLE.BIN/0.jpg", "__MACOSX/a/._0.jpg")
     touch(tmp_path, "a/Thumbs.db", "b/System Volume Information/0.jpg")
-    touch(tmp_path, "runs/1/config.yaml", "runs/1/environment.json", "runs/1/gallery.png", "runs/1/report-pictures/map.png")
+    touch(
+        tmp_path,
+        "runs/1/config.yaml",
+        "runs/1/environment.json",
+        "runs/1/gallery.png",
+        "runs/1/report-pictures/map.png",
+    )
     touch(tmp_path, "photos-index/0.png", "a/index-report-pictures/0.png", "b/my-pictures/1.jpg", "b/my-pictures.html")
     (tmp_path / "photos-index" / "manifest.json").write_text('{\n  "format": "retrieval index",')
     (tmp_path / "a" / "index-report.html").write_text(f"<html>{REPORT_MARK}</html>")
@@ -231,7 +246,9 @@ def test_a_missing_root_is_named_with_what_is_expected_there(tmp_path: Path) -> 
 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="no images in class folders; expected .* searched no folder, and found 2 images"):
+    with pytest.raises(
+        DatasetError, match="no images in class folders; expected .* searched no folder, and found 2 images"
+    ):
         folder.read(touch(tmp_path, "1.png", "2.png"))
 
 
@@ -241,7 +258,9 @@ def test_without_images_the_folders_that_were_searched_are_named(tmp_path: Path)
     with pytest.raises(DatasetError, match=message):
         folder.read(tmp_path)
     touch(tmp_path, "train/a/1.png", "test/x/1.txt")
-    with pytest.raises(DatasetError, match=r"test: no images .* the folders 'test', and found 1 of other types \(1 .txt\)"):
+    with pytest.raises(
+        DatasetError, match=r"test: no images .* the folders 'test', and found 1 of other types \(1 .txt\)"
+    ):
         folder.read(tmp_path)
 
 
@@ -261,7 +280,9 @@ def test_a_control_character_in_a_name_is_refused_when_the_folder_is_read(name: 
     for path in (f"{name}/1.png", f"a/{name}.png"):
         root = touch(tmp_path / str(len(path)), *classes("a", "b"), path)
         for read in (folder.read, images_in):
-            with pytest.raises(DatasetError, match="a name with a control character.*rename the file or folder") as caught:
+            with pytest.raises(
+                DatasetError, match="a name with a control character.*rename the file or folder"
+            ) as caught:
                 read(root)
             assert "\n" not in str(caught.value)
 

@@ -26,7 +26,7 @@ def classes_of(root: Path) -> dict[str, str]:
 def test_images_are_found_at_any_depth_with_the_first_folder_as_class(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.JPG", "b/deep/er/1.png", "a/1.webp", "0.png", "a/notes.txt", ".hidden/1.png", "a/._1.jpg")
     touch(tmp_path, "b/folder.png/3.png")
-    assert classes_of(tmp_path) == {"0.png": ".", "a/1.webp": "a", "b/2.JPG": "b", "b/deep/er/1.png": "b"} | {
+    assert classes_of(tmp_path) == {"0.png": tmp_path.name, "a/1.webp": "a", "b/2.JPG": "b", "b/deep/er/1.png": "b"} | {
         "b/folder.png/3.png": "b"
     }
     assert images_in(str(tmp_path)).root == tmp_path
@@ -59,7 +59,7 @@ def test_the_splits_of_a_folder_are_taken_together_and_their_folders_are_no_clas
             "train/b/1.png": "b",
             "valid/b/2.png": "b",
             "test/c/1.png": "c",
-            "test/2.png": ".",
+            "test/2.png": tmp_path.name,
         }
     assert f"{tmp_path}: the images of its splits test, train, valid are taken together" in caplog.messages
     assert "1 images next to test, train, valid ('more/d/1.png')" in caplog.text

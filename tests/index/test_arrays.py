@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -97,3 +98,21 @@ def test_arrays_that_are_no_labels_are_one_line(vectors, labels):
     np.save(vectors.with_name("labels.npy"), labels)
     with pytest.raises(DatasetError, match=r"expected whole numbers or texts of shape \(count,\)"):
         retrieval.Index.from_files(vectors, vectors.with_name("labels.npy"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("suffix", [".npy", ".json", ".txt", ".csv"])
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(vectors, suffix):
+    os.mkfifo(vectors.with_name(f"labels{suffix}"))
+    with pytest.raises(DatasetError, match=r"labels\..*: cannot be read \(Not a regular file\)"):
+        retrieval.Index.from_files(vectors, vectors.with_name(f"labels{suffix}"))
+    os.mkfifo(vectors.with_name("pipe.npy"))
+    with pytest.raises(DatasetError, match=r"pipe.npy: cannot be read \(Not a regular file\)"):
+        retrieval.Index.from_files(vectors.with_name("pipe.npy"), write_labels(vectors.with_name("good.txt")))
+
+
+def test_labels_that_are_the_text_of_a_missing_value_give_a_warning(vectors, caplog):
+    labels = vectors.with_name("labels.txt")
+    labels.write_text("a\na\nNaN\nb\nNaN\nb\n")
+    retrieval.Index.from_files(vectors, labels)
+    assert caplog.messages == [f"{labels}, item 3: label 'NaN' is the text of a missing value; it forms a class"]
