@@ -3,11 +3,12 @@
     root/images.csv           "path,label[,split][,super_class]", then one line per image
     root/<path of a line>
 
-The first line names the columns, in any order. Paths are relative to the root. A label is any text; images with equal labels
-form a class. A list may write a path with other Unicode characters than the disk (composed or decomposed accents). The values of the split column are train and test, or train, query and gallery, and also valid (or val, validation).
-If the classes of test are those of train, the test images are queries against the training images; if not, they are searched among
-themselves. Without this column, the images are divided at random into what is trained on and what is tested. A super-class is any
-text, equal for all images of a class.
+The first line names the columns, in any order. Paths are relative to the root. A path may be written with other Unicode characters
+than on the disk (composed or decomposed accents). A label is any text; images with equal labels form a class. The values of the
+split column are train and test, or train, query and gallery, and also valid (or val, validation). If the classes of test are those
+of train, the test images are queries against the training images; if not, they are searched among themselves. Without this column,
+the images are divided at random into what is trained on and what is tested. A super-class is any text, equal for all images of a
+class.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _path_on_disk(root: Path, path: str, names: dict[Path, dict[str, str]]) -> s
             if folder not in names:
                 with contextlib.suppress(OSError):
                     names[folder] = {unicodedata.normalize("NFC", name): name for name in os.listdir(folder)}  # noqa: PTH208
-            part = names.get(folder, {}).get(unicodedata.normalize("NFC", part), part)  # noqa: PLW2901
+            part = names.get(folder, {}).get(unicodedata.normalize("NFC", part), part)
         found /= part
     return found.as_posix()
 
@@ -208,8 +208,9 @@ def _is_below(top: str, path: Path) -> bool:
 def _check_images(root: Path, split: str, entries: Sequence[Entry], advice: str) -> None:
     missing = [entry.path for entry in entries if not _is_file(root / entry.path)]
     if missing:
+        what = f"{len(entries)} {split} images".replace("  ", " ")
         raise DatasetError(
-            f"{root / missing[0]}: this and {len(missing) - 1} more of the {len(entries)} {split + ' ' if split else ''}images do not exist; {advice}"
+            f"{root / missing[0]}: this and {len(missing) - 1} more of the {what} do not exist; {advice}"
         )
 
 

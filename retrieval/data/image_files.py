@@ -21,8 +21,8 @@ log = logging.getLogger("retrieval")
 def images_in(folder: str | Path) -> ImageSet:
     """Finds the images of a folder, at any depth, as the data set "folder" does.
 
-    The class of an image is its class folder. Folders of splits (`train`, `test`, ...) are merged. The class of images beside the class
-    folders is the given folder; training does not read these.
+    The class of an image is its class folder. Folders of splits (`train`, `test`, ...) are merged. The class of images beside the
+    class folders is the given folder; training does not read these.
 
     Raises:
         DatasetError: The folder does not exist or contains no image, or two classes look alike.
@@ -38,7 +38,8 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
     """Replaces each folder among the paths by the images in it; see `images_in`. Files are kept as they are.
 
     Raises:
-        DatasetError: A file or folder does not exist or is a pipe or a device, a folder contains no image, or a name cannot be stored.
+        DatasetError: A file or folder does not exist or is a pipe or a device, a folder contains no image, or a name cannot be
+            stored.
     """
     files: list[Path] = []
     for path in map(Path, paths):

@@ -48,6 +48,6 @@ def refuse_alike(names: Iterable[str], where: object) -> None:
         other = first.setdefault(look(name), name)
         if other != name:
             raise DatasetError(
-                f"{where}: the classes {other!r} and {name!r} look alike but are written {ascii(other)} and {ascii(name)}; "
+                f"{where}: the classes {other!r} and {name!r} look alike but are written {other!a} and {name!a}; "
                 "give them one name, or names that differ visibly"
             )

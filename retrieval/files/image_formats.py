@@ -23,9 +23,10 @@ _PLUGINS = {"HEIF": ("pillow_heif.HeifImagePlugin", "pillow-heif"), "JXL": ("pil
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _JXL_HEADS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 # Pillow takes these for TIFF files and would read the preview of the photograph in place of the photograph.
-RAW_SUFFIXES = frozenset(
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .iiq .kdc .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
-)
+RAW_SUFFIXES = {
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mos", ".mrw"),
+    *(".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw", ".x3f"),
+}
 
 
 @functools.cache

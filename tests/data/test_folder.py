@@ -199,11 +199,7 @@ def test_what_can_be_opened_is_an_image_whatever_its_suffix(tmp_path: Path) -> N
     picture.save(tmp_path / "b" / "raw.dng", "TIFF")
     images = folder.read(tmp_path)
     assert isinstance(images, ImageSet)
-    assert images.paths == tuple(f"a/{name}" for name in ("1.jfif", "2.JPE", "3.jp2", "4.mpo", "5.pbm")) + (
-        "b/jpeg",
-        "b/photo.data",
-        "b/photo.jpg.1",
-    )
+    assert " ".join(images.paths) == "a/1.jfif a/2.JPE a/3.jp2 a/4.mpo a/5.pbm b/jpeg b/photo.data b/photo.jpg.1"
 
 
 @pytest.mark.parametrize(
@@ -247,7 +243,7 @@ def test_a_missing_root_is_named_with_what_is_expected_there(tmp_path: Path) -> 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DatasetError, match="no images in class folders; expected .* searched no folder, and found 2 images"
+        DatasetError, match=r"no images in class folders; expected .* searched no folder, and found 2 images"
     ):
         folder.read(touch(tmp_path, "1.png", "2.png"))
 
@@ -281,7 +277,7 @@ def test_a_control_character_in_a_name_is_refused_when_the_folder_is_read(name: 
         root = touch(tmp_path / str(len(path)), *classes("a", "b"), path)
         for read in (folder.read, images_in):
             with pytest.raises(
-                DatasetError, match="a name with a control character.*rename the file or folder"
+                DatasetError, match=r"a name with a control character.*rename the file or folder"
             ) as caught:
                 read(root)
             assert "\n" not in str(caught.value)
@@ -295,7 +291,7 @@ def test_classes_that_look_alike_are_refused_also_in_two_splits(other: str, tmp_
         touch(tmp_path / "one", "café/1.png", f"{other}/1.png"),
         touch(tmp_path / "two", "train/café/1.png", "train/b/1.png", f"test/{other}/1.png"),
     ):
-        if len(set(os.listdir(root / "train" if root.name == "two" else root))) < 2:
+        if len(list((root / "train" if root.name == "two" else root).iterdir())) < 2:
             pytest.skip("the file system takes these names for one")
         for read in (folder.read, images_in):
             with pytest.raises(DatasetError, match=r"look alike but are written .*caf\\xe9.*; give them one name"):

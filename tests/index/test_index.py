@@ -673,8 +673,7 @@ def test_images_are_added_and_found(photos, tmp_path, on_disk):
     assert index.classes[-3:] == ("new",) * 3
     assert index.ids[-3:].tolist() == [COUNT, COUNT + 1, COUNT + 2]
     assert index.search(pixels_of(901), k=1)[0].path == "new/1.png"
-    with pytest.raises(IndexFormatError, match=r"holds 'new/0\.png' already"):
-        index.add([root / "new" / "0.png"])
+    assert index.add([root / "new" / "0.png"]) == 0
     Image.fromarray(pixels_of(950)).save(root / "loose.png")
     assert index.add(str(root / "loose.png"), class_name="class 2") == 1
     assert index.classes[-1] == "class 2"
@@ -750,10 +749,10 @@ def test_a_held_path_with_another_class_or_content_is_refused(folder, photos, tm
     index = Index.open(folder)
     draw_folder(tmp_path / "more", 1, 2)
     index.add(tmp_path / "more")
-    with pytest.raises(IndexFormatError, match="0.png' already, as class 'class 0' and not 'other'; remove it first"):
+    with pytest.raises(IndexFormatError, match=r"0\.png' already, as class 'class 0' and not 'other'; remove it first"):
         index.add(tmp_path / "more", class_name="other")
     Image.fromarray(pixels_of(902)).save(tmp_path / "more" / "class 0" / "1.png")
-    with pytest.raises(IndexFormatError, match="1.png' already, with another content; remove it first"):
+    with pytest.raises(IndexFormatError, match=r"1\.png' already, with another content; remove it first"):
         index.add(tmp_path / "more")
 
 
