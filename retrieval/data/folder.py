@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.data.image_set import ImageSet
-from retrieval.data.names import natural_key, refuse_alike
+from retrieval.data.names import natural_key, refuse_alike, warn_missing
 from retrieval.data.own_splits import check_names, split_of
 from retrieval.data.tree import SECOND_LINK, Tree, describe_left_out, log_left_out, search
 from retrieval.errors import DatasetError
@@ -75,7 +75,9 @@ def find(root: Path) -> Layout:
         else:
             beside.append(path)
     tree.leave_out(f"images next to {', '.join(marks)}", beside)
-    refuse_alike((name for classes in splits.values() for name in classes if name is not None), root)
+    names = dict.fromkeys(name for classes in splits.values() for name in classes if name is not None)
+    refuse_alike(names, root)
+    warn_missing(names, root)
     return Layout(tree, {split: dict(sorted(classes.items(), key=_order)) for split, classes in splits.items()})
 
 

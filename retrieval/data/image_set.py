@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from retrieval.data.dataset_items import item_name, read_image, read_labels, require_map_style
 from retrieval.data.images import load_image
-from retrieval.data.names import CONTROL, natural_key
+from retrieval.data.names import CONTROL, natural_key, warn_missing
 from retrieval.errors import DatasetError
 
 
@@ -150,6 +150,7 @@ class ImageSet(Dataset[tuple[Any, int]]):
                 if not isinstance(label, int) or not 0 <= label < len(class_names):
                     raise ValueError(f"label {label!r} has no class name; {len(class_names)} are given, for 0, 1, ...")
             names = [class_names[label] for label in ordered]
+        warn_missing(names, f"the data set {type(dataset).__name__}")
         number_of = {label: number for number, label in enumerate(ordered)}
         numbers = np.array([number_of[label] for label in found], dtype=np.int64)
         paths = tuple(f"{position:06}" for position in range(len(found)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Iterable
 
 from retrieval.errors import DatasetError
+
+log = logging.getLogger("retrieval")
 
 # Control characters, and bytes that are not UTF-8. Tables, logs and terminals cannot hold them.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -31,6 +34,13 @@ def look(name: str) -> str:
         visible = (character for character in normal if unicodedata.category(character) != "Cf")
         normal = unicodedata.normalize("NFKC", "".join(visible))
     return " ".join(normal.split())
+
+
+def warn_missing(names: Iterable[str], where: object) -> None:
+    """Logs the names of classes that are the text of a missing value."""
+    for name in names:
+        if name.lower() in MISSING:
+            log.warning("%s: the class %r has the name of a missing value", where, name)
 
 
 def refuse_alike(names: Iterable[str], where: object) -> None:

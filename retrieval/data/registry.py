@@ -11,9 +11,10 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from retrieval.data import cars196, csv_list, cub200, folder, glyphs, inshop, omniglot, sop
-from retrieval.data.division import divide
+from retrieval.data.division import divide, require_pairs_to_find
 from retrieval.data.entry import refuse_closed_set
 from retrieval.data.image_set import ImageSet
+from retrieval.data.names import refuse_alike
 from retrieval.data.own_splits import EXPECTED, NAMES, arrange, check_names
 from retrieval.errors import DatasetError, did_you_mean
 
@@ -182,7 +183,9 @@ def _image_sets(found: Any, origin: str, options: Mapping[str, Any]) -> dict[str
     """The splits of own images: those that they bring, or the division of a single set."""
     division = {name: options[name] for name in DIVISION}
     if not isinstance(found, Mapping):
-        return divide(_image_set(found, origin), **division)
+        images = _image_set(found, origin)
+        refuse_alike(images.class_names, images.origin)
+        return require_pairs_to_find(divide(images, **division), images.origin)
     if not found or not set(found) <= NAMES.keys():
         raise DatasetError(f"{origin}: is a dict with the keys {', '.join(map(repr, found)) or '(none)'}; {_EXPECTED}")
     if division["split"] != DIVISION["split"]:
@@ -193,7 +196,9 @@ def _image_sets(found: Any, origin: str, options: Mapping[str, Any]) -> dict[str
     if division["test_share"] is not None:
         log.info("%s: test_share has no effect, since the images bring their own splits", origin)
     names = check_names(list(found), origin)
-    return arrange({split: _image_set(found[name], f"{origin}, {name}") for name, split in names.items()}, origin)
+    splits = {split: _image_set(found[name], f"{origin}, {name}") for name, split in names.items()}
+    refuse_alike((name for images in splits.values() for name in images.class_names), origin)
+    return require_pairs_to_find(arrange(splits, origin), origin)
 
 
 def _image_set(found: Any, name: str) -> ImageSet:
