@@ -136,7 +136,7 @@ def _searched(tree: Tree, split: str) -> str:
         for reason, paths in tree.left_out.items()
     }
     left_out = describe_left_out({reason: paths for reason, paths in below.items() if paths})
-    return f"{f'the folders {shown}' if names else 'no folder'}, and found {left_out or 'no files'}"
+    return f"{f'the folders {shown}' if names else 'no folder'}, and found {'; '.join(left_out) or 'no files'}"
 
 
 def _order(item: tuple[str | None, list[str]]) -> tuple[bool, object]:

@@ -113,7 +113,7 @@ def _classes_of(folder: Path) -> list[tuple[str, str | None]]:
     found = list(layout.pairs())
     if not found:
         left_out = describe_left_out(layout.tree.left_out)
-        raise DatasetError(f"{folder}: contains no images; found {left_out or 'no files'}")
+        raise DatasetError(f"{folder}: contains no images; found {'; '.join(left_out) or 'no files'}")
     if "" not in layout.splits:
         log.info("%s: the images of its splits %s are taken together", folder, ", ".join(layout.splits))
     beside = sum(name is None for _, name in found)

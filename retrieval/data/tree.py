@@ -151,8 +151,8 @@ def _name_reason(name: str) -> str | None:
     return OF_A_SYSTEM if name.lower() in _OF_A_SYSTEM else None
 
 
-def describe_left_out(left_out: Mapping[str, list[str]]) -> str:
-    """One line: for every reason the number of paths, with their suffixes where these are the reason; "" without any."""
+def describe_left_out(left_out: Mapping[str, list[str]]) -> list[str]:
+    """For every reason the number of paths, with their suffixes where these are the reason, or else with the first."""
     parts = []
     for reason, paths in left_out.items():
         if reason in (OTHER, RAW):
@@ -162,13 +162,13 @@ def describe_left_out(left_out: Mapping[str, list[str]]) -> str:
         else:
             detail = f"the first is {paths[0]!r}" if len(paths) > 1 else repr(paths[0])
         parts.append(f"{len(paths):,} {reason} ({detail})")
-    return "; ".join(parts)
+    return parts
 
 
 def log_left_out(root: Path, left_out: Mapping[str, list[str]]) -> None:
     """Logs in one line what is not read. With debug messages (`--verbose`), a line for each path follows."""
     if left_out:
-        log.info("%s: not read: %s", root, describe_left_out(left_out))
+        log.info("%s: not read: %s", root, "; ".join(describe_left_out(left_out)))
     for reason, paths in left_out.items():
         for path in paths:
             log.debug("%s: not read: %s", root / path, reason)

@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retrieval.data.catalogue import find_source
 from retrieval.data.entry import refuse_closed_set
+from retrieval.data.folder import find_classes
 from retrieval.data.image_set import ImageSet
 from retrieval.data.images import load_image
-from retrieval.data.registry import DATASETS, read_dataset
+from retrieval.data.registry import DATASETS, is_published, read_dataset
+from retrieval.data.tree import describe_left_out
 from retrieval.errors import DatasetError, RetrievalError
 
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
@@ -34,11 +38,13 @@ class Report:
         splits: The numbers of (classes, images) of every split that could be read.
         as_published: Whether these were compared with the published numbers. Differences are among the `faults`.
         faults: One line per fault.
+        left_out: One line for each reason why files of a folder are not read, with their number. They are no faults.
     """
 
     splits: Mapping[str, tuple[int, int]]
     as_published: bool
     faults: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def verify(
@@ -51,7 +57,7 @@ def verify(
 ) -> Report:
     """Reads a data set, compares its counts with the published ones, opens all images, and collects all faults.
 
-    If a list cannot be read, its images are not checked.
+    Training classes of a single image are faults of your own images, since training refuses them. If a list cannot be read, its images are not checked.
 
     Args:
         name: The name of a data set.
@@ -81,9 +87,13 @@ def verify(
     counts = {split: (images.num_classes, len(images)) for split, images in splits.items()}
     compared = bool(source.published) and not options
     faults = list(_wrong_counts(splits, counts, source.published)) if compared else []
+    faults += [] if is_published(name) else _lone_classes(splits["train"])
+    left_out = (
+        describe_left_out(find_classes(Path(root).expanduser()).tree.left_out) if name == "folder" and root else []
+    )
     paths = [images.root / path for images in splits.values() for path in images.paths]
     faults += [fault for fault in watch(open_images(paths, processes), len(paths)) if fault]
-    return Report(counts, compared, tuple(faults))
+    return Report(counts, compared, tuple(faults), tuple(map(_one_line, left_out)))
 
 
 def open_images(paths: Sequence[Path], processes: int) -> Iterator[str | None]:
@@ -119,6 +129,16 @@ def _wrong_counts(
                 f"{splits[split].root}: the {split} set has {found[0]:,} classes and {found[1]:,} images, the published protocol "
                 f"has {expected[0]:,} and {expected[1]:,}; unpack the official archive again"
             )
+
+
+def _lone_classes(images: ImageSet) -> Iterator[str]:
+    """A line for each class of a single image, which training refuses."""
+    first = np.unique(images.labels, return_index=True)[1]
+    for label in np.flatnonzero(images.class_sizes() < 2):
+        yield _one_line(
+            f"{images.where(first[label])}: is the single image of its class {images.class_names[label]!r}, which training "
+            "refuses; add a second one, remove the class, or set data.lone_classes to leave_out"
+        )
 
 
 def _fault(path: Path) -> str | None:

@@ -252,7 +252,9 @@ def test_what_else_a_reader_returns_is_named_with_what_is_expected(returned: Any
 
 def test_a_division_without_a_pair_to_find_is_an_early_error() -> None:
     lone = ImageSet.from_pairs("data", [(f"{i}.png", f"class {i}") for i in range(8)])
-    with pytest.raises(DatasetError, match="data: each of the 4 test classes has a single image, so no test image") as caught:
+    with pytest.raises(
+        DatasetError, match="data: each of the 4 test classes has a single image, so no test image"
+    ) as caught:
         read_dataset(lone)
     assert "data.split" in str(caught.value)
     train = ImageSet.from_pairs("data", [(f"t{i}.png", f"train {i // 2}") for i in range(8)])
@@ -264,7 +266,9 @@ def test_a_division_without_a_pair_to_find_is_an_early_error() -> None:
 
 
 def test_classes_that_look_alike_are_refused_in_one_set_and_over_the_splits() -> None:
-    one, other = (ImageSet.from_pairs("data", [(f"{i}.png", name) for i in range(2)]) for name in ("caf\u00e9", "cafe\u0301"))
+    one, other = (
+        ImageSet.from_pairs("data", [(f"{i}.png", name) for i in range(2)]) for name in ("caf\u00e9", "cafe\u0301")
+    )
     more = ImageSet.from_pairs("data", [(f"a{i}.png", f"{i // 2}") for i in range(4)])
     with pytest.raises(DatasetError, match="look alike but are written"):
         read_dataset({"train": union([one, more]), "test": other})
