@@ -67,7 +67,7 @@ def require_pairs_to_find(splits: dict[str, ImageSet], origin: str) -> dict[str,
     test = splits.get("test")
     if test is not None and test.class_sizes().max() < 2:
         raise DatasetError(
-            f"{origin}: each of the {test.num_classes:,} test classes has a single image, so no test image has another one to find; "
+            f"{origin}: each of the {test.num_classes:,} test classes has a single image, so no test image has another to find; "
             "add images of these classes, or choose the split 'all' (data.split), which tests nothing"
         )
     return splits

@@ -42,6 +42,7 @@ SECOND_LINK = "links to folders that are read already"
 NOT_REGULAR = "pipes, sockets and devices"
 RAW = "camera raw"
 OTHER = "of other types"
+_OF_IMAGES = ("in need of", "images next to", RAW)  # reasons why images are not read
 
 
 @dataclass
@@ -168,7 +169,8 @@ def describe_left_out(left_out: Mapping[str, list[str]]) -> list[str]:
 def log_left_out(root: Path, left_out: Mapping[str, list[str]]) -> None:
     """Logs in one line what is not read. With debug messages (`--verbose`), a line for each path follows."""
     if left_out:
-        log.info("%s: not read: %s", root, "; ".join(describe_left_out(left_out)))
+        level = logging.WARNING if any(reason.startswith(_OF_IMAGES) for reason in left_out) else logging.INFO
+        log.log(level, "%s: not read: %s", root, "; ".join(describe_left_out(left_out)))
     for reason, paths in left_out.items():
         for path in paths:
             log.debug("%s: not read: %s", root / path, reason)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, given_images, images_in, listed_images
+from retrieval.data import ImageSet, given_images, images_in, listed_images, readable
 from retrieval.data.image_set import first_repeated
 from retrieval.data.names import refuse_alike
 from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
@@ -141,7 +141,13 @@ def from_files(vectors: Path, labels: Path, *, kind: str, where: str | Path) -> 
 
 
 def add(
-    bundle: Bundle, model: Model, images: Any, *, class_name: str | None, root: str | Path | None
+    bundle: Bundle,
+    model: Model,
+    images: Any,
+    *,
+    class_name: str | None,
+    root: str | Path | None,
+    skip_unreadable: bool,
 ) -> tuple[int, Bundle]:
     """Embeds images and adds those to a bundle that it does not hold; see `retrieval.Index.add`.
 
@@ -149,6 +155,8 @@ def add(
         The number of images that were added, and the new bundle.
     """
     added = images if isinstance(images, ImageSet) else given_images(_paths(images))
+    if skip_unreadable:
+        added = readable(added, model.workers)
     images_root = bundle.manifest["images_root"] if root is None else _moved_root(bundle, Path(root))
     paths: Sequence[str] = added.paths
     if added.is_on_disk:

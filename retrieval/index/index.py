@@ -359,7 +359,14 @@ class Index:
         """
         return comparison.compare([self._bundle, *(_bundle_of(other) for other in others)], ks, seed=seed)  # type: ignore[list-item]
 
-    def add(self, images: Any, *, class_name: str | None = None, root: Place | None = None) -> int:
+    def add(
+        self,
+        images: Any,
+        *,
+        class_name: str | None = None,
+        root: Place | None = None,
+        skip_unreadable: bool = False,
+    ) -> int:
         """Embeds images and adds them to the index, and to its folder at once.
 
         The class of an image is the folder that it was given by: that of a file is the folder that it is in; that of an image in a
@@ -370,6 +377,7 @@ class Index:
                 of another is absolute. The paths of the earlier items stay as they are.
             class_name: The class of all of them.
             root: The folder of the images, if all of them have moved.
+            skip_unreadable: Leave out the images that cannot be read, which are logged.
 
         Returns:
             The number of images that were added. Images that the index holds already, with the same path, class and content, are
@@ -383,7 +391,8 @@ class Index:
             raise ConfigError("the name of the class is empty; give one, or leave it out")
         with self._lock:
             bundle = self._editable()
-            added, bundle = building.add(bundle, self.model, images, class_name=class_name, root=root)
+            options: dict[str, Any] = {"class_name": class_name, "root": root, "skip_unreadable": skip_unreadable}
+            added, bundle = building.add(bundle, self.model, images, **options)
             self._generation = self._generation.followed_by(bundle)
         return added
 

@@ -38,6 +38,15 @@ def require_same(config: Config, folder: RunFolder) -> None:
         )
 
 
+def known_unreadable(folder: RunFolder) -> dict[str, str] | None:
+    """The images that a run skips because they could not be read at its start; None where the run does not record them."""
+    try:
+        known = json.loads(folder.environment.read_text(encoding="utf-8"))["unreadable"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return known if isinstance(known, dict) else None
+
+
 def require_same_images(splits: Mapping[str, ImageSet], folder: RunFolder) -> None:
     """Checks that a run was started with the same lists of images: otherwise the batches would differ.
 

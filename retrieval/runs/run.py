@@ -24,6 +24,7 @@ from retrieval.model import Model
 from retrieval.model.description import WEIGHTS
 from retrieval.model.places import load_run, require_known
 from retrieval.runs.record import Figures, Record
+from retrieval.runs.resume import known_unreadable
 from retrieval.runs.run_list import RunSummary, summarize
 from retrieval.runs.summary import TrainingSummary
 from retrieval.training import RunFolder
@@ -80,7 +81,7 @@ class Run:
         run = cls(path, network=network)
         run.folder.require()
         if data is not None:
-            run._splits = read_splits(run.config, data)
+            run._splits = read_splits(run.config, data, known_unreadable(run.folder))
         return run
 
     @property
@@ -144,7 +145,7 @@ class Run:
         """
         if self._splits is None:
             require_known([self.config.data.name], self.path)
-            self._splits = read_splits(self.config)
+            self._splits = read_splits(self.config, unreadable=known_unreadable(self.folder))
         return self._splits
 
     def model(self, checkpoint: str | None = None, *, device: str | None = None) -> Model:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.data import verify as module
-from retrieval.data.verify import open_images, verify
+from retrieval.data import unreadable as module
+from retrieval.data.unreadable import open_images
+from retrieval.data.verify import verify
 from retrieval.errors import DatasetError, RetrievalError
 
 CLASSES = ["a", "b", "c", "d"]
