@@ -95,7 +95,7 @@ def read_data(
         if root is not None:
             raise ValueError(f"root is {str(root)!r}; leave it out for a {type(data).__name__}, which needs no folder")
         _check_names("the data set", options, list(DIVISION))
-        return _image_sets(data, "the data set", DIVISION | options, leave_out)
+        return _image_sets(data, "the data set", {**DIVISION, **options}, leave_out)
     reader = find_reader(data)
     name = _name(reader)
     parameters = _parameters(reader)
@@ -116,7 +116,7 @@ def read_data(
     if is_published(reader):  # the reader has checked its splits
         splits: dict[str, ImageSet] = {split: leave_out(images, split) for split, images in found.items()}
         return splits
-    return _image_sets(found, name if root is None else str(root), DIVISION | options, leave_out)
+    return _image_sets(found, name if root is None else str(root), {**DIVISION, **options}, leave_out)
 
 
 def is_published(reader: str | Reader) -> bool:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from retrieval import evaluation
-from retrieval.files.outputs import REPORT_MARK as MARK
+from retrieval.files.outputs import REPORT_MARK
 from retrieval.report.analysis import Analysis, Images, draw_scores
 from retrieval.report.charts import chart_classes, chart_ranks, chart_recall, chart_scores
 from retrieval.report.curves import charts_training
@@ -90,7 +90,7 @@ def make_report(analysis: Analysis, facts: Facts, *, seed: int = 0) -> Report:
     values = {figure["name"]: figure["value"] for figure in figures}
     html = render(
         "report.html",
-        mark=Markup(MARK),
+        mark=Markup(REPORT_MARK),
         facts=facts,
         created=datetime.now(UTC),
         headline=headline(values, len(ranking.queries), facts.split, facts.results),
