@@ -42,13 +42,19 @@ def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -
         logging.getLogger("retrieval").setLevel(logging.ERROR)
 
 
+def _be_verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        logging.getLogger("retrieval").setLevel(logging.DEBUG)
+
+
 def _give_common_options(command: click.Command) -> None:
-    """Adds --quiet and --debug to a command, and to the commands of a group."""
+    """Adds --quiet, --verbose and --debug to a command, and to the commands of a group."""
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
         _give_common_options(inner)
     flag: dict[str, Any] = {"is_flag": True, "expose_value": False}
     command.params += [
         click.Option(["--quiet"], **flag, callback=_be_quiet, help="No progress on stderr, only errors."),
+        click.Option(["--verbose"], **flag, callback=_be_verbose, help="Name every file that is not read."),
         click.Option(["--debug"], **flag, help="Show the traceback of an error."),  # `run` looks for it
     ]
 

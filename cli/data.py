@@ -117,7 +117,8 @@ def verify(
         path = fault_file(name, file)
         report = check(name, root, values, processes=processes, watch=_progress("opening images"))
     if as_json:
-        print_json({"name": name, "splits": _by_split(report.splits), "faults": report.faults})
+        values = {"faults": report.faults, "not_read": report.left_out}
+        print_json({"name": name, "splits": _by_split(report.splits), **values})
     else:
         _print_report(report)
     write_faults(path, name, report.faults)
@@ -183,6 +184,8 @@ def _by_split(counts: Mapping[str, tuple[int, int]]) -> dict[str, dict[str, int]
 def _print_report(report: Report) -> None:
     for split, (classes, images) in report.splits.items():
         click.echo(f"{split:9}{classes:7,} classes {images:7,} images")
+    for line in report.left_out:
+        click.echo(f"not read {line}")
     for fault in report.faults:
         click.echo(fault)
     if not report.faults:

@@ -20,6 +20,7 @@ from .parameters import (
     device_option,
     json_option,
     overwrite_option,
+    skip_unreadable_option,
 )
 
 TYPES = "exact, ivf, hnsw, pq, or a faiss factory string such as IVF256,Flat"
@@ -70,6 +71,7 @@ Examples:
 @click.option(
     "--type", "kind", type=INDEX_TYPE, default="exact", show_default=True, help=f"{TYPES[0].upper()}{TYPES[1:]}."
 )
+@skip_unreadable_option()
 @click.option("--thumbnails", is_flag=True, help="Keep a small picture of every image.")
 @device_option(None, "auto, cpu, cuda, ...  [default: that of the run]")
 @click.option("--out", type=FOLDER, help="Folder of the index.  [default: RUN/index-<split>]")
@@ -85,6 +87,7 @@ def build(
     labels: str | None,
     checkpoint: str | None,
     kind: str,
+    skip_unreadable: bool,
     thumbnails: bool,
     device: str | None,
     out: str | None,
@@ -105,7 +108,14 @@ def build(
     else:
         from retrieval.runs import build_index
 
-        chosen = {"split": split, "images": images, "listed": listed, "root": root, "checkpoint": checkpoint}
+        chosen: dict[str, Any] = {
+            "split": split,
+            "images": images,
+            "listed": listed,
+            "root": root,
+            "checkpoint": checkpoint,
+        }
+        chosen["skip_unreadable"] = skip_unreadable
         index = build_index(str(run), out, **chosen, thumbnails=thumbnails, device=device, **options)
     if os.environ.get("RANK", "0") == "0":
         _print(index.describe(), as_json)
@@ -122,6 +132,7 @@ def _check_sources(
     given = click.get_current_context().params
     unused = [name for name, value in others.items() if value is not None]
     unused += [f"--{name}" for name in ("device", "thumbnails") if given[name]]
+    unused += ["--skip-unreadable"] if given["skip_unreadable"] else []
     if vectors and unused:
         raise click.UsageError(f"{unused[0]} does not go with --from-npy")
     if vectors and not out:
@@ -140,10 +151,17 @@ Examples:
 @click.argument("images", nargs=-1, required=True, type=PLACE, metavar="IMAGE|FOLDER...")
 @click.option("--class", "class_name", help="Their class.  [default: the folder that they are given by]")
 @click.option("--root", type=PLACE, help="Folder of all images, if it has moved.")
+@skip_unreadable_option()
 @device_option()
 @json_option()
 def add(
-    index: str, images: tuple[str, ...], class_name: str | None, root: str | None, device: str, as_json: bool
+    index: str,
+    images: tuple[str, ...],
+    class_name: str | None,
+    root: str | None,
+    skip_unreadable: bool,
+    device: str,
+    as_json: bool,
 ) -> None:
     """Embed IMAGES with the model of INDEX and add them to it.
 
@@ -153,7 +171,7 @@ def add(
     from retrieval.index import Index
 
     opened = Index.open(index, device=device)
-    count = opened.add(images, class_name=class_name, root=root)
+    count = opened.add(images, class_name=class_name, root=root, skip_unreadable=skip_unreadable)
     _print({"added": count, **opened.describe()}, as_json)
 
 

@@ -161,6 +161,11 @@ def k_option(default: str) -> Callable[[Any], Any]:
     )
 
 
+def skip_unreadable_option() -> Callable[[Any], Any]:
+    """--skip-unreadable of images that are embedded."""
+    return click.option("--skip-unreadable", is_flag=True, help="Skip images that cannot be read, and name them.")
+
+
 def json_option(what: str = "Print JSON.") -> Callable[[Any], Any]:
     """--json."""
     return click.option("--json", "as_json", is_flag=True, help=what)

@@ -93,7 +93,7 @@ def _warn(cautions: Sequence[str]) -> None:
         log.warning("%s", caution)
 
 
-def _to_dict(query: Path, hits: Sequence[Hit], min_score: float | None) -> dict[str, Any]:
+def _to_dict(query: Path, hits: Sequence[Hit], min_score: float | str | None) -> dict[str, Any]:
     """The result of a query, with the score that its neighbours must have, if any."""
     limit = {} if min_score is None else {"min_score": min_score}
     return {"query": str(query), **limit, "neighbours": [hit.to_dict() for hit in hits]}

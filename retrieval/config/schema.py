@@ -39,6 +39,9 @@ class DataConfig(Section):
     fold: Whole = 0  # the fold that is held out
     split_seed: Whole = 0  # of what is held out; apart from `seed`, so that runs of several seeds share them
     lone_classes: Literal["refuse", "leave_out"] = "refuse"  # classes of a single training image, which has no pair
+    unreadable: Literal["refuse", "skip"] = (
+        "refuse"  # skip: every image is opened once, and those that fail are left out
+    )
     workers: Whole = 2
     timeout: NotNegative = 120.0  # seconds to wait for a batch of the workers
 

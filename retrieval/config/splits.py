@@ -25,11 +25,12 @@ from retrieval.data import (
     hold_out_images,
     is_published,
     make_augmentation,
-    read_dataset,
     require_pairs,
     split_classes,
     training_loader,
 )
+from retrieval.data.registry import read_data
+from retrieval.data.unreadable import Unreadable
 from retrieval.errors import ConfigError, DatasetError
 from retrieval.training import distributed
 
@@ -38,13 +39,40 @@ log = logging.getLogger("retrieval")
 Term = TypeVar("Term", bound=LossTerm)
 
 
-def read_splits(config: Config, data: Any = None) -> dict[str, ImageSet]:
+def find_unreadable(config: Config, data: Any = None) -> dict[str, str]:
+    """Opens every image and returns the reasons why some cannot be read, by their paths; empty unless `data.unreadable` is "skip".
+
+    Args:
+        config: The configuration.
+        data: See `read_splits`.
+
+    Raises:
+        RetrievalError: See `read_splits`.
+    """
+    if config.data.unreadable == "refuse":
+        return {}
+
+    def find() -> dict[str, str]:
+        unreadable, level = Unreadable(config.data.workers), log.level
+        log.info("opening every image once, to skip those that cannot be read (data.unreadable=skip)")
+        log.setLevel(max(level, logging.WARNING))  # the other lines are those of `read_splits`, which follows
+        try:
+            _read(config, data, unreadable)
+        finally:
+            log.setLevel(level)
+        return unreadable.faults
+
+    return distributed.on_main(find)
+
+
+def read_splits(config: Config, data: Any = None, unreadable: Mapping[str, str] | None = None) -> dict[str, ImageSet]:
     """Reads the images of a configuration.
 
     Args:
         config: The configuration.
         data: The images in place of those that the configuration names: an `ImageSet`, a `torch.utils.data.Dataset` of
             (image, label), or a dict of these by split.
+        unreadable: The images that `find_unreadable` has found, which are left out; it is called if this is None.
 
     Returns:
         "train"; "test", or "query" and "gallery", unless nothing is tested; and "validation" where the images bring it or some of
@@ -54,10 +82,8 @@ def read_splits(config: Config, data: Any = None) -> dict[str, ImageSet]:
         ConfigError: An option of the data section cannot be used.
         DatasetError: The images cannot be read.
     """
-    try:
-        splits = _read_named(config) if data is None else read_dataset(data, **_division(config))
-    except (ValueError, TypeError) as error:  # a TypeError: an option of a type that its reader does not expect
-        raise ConfigError(mistake("data", error, DataConfig.model_fields, config.data.options)) from error
+    unreadable = find_unreadable(config, data) if unreadable is None else unreadable
+    splits = _read(config, data, Unreadable(known=unreadable))
     if config.data.lone_classes == "refuse":
         try:
             require_pairs(splits["train"], "train")
@@ -78,14 +104,21 @@ def named_reader(config: Config) -> Any:
     return import_object(config.data.name) if is_import_path(config.data.name) else config.data.name
 
 
-def _read_named(config: Config) -> dict[str, ImageSet]:
-    """The splits of the data set that the configuration names."""
+def _read(config: Config, data: Any, unreadable: Unreadable) -> dict[str, ImageSet]:
+    """The splits of the data set that is given or named by the configuration, before anything is held out."""
+    try:
+        return _read_named(config, unreadable) if data is None else read_data(data, None, _division(config), unreadable)
+    except (ValueError, TypeError) as error:  # a TypeError: an option of a type that its reader does not expect
+        raise ConfigError(mistake("data", error, DataConfig.model_fields, config.data.options)) from error
+
+
+def _read_named(config: Config, unreadable: Unreadable) -> dict[str, ImageSet]:
     reader, settings = named_reader(config), config.data
     check_options(reader, settings.options, settings.split)
     options = _division(config) | settings.options
     if not is_import_path(settings.name):
-        return read_dataset(reader, settings.root, **options)
-    splits: dict[str, ImageSet] = call_object(settings.name, read_dataset, reader, settings.root, **options)
+        return read_data(reader, settings.root, options, unreadable)
+    splits: dict[str, ImageSet] = call_object(settings.name, read_data, reader, settings.root, options, unreadable)
     return splits
 
 

@@ -11,6 +11,7 @@ from retrieval.data.registry import DATASETS, check_options, find_reader, is_pub
 from retrieval.data.samplers import HierarchicalSampler, MPerClassSampler
 from retrieval.data.transforms import Preprocessing, prepare
 from retrieval.data.union import union
+from retrieval.data.unreadable import readable, readable_files
 
 __all__ = [
     "AUGMENTATIONS",
@@ -34,6 +35,8 @@ __all__ = [
     "make_augmentation",
     "prepare",
     "read_dataset",
+    "readable",
+    "readable_files",
     "require_pairs",
     "split_classes",
     "to_image",

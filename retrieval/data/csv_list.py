@@ -3,24 +3,30 @@
     root/images.csv           "path,label[,split][,super_class]", then one line per image
     root/<path of a line>
 
-The first line names the columns, in any order. Paths are relative to the root. A label is any text; images with equal labels
-form a class. The values of the split column are train and test, or train, query and gallery, and also valid (or val, validation).
-If the classes of test are those of train, the test images are queries against the training images; if not, they are searched among
-themselves. Without this column, the images are divided at random into what is trained on and what is tested. A super-class is any
-text, equal for all images of a class.
+The first line names the columns, in any order. Paths are relative to the root. A path may be written with other Unicode characters
+than on the disk (composed or decomposed accents). A label is any text; images with equal labels form a class. The values of the
+split column are train and test, or train, query and gallery, and also valid (or val, validation). If the classes of test are those
+of train, the test images are queries against the training images; if not, they are searched among themselves. Without this column,
+the images are divided at random into what is trained on and what is tested. A super-class is any text, equal for all images of a
+class.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
+from pathlib import Path, PurePosixPath
 
 from retrieval.data.entry import Entry, image_sets, refuse_closed_set
 from retrieval.data.image_set import ImageSet
-from retrieval.data.list_file import image_path, read_lines, shorten, split_commas
+from retrieval.data.list_file import Line, image_path, read_lines, shorten, split_commas
+from retrieval.data.names import MISSING, refuse_alike
 from retrieval.data.own_splits import NAMES, check_names
 from retrieval.errors import DatasetError, did_you_mean
 
+log = logging.getLogger("retrieval")
+
 COLUMNS = ("path", "label", "split", "super_class")
+_REMEDY = f"expected a list whose first line is {','.join(COLUMNS[:2])}[,{'][,'.join(COLUMNS[2:])}]"
 
 
 def read(root: str | Path, *, file: str = "images.csv", check_images: bool = True) -> ImageSet | dict[str, ImageSet]:
@@ -55,31 +61,62 @@ def read_list(path: Path) -> dict[str, list[Entry]]:
 
     Without a split column, all entries are in the split "".
 
+    A label that is the text of a missing value, such as "nan", is logged with its line.
+
     Raises:
-        DatasetError: The list is missing or malformed (with file and line).
+        DatasetError: The list is missing or malformed (with file and line), or two classes look alike.
     """
-    remedy = f"expected a list whose first line is {','.join(COLUMNS[:2])}[,{'][,'.join(COLUMNS[2:])}]"
-    first, *lines = read_lines(path, remedy=remedy)
-    names = split_commas(first)
-    for name in names:
-        if name not in COLUMNS or names.count(name) > 1:
-            problem = "occurs twice" if name in COLUMNS else f"is not known{did_you_mean(name, COLUMNS)}"
-            raise DatasetError(f"{first.where}: column {shorten(name)} {problem}; {remedy}")
-    for name in COLUMNS[:2]:
-        if name not in names:
-            raise DatasetError(f"{first.where}: the column {name} is missing; {remedy}")
-    known = list(NAMES) if "split" in names else [""]
-    splits: dict[str, list[Entry]] = {split: [] for split in known}
+    first, *lines = read_lines(path, remedy=_REMEDY)
+    names = _columns(first)
+    splits: dict[str, list[Entry]] = {split: [] for split in (NAMES if "split" in names else [""])}
+    missing: dict[str, list[str]] = {}
     for line in lines:
         values = dict(zip(names, split_commas(line, len(names)), strict=True))
         for name, value in values.items():
             if not value:
                 raise DatasetError(f"{line.where}: the column {name} is empty; correct the line")
-        split = values.get("split", "")
+        split = values.get("split", "").lower()
         if split not in splits:
-            raise DatasetError(f"{line.where}: split {shorten(split)} is none of {', '.join(known)}; correct the line")
+            raise DatasetError(
+                f"{line.where}: split {shorten(values['split'])} is none of {', '.join(splits)}; correct the line"
+            )
+        if values["label"].lower() in MISSING:
+            missing.setdefault(values["label"], []).append(line.where)
         path_ = image_path(line.where, values["path"])
         splits[split].append(Entry(line.where, path_, values["label"], values.get("super_class")))
     if not lines:
-        raise DatasetError(f"{first.where}: no image is listed; {remedy}")
+        raise DatasetError(f"{first.where}: no image is listed; {_REMEDY}")
+    for label, wheres in missing.items():
+        log.warning(
+            "%s: label %r is the text of a missing value; %d images form a class of this name",
+            wheres[0],
+            label,
+            len(wheres),
+        )
+    refuse_alike((entry.class_name for entries in splits.values() for entry in entries), path)
     return {split: entries for split, entries in splits.items() if entries}
+
+
+def _columns(first: Line) -> list[str]:
+    """The names of the columns in the first line.
+
+    Raises:
+        DatasetError: The values are not separated by commas, the line is not a header, or its columns are not those of a list.
+    """
+    for separator, name in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars")):
+        if set(COLUMNS[:2]) <= {value.strip(' "') for value in first.text.split(separator)}:
+            raise DatasetError(
+                f"{first.where}: the values are separated by {name}, not by commas; save the list with commas, and put values "
+                "with a comma in quotes"
+            )
+    names = split_commas(first)
+    if len(names) > 1 and not set(names) & set(COLUMNS) and PurePosixPath(names[0]).suffix:
+        raise DatasetError(f"{first.where}: is an image, not the names of the columns; add the first line; {_REMEDY}")
+    for name in names:
+        if name not in COLUMNS or names.count(name) > 1:
+            problem = "occurs twice" if name in COLUMNS else f"is not known{did_you_mean(name, COLUMNS)}"
+            raise DatasetError(f"{first.where}: column {shorten(name)} {problem}; {_REMEDY}")
+    for name in COLUMNS[:2]:
+        if name not in names:
+            raise DatasetError(f"{first.where}: the column {name} is missing; {_REMEDY}")
+    return names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def read_labels(dataset: Any, labels: Iterable[Any] | None = None) -> list[Hasha
 
     Raises:
         ValueError: The number of given labels differs from the length of the data set.
-        DatasetError: An item is not an (image, label) pair, or a label is not hashable.
+        DatasetError: An item is not an (image, label) pair, or a label is not hashable or NaN.
     """
     found = _listed_labels(dataset) if labels is None else _to_list(labels)
     if found is None:
@@ -102,4 +103,6 @@ def _plain(label: Any, where: str) -> Hashable:
         hashable = not hasattr(label, "ndim")  # the hash of a tensor does not depend on its values
     if not hashable:
         raise DatasetError(f"{where}: its label is of type {type(label).__name__}; give one hashable label per item")
+    if isinstance(label, float) and math.isnan(label):  # every NaN would be a class of its own
+        raise DatasetError(f"{where}: its label is {label}, a missing value; give it a label, or leave the item out")
     return label

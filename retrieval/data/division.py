@@ -59,6 +59,21 @@ def divide(
     return {"train": gallery, "query": query, "gallery": gallery}
 
 
+def require_pairs_to_find(splits: dict[str, ImageSet], origin: str) -> dict[str, ImageSet]:
+    """Checks that some test image has another one of its class to find, and returns the splits.
+
+    Raises:
+        DatasetError: Every test class has a single image.
+    """
+    test = splits.get("test")
+    if test is not None and test.class_sizes().max() < 2:
+        raise DatasetError(
+            f"{origin}: each of the {test.num_classes:,} test classes has a single image, so no test image has another to find; "
+            "add images of these classes, or choose the split 'all' (data.split), which tests nothing"
+        )
+    return splits
+
+
 def hold_out_images(images: ImageSet, share: float, *, seed: int) -> tuple[ImageSet, ImageSet | None]:
     """Divides the images at random into (kept, held out); every class stays in the kept part.
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from retrieval.data.image_set import ImageSet, natural_key
+from retrieval.data.image_set import ImageSet
 from retrieval.data.list_file import refuse_repeated, shorten
+from retrieval.data.names import CONTROL, natural_key
 from retrieval.errors import DatasetError
 
 CLOSED_SET = (
@@ -91,6 +94,18 @@ def image_sets(
                 f"{root}: the {split} set has {found[0]} images of {found[1]} classes in the lists, the published "
                 f"protocol has {expected[0]} of {expected[1]}; {advice}"
             )
+    for entry in _all(splits):
+        for name in (entry.path, entry.class_name):
+            if CONTROL.search(name):
+                raise DatasetError(
+                    f"{entry.where}: {shorten(name)} has a control character, such as a tab, which cannot be stored in a table; "
+                    "correct the line"
+                )
+    names_on_disk: dict[Path, dict[str, str]] = {}
+    splits = {
+        split: [replace(entry, path=_path_on_disk(root, entry.path, names_on_disk)) for entry in entries]
+        for split, entries in splits.items()
+    }
     seen: set[object] = set()
     for entry in _all(splits):
         refuse_repeated(entry.where, entry.path, seen, "image")
@@ -102,6 +117,28 @@ def image_sets(
         for split, entries in splits.items():
             _check_images(root, split, entries, advice)
     return {split: _image_set(root, entries, super_classes) for split, entries in splits.items()}
+
+
+def _path_on_disk(root: Path, path: str, names: dict[Path, dict[str, str]]) -> str:
+    """The path as the disk writes it, where the list writes it with other Unicode characters; otherwise the path itself.
+
+    Args:
+        root: The folder that the path is relative to.
+        path: The path.
+        names: The names in the folders that were looked at, by their normal form; it is filled.
+    """
+    if path.isascii() or os.path.lexists(root / path):
+        return path
+    found = Path()
+    for part in path.split("/"):
+        folder = root / found
+        if not os.path.lexists(folder / part):
+            if folder not in names:
+                with contextlib.suppress(OSError):
+                    names[folder] = {unicodedata.normalize("NFC", name): name for name in os.listdir(folder)}  # noqa: PTH208
+            part = names.get(folder, {}).get(unicodedata.normalize("NFC", part), part)
+        found /= part
+    return found.as_posix()
 
 
 def _image_set(root: Path, entries: Sequence[Entry], super_classes: Mapping[str, int]) -> ImageSet:
@@ -171,8 +208,9 @@ def _is_below(top: str, path: Path) -> bool:
 def _check_images(root: Path, split: str, entries: Sequence[Entry], advice: str) -> None:
     missing = [entry.path for entry in entries if not _is_file(root / entry.path)]
     if missing:
+        what = f"{len(entries)} {split} images".replace("  ", " ")
         raise DatasetError(
-            f"{root / missing[0]}: this and {len(missing) - 1} more of the {len(entries)} {split} images do not exist; {advice}"
+            f"{root / missing[0]}: this and {len(missing) - 1} more of the {what} do not exist; {advice}"
         )
 
 

@@ -8,29 +8,77 @@ Next to `train` there may also be `valid` (or `val`, `validation`). If the class
 are queries against the training images; if not, they are searched among themselves.
 
 A class is a folder directly below the root (or below `train`, `test`, ...). Images at any depth inside it belong to it, as in
-torchvision's `ImageFolder`. Hidden files and folders (including `._*`) are skipped. Everything else that is not read is counted in
-the log: files of other types, folders without images, images next to the class folders, and folders next to `train` and `test`.
-A class folder may be a symbolic link; links to folders inside it are not followed.
+torchvision's `ImageFolder`. An image is a file with the suffix of an image format, or any other file that can be opened as one.
+HEIC and JPEG XL are read if the package pillow-heif or pillow-jxl-plugin is installed. A folder may be a link; each is read once.
+
+Hidden files and folders, those of the system (such as `@eaDir` and `$RECYCLE.BIN`), runs and indexes are skipped. They are counted
+in the log, as is everything else that is not read: files of other types, folders without images, images next to the class folders,
+and folders next to `train` and `test`. `--verbose` names each.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from retrieval.data.image_set import ImageSet, natural_key, require_portable
-from retrieval.data.own_splits import NAMES, check_names
+from retrieval.data.image_set import ImageSet
+from retrieval.data.names import natural_key, refuse_alike, warn_missing
+from retrieval.data.own_splits import check_names, split_of
+from retrieval.data.tree import SECOND_LINK, Tree, describe_left_out, log_left_out, search
 from retrieval.errors import DatasetError
-
-log = logging.getLogger("retrieval")
-
-SUFFIXES = frozenset({".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 # Folders that only a root with splits of its own has. One that is called `valid` alone is a class.
 _MARKS = {"train", "test", "query", "gallery"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The images of a folder by split and class.
+
+    Args:
+        tree: The images, and what is not read.
+        splits: For the name of each folder of a split, or "" without splits: for each class, or None beside the class folders, the
+            paths of its images. All are relative to the root.
+    """
+
+    tree: Tree
+    splits: dict[str, dict[str | None, list[str]]]
+
+    def pairs(self) -> Iterator[tuple[str, str | None]]:
+        """The path and the class of every image of all splits."""
+        for classes in self.splits.values():
+            for name, paths in classes.items():
+                yield from ((path, name) for path in paths)
+
+
+def find(root: Path) -> Layout:
+    """Finds the images of a folder, and which split and class each is of.
+
+    Raises:
+        DatasetError: A folder cannot be read, a name does not work on every system, or two classes look alike.
+    """
+    tree = search(root)
+    direct = {
+        path.split("/")[0] for path in tree.images if path.count("/") == 1
+    }  # folders with images directly in them
+    marks = [name for name in tree.folders if split_of(name)]
+    lone_class = len(marks) == 1 and len(tree.folders) > 1 and marks[0] in direct
+    has_splits = not lone_class and any(split_of(name) in _MARKS for name in marks)
+    splits: dict[str, dict[str | None, list[str]]] = {name: {} for name in (marks if has_splits else [""])}
+    beside = []
+    for path in sorted(tree.images):
+        split, _, below = path.partition("/") if has_splits else ("", "", path)
+        if split in splits:
+            name = below.partition("/")[0] if "/" in below else None
+            splits[split].setdefault(name, []).append(path)
+        else:
+            beside.append(path)
+    tree.leave_out(f"images next to {', '.join(marks)}", beside)
+    names = dict.fromkeys(name for classes in splits.values() for name in classes if name is not None)
+    refuse_alike(names, root)
+    warn_missing(names, root)
+    return Layout(tree, {split: dict(sorted(classes.items(), key=_order)) for split, classes in splits.items()})
 
 
 def read(root: str | Path) -> ImageSet | dict[str, ImageSet]:
@@ -46,82 +94,52 @@ def read(root: str | Path) -> ImageSet | dict[str, ImageSet]:
         DatasetError: There are no images, or the splits do not go together.
     """
     root = Path(root)
-    folders, files = _list(root)
-    if not _MARKS & set(folders) or _is_class(root, folders):
-        return _read_classes(root, "")
+    layout = find_classes(root)
+    log_left_out(root, layout.tree.left_out)
+    if "" in layout.splits:
+        return _image_set(layout, "")
     try:
-        found = check_names(folders, str(root))
+        found = check_names(layout.splits, str(root))
     except DatasetError as error:
         raise DatasetError(f"{error}; or put all class folders directly below root to have them divided") from error
-    beside = ", ".join(found)
-    _log_left_out(root, [name for name in folders if name not in NAMES], f"folders next to {beside}")
-    _log_left_out(root, files, f"files next to {beside}")
-    return {split: _read_classes(root, f"{name}/") for name, split in found.items()}
+    return {split: _image_set(layout, name) for name, split in found.items()}
 
 
-def _is_class(root: Path, folders: list[str]) -> bool:
-    """Whether the only folder with the name of a split is a class: its images are not in class folders."""
-    named = [name for name in folders if name in NAMES]
-    return len(named) == 1 and len(folders) > 1 and any(map(_is_image, _list(root / named[0])[1]))
+def find_classes(root: Path) -> Layout:
+    """As `find`, without the images beside the class folders, which have no class."""
+    layout = find(root)
+    for classes in layout.splits.values():
+        layout.tree.leave_out("images next to the class folders", classes.pop(None, []))
+    seen = {path.rstrip("/") for path in layout.tree.left_out.get(SECOND_LINK, [])}
+    with_images = {path.split("/")[0] for path in layout.tree.images if "/" in path}
+    empty = [name for name in layout.tree.folders if name not in with_images | seen]
+    layout.tree.leave_out("folders without images", [f"{name}/" for name in empty])
+    return layout
 
 
-def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """The names of the folders and of the files in a folder in natural order, without hidden ones."""
-    try:
-        entries = sorted(
-            (entry for entry in os.scandir(folder) if not entry.name.startswith(".")),
-            key=lambda entry: natural_key(entry.name),
-        )
-        are_folders = [entry.is_dir() for entry in entries]
-    except OSError as error:
-        raise DatasetError(
-            f"{folder}: cannot be read ({error.strerror}); expected one folder of images per class"
-        ) from error
-    folders = [entry.name for entry, is_folder in zip(entries, are_folders, strict=True) if is_folder]
-    return folders, [entry.name for entry, is_folder in zip(entries, are_folders, strict=True) if not is_folder]
-
-
-def _read_classes(root: Path, below: str) -> ImageSet:
-    """The classes in the folder `below` ("" or "name/") of `root`; paths are relative to `root`."""
-    folder = root / below
-    names, files = _list(folder)
-    try:
-        found = {name: sorted(_walk(folder / name)) for name in names}
-    except OSError as error:
-        raise DatasetError(f"{error.filename}: cannot be read ({error.strerror})") from error
-    pairs = [(f"{below}{name}/{path}", name) for name, paths in found.items() for path in paths if _is_image(path)]
+def _image_set(layout: Layout, split: str) -> ImageSet:
+    pairs = [(path, name or "") for name, paths in layout.splits[split].items() for path in paths]
     if not pairs:
+        root = layout.tree.root
         raise DatasetError(
-            f"{folder}: no images in class folders; expected <class>/<image>{{{','.join(sorted(SUFFIXES))}}}"
+            f"{root / split}: no images in class folders; expected <class>/<image>; searched {_searched(layout.tree, split)}"
         )
-    for path, _ in pairs:
-        require_portable(root, path)
-    _log_left_out(folder, [name for name in files if _is_image(name)], "images next to the class folders")
-    _log_left_out(folder, [name for name in names if not any(map(_is_image, found[name]))], "folders without images")
-    others = Counter(Path(path).suffix.lower() or "without a suffix" for paths in found.values() for path in paths)
-    types = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common() if suffix not in SUFFIXES)
-    if types:
-        log.info("%s: files of other types are left out: %s", folder, types)
-    return ImageSet.from_pairs(root, pairs)
+    return ImageSet.from_pairs(layout.tree.root, pairs)
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """The paths of the files at any depth below a folder, relative to it, without hidden ones."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
-    for current, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                yield (Path(current) / name).relative_to(folder).as_posix()
-
-
-def _is_image(path: str) -> bool:
-    return Path(path).suffix.lower() in SUFFIXES
+def _searched(tree: Tree, split: str) -> str:
+    """The folders that were searched, and what is in them, for the message that there are no images."""
+    names = [name for name in tree.folders if not split or name == split]
+    shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    below = {
+        reason: [path for path in paths if path.startswith(f"{split}/" if split else "")]
+        for reason, paths in tree.left_out.items()
+    }
+    left_out = describe_left_out({reason: paths for reason, paths in below.items() if paths})
+    return f"{f'the folders {shown}' if names else 'no folder'}, and found {'; '.join(left_out) or 'no files'}"
 
 
-def _log_left_out(folder: Path, names: list[str], what: str) -> None:
-    if names:
-        log.info("%s: %s: %d left out, the first is %s", folder, what, len(names), names[0])
+def _order(item: tuple[str | None, list[str]]) -> tuple[bool, object]:
+    """Classes in natural order, after the images beside their folders."""
+    name, _ = item
+    return name is not None, natural_key(name or "")

@@ -4,50 +4,50 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from retrieval.data.csv_list import read_list
 from retrieval.data.entry import image_sets
-from retrieval.data.folder import SUFFIXES
+from retrieval.data.folder import find
 from retrieval.data.image_set import ImageSet, require_portable, require_utf_8
+from retrieval.data.names import refuse_alike
+from retrieval.data.tree import describe_left_out, log_left_out
 from retrieval.errors import ConfigError, DatasetError
 
 log = logging.getLogger("retrieval")
 
 
 def images_in(folder: str | Path) -> ImageSet:
-    """Finds all images below a folder, at any depth, in the order of their paths.
+    """Finds the images of a folder, at any depth, as the data set "folder" does.
 
-    Hidden files and the contents of hidden folders are skipped. The class of an image is given by `folder_class`.
+    The class of an image is its class folder. Folders of splits (`train`, `test`, ...) are merged. The class of images beside the
+    class folders is the given folder; training does not read these.
 
     Raises:
-        DatasetError: The folder does not exist or contains no image.
+        DatasetError: The folder does not exist or contains no image, or two classes look alike.
     """
     root = Path(folder)
     if not root.is_dir():
         raise DatasetError(f"{root}: is no folder; give the folder with the images")
-    paths = sorted(_image_paths(root))
-    if not paths:
-        raise DatasetError(f"{root}: contains no images; expected files *{{{','.join(sorted(SUFFIXES))}}}")
-    for path in paths:
-        require_portable(root, path)
-    return ImageSet.from_pairs(root, [(path, folder_class(path)) for path in paths])
+    beside = _absolute(root).name or "."
+    return ImageSet.from_pairs(root, [(path, name or beside) for path, name in _classes_of(root)])
 
 
 def image_files(paths: Iterable[str | Path]) -> list[Path]:
     """Replaces each folder among the paths by the images in it; see `images_in`. Files are kept as they are.
 
     Raises:
-        DatasetError: A file or folder does not exist, a folder contains no image, or a name is not UTF-8.
+        DatasetError: A file or folder does not exist or is a pipe or a device, a folder contains no image, or a name cannot be
+            stored.
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        if not path.exists():
-            raise DatasetError(f"{path}: does not exist; give an image, or a folder of images")
-        files += [path / name for name in images_in(path).paths] if path.is_dir() else [path]
-    for file in files:
-        require_utf_8(file)
+        if path.is_dir():
+            files += [path / name for name, _ in _classes_of(path)]
+        else:
+            _require_file(path)
+            files.append(path)
     return files
 
 
@@ -76,6 +76,7 @@ def given_images(places: Iterable[str | Path]) -> ImageSet:
     pairs = [(file.relative_to(root).as_posix(), name) for file, name in class_of.items()]
     for path, _ in pairs:
         require_portable(root, path)
+    refuse_alike(class_of.values(), root)
     return ImageSet.from_pairs(root, pairs)
 
 
@@ -95,26 +96,42 @@ def listed_images(file: str | Path, root: str | Path | None = None) -> ImageSet:
     return image_sets(Path(root) if root else file.parent, {"listed": entries}, advice=advice)["listed"]
 
 
-def folder_class(path: str) -> str:
-    """The class of an image from its relative path: the first folder, or "." if there is none."""
-    return path.partition("/")[0] if "/" in path else "."
-
-
 def _classes_in(place: Path) -> dict[Path, str]:
     """The class of each image that a file or folder gives, by the absolute path of the image."""
-    files = image_files([place])
-    top = Path(os.path.abspath(place))  # not resolved: a link keeps its name  # noqa: PTH100
+    top = _absolute(place)
     if not place.is_dir():
+        _require_file(place)
         return {top: top.parent.name}
-    paths = [file.relative_to(place).as_posix() for file in files]
-    direct = sum("/" not in path for path in paths)
-    if 0 < direct < len(paths):
-        log.info("%s: %d images are beside its folders; their class is %r", place, direct, top.name)
-    return {top / path: folder_class(path) if "/" in path else top.name for path in paths}
+    found = _classes_of(place)
+    return {top / path: name or top.name for path, name in found}
 
 
-def _image_paths(root: Path) -> Iterator[str]:
-    for path in root.rglob("*"):
-        parts = path.relative_to(root).parts
-        if path.suffix.lower() in SUFFIXES and not any(part.startswith(".") for part in parts) and path.is_file():
-            yield "/".join(parts)
+def _classes_of(folder: Path) -> list[tuple[str, str | None]]:
+    """The relative path and the class of every image in a folder; None for an image beside the class folders."""
+    layout = find(folder)
+    log_left_out(folder, layout.tree.left_out)
+    found = list(layout.pairs())
+    if not found:
+        left_out = describe_left_out(layout.tree.left_out)
+        raise DatasetError(f"{folder}: contains no images; found {'; '.join(left_out) or 'no files'}")
+    if "" not in layout.splits:
+        log.info("%s: the images of its splits %s are taken together", folder, ", ".join(layout.splits))
+    beside = sum(name is None for _, name in found)
+    if 0 < beside < len(found):
+        name = _absolute(folder).name
+        log.info("%s: %d images are beside its folders; their class is %r", folder, beside, name)
+    return found
+
+
+def _absolute(path: Path) -> Path:
+    """The absolute path, in which links keep their names."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 - Path.resolve follows links
+
+
+def _require_file(path: Path) -> None:
+    """Checks that a path is a regular file whose name can be stored."""
+    if not path.exists():
+        raise DatasetError(f"{path}: does not exist; give an image, or a folder of images")
+    if not path.is_file():
+        raise DatasetError(f"{path}: is a pipe, a socket or a device; give an image file, or a folder of images")
+    require_utf_8(path)

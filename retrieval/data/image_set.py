@@ -21,6 +21,7 @@ from torch.utils.data import Dataset
 
 from retrieval.data.dataset_items import item_name, read_image, read_labels, require_map_style
 from retrieval.data.images import load_image
+from retrieval.data.names import CONTROL, natural_key, warn_missing
 from retrieval.errors import DatasetError
 
 
@@ -42,7 +43,8 @@ class ImageSet(Dataset[tuple[Any, int]]):
         transform: Applied to each RGB image by `images[index]`; None returns the PIL image itself.
 
     Raises:
-        ValueError: The arguments do not fit together, there is no image, or a path leads out of `root`.
+        ValueError: The arguments do not fit together, there is no image, a path leads out of `root`, or a name has a control
+            character, which tables cannot hold.
 
     Example:
         >>> import numpy as np
@@ -71,6 +73,9 @@ class ImageSet(Dataset[tuple[Any, int]]):
         for name, values in (("paths", self.paths), ("class_names", self.class_names)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} holds {first_repeated(values)!r} twice; give each once")
+            if CONTROL.search("/".join(map(str, values))):
+                wrong = next(value for value in values if CONTROL.search(str(value)))
+                raise ValueError(f"{name} holds {wrong!r}, which has a control character; rename it")
         for path in self.paths:
             if not stays_below_root(path):
                 raise ValueError(
@@ -145,6 +150,7 @@ class ImageSet(Dataset[tuple[Any, int]]):
                 if not isinstance(label, int) or not 0 <= label < len(class_names):
                     raise ValueError(f"label {label!r} has no class name; {len(class_names)} are given, for 0, 1, ...")
             names = [class_names[label] for label in ordered]
+        warn_missing(names, f"the data set {type(dataset).__name__}")
         number_of = {label: number for number, label in enumerate(ordered)}
         numbers = np.array([number_of[label] for label in found], dtype=np.int64)
         paths = tuple(f"{position:06}" for position in range(len(found)))
@@ -276,9 +282,14 @@ def require_portable(root: Path, path: str) -> None:
     """Checks that a path below a root can be written to a list and means the same file on every system.
 
     Raises:
-        DatasetError: The path is not UTF-8 or contains a backslash.
+        DatasetError: The path is not UTF-8, or contains a backslash or a control character.
     """
     require_utf_8(root / path, path)
+    if CONTROL.search(path):
+        raise DatasetError(
+            f"{str(root / path)!r}: a name with a control character, such as a tab or a line break, cannot be stored in a table; "
+            "rename the file or folder"
+        )
     if not stays_below_root(path):
         raise DatasetError(f"{root / path}: a name with '\\' does not work on every system; rename the file")
 
@@ -294,12 +305,6 @@ def require_utf_8(file: Path, part: str | None = None) -> None:
     except UnicodeEncodeError as error:
         name = os.fsencode(file).decode(errors="backslashreplace")
         raise DatasetError(f"{name}: its name is no UTF-8, which lists are written in; rename it") from error
-
-
-def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """A sort key that compares the numbers inside names by value."""
-    parts = re.split(r"([0-9]+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 
 def first_repeated(values: Iterable[str]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import struct
 import warnings
 import zlib
@@ -15,9 +14,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retrieval.errors import DatasetError
+from retrieval.files import open_regular
+from retrieval.files.image_formats import formats, missing_package
 
-# Pillow reads more formats. Some of them start other programs (EPS), and none of those stores photographs.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 # The exceptions that Pillow's decoders raise on damaged files, besides OSError.
 _DAMAGE = (
     *(SyntaxError, ValueError, LookupError, TypeError, EOFError, RuntimeError, OverflowError, MemoryError),
@@ -48,7 +47,7 @@ def load_image(path: str | Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about unusual metadata
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_available_formats()) as image:
+            with open_regular(path) as file, Image.open(file, formats=formats()) as image:
                 return _decode(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         reason = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it"
@@ -115,13 +114,6 @@ def _decode(image: Image.Image) -> Image.Image:
     return _to_rgb(_upright(image))
 
 
-@functools.cache
-def _available_formats() -> list[str]:
-    """The formats of `_FORMATS` that this build of Pillow can read."""
-    Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
-
-
 def _upright(image: Image.Image) -> Image.Image:
     try:
         rotated = image.getexif().get(_ORIENTATION, 1) != 1
@@ -154,5 +146,7 @@ def _reason(path: str | Path, error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
+        if package := missing_package(path):
+            return f"Pillow needs the package {package} to read it: python -m pip install {package}"
         return "it is empty" if Path(path).stat().st_size == 0 else "it is not an image of a known format"
     return " ".join(str(error).split()) or type(error).__name__

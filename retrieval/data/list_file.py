@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from retrieval.data.image_set import stays_below_root
 from retrieval.errors import DatasetError
+from retrieval.files import read_regular
 
 LONGEST_LINE = 4096  # characters; no common system allows longer paths
 
@@ -40,7 +41,7 @@ def read_lines(path: Path, *, remedy: str) -> list[Line]:
         DatasetError: The list cannot be read or is empty, or a line is not UTF-8, contains control characters or is too long.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     lines = []

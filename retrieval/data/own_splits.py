@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -23,11 +23,16 @@ NAMES = {
 EXPECTED = "train and test, or train, query and gallery, each with or without validation"
 
 
-def check_names(names: list[str], origin: str) -> dict[str, str]:
+def split_of(name: str) -> str | None:
+    """The name in a run of a split that is called `name`, in whatever case; None for another name."""
+    return NAMES.get(name.lower())
+
+
+def check_names(names: Iterable[str], origin: str) -> dict[str, str]:
     """Checks which splits are given.
 
     Args:
-        names: Names of `NAMES`.
+        names: Names of `NAMES`, in any case.
         origin: The folder, list or data set, for messages.
 
     Returns:
@@ -36,10 +41,11 @@ def check_names(names: list[str], origin: str) -> dict[str, str]:
     Raises:
         DatasetError: These splits do not go together.
     """
-    found = {name: NAMES[name] for name in NAMES if name in names}
+    found = {name: NAMES[name.lower()] for name in sorted(names, key=lambda name: list(NAMES).index(name.lower()))}
     kinds = list(found.values())
-    if len(set(kinds)) < len(kinds):
-        raise DatasetError(f"{origin}: has {' and '.join(found)}; the validation images need one name: merge them")
+    for kind in kinds:
+        if len(alike := [name for name in found if found[name] == kind]) > 1:
+            raise DatasetError(f"{origin}: has {' and '.join(alike)}; the {kind} images need one name: merge them")
     tested = set(kinds) - {"train", "validation"}
     if "train" not in kinds or tested not in ({"test"}, {"query", "gallery"}, set()) or kinds == ["train"]:
         raise DatasetError(f"{origin}: its splits are {', '.join(found)}; expected {EXPECTED}")

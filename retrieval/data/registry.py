@@ -11,10 +11,12 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from retrieval.data import cars196, csv_list, cub200, folder, glyphs, inshop, omniglot, sop
-from retrieval.data.division import divide
+from retrieval.data.division import divide, require_pairs_to_find
 from retrieval.data.entry import refuse_closed_set
 from retrieval.data.image_set import ImageSet
+from retrieval.data.names import refuse_alike
 from retrieval.data.own_splits import EXPECTED, NAMES, arrange, check_names
+from retrieval.data.unreadable import Unreadable
 from retrieval.errors import DatasetError, did_you_mean
 
 log = logging.getLogger("retrieval")
@@ -74,11 +76,26 @@ def read_dataset(data: Any, /, root: str | Path | None = None, **options: Any) -
         >>> splits["train"].num_classes, splits["test"].num_classes
         (2, 2)
     """
+    return read_data(data, root, options)
+
+
+def read_data(
+    data: Any, root: str | Path | None, options: Mapping[str, Any], unreadable: Unreadable | None = None
+) -> dict[str, ImageSet]:
+    """Reads the images of a data set by split; see `read_dataset`.
+
+    Args:
+        data: See `read_dataset`.
+        root: See `read_dataset`.
+        options: See `read_dataset`.
+        unreadable: Leaves out the images that cannot be read, before a set is divided. By default nothing is opened.
+    """
+    leave_out = unreadable.leave_out if unreadable else _keep_all
     if isinstance(data, (ImageSet, Dataset, Mapping)):
         if root is not None:
             raise ValueError(f"root is {str(root)!r}; leave it out for a {type(data).__name__}, which needs no folder")
         _check_names("the data set", options, list(DIVISION))
-        return _image_sets(data, "the data set", DIVISION | options)
+        return _image_sets(data, "the data set", {**DIVISION, **options}, leave_out)
     reader = find_reader(data)
     name = _name(reader)
     parameters = _parameters(reader)
@@ -97,9 +114,9 @@ def read_dataset(data: Any, /, root: str | Path | None = None, **options: Any) -
     taken = {option: value for option, value in options.items() if option in parameters or _takes_any(parameters)}
     found = reader(**given, **taken)
     if is_published(reader):  # the reader has checked its splits
-        splits: dict[str, ImageSet] = found
+        splits: dict[str, ImageSet] = {split: leave_out(images, split) for split, images in found.items()}
         return splits
-    return _image_sets(found, name if root is None else str(root), DIVISION | options)
+    return _image_sets(found, name if root is None else str(root), {**DIVISION, **options}, leave_out)
 
 
 def is_published(reader: str | Reader) -> bool:
@@ -178,11 +195,19 @@ def _name(reader: Reader) -> str:
     return f"{getattr(reader, '__module__', '?')}:{getattr(reader, '__qualname__', type(reader).__name__)}"
 
 
-def _image_sets(found: Any, origin: str, options: Mapping[str, Any]) -> dict[str, ImageSet]:
+def _keep_all(images: ImageSet, split: str) -> ImageSet:
+    return images
+
+
+def _image_sets(
+    found: Any, origin: str, options: Mapping[str, Any], leave_out: Callable[[ImageSet, str], ImageSet]
+) -> dict[str, ImageSet]:
     """The splits of own images: those that they bring, or the division of a single set."""
     division = {name: options[name] for name in DIVISION}
     if not isinstance(found, Mapping):
-        return divide(_image_set(found, origin), **division)
+        images = leave_out(_image_set(found, origin), "")
+        refuse_alike(images.class_names, images.origin)
+        return require_pairs_to_find(divide(images, **division), images.origin)
     if not found or not set(found) <= NAMES.keys():
         raise DatasetError(f"{origin}: is a dict with the keys {', '.join(map(repr, found)) or '(none)'}; {_EXPECTED}")
     if division["split"] != DIVISION["split"]:
@@ -193,7 +218,9 @@ def _image_sets(found: Any, origin: str, options: Mapping[str, Any]) -> dict[str
     if division["test_share"] is not None:
         log.info("%s: test_share has no effect, since the images bring their own splits", origin)
     names = check_names(list(found), origin)
-    return arrange({split: _image_set(found[name], f"{origin}, {name}") for name, split in names.items()}, origin)
+    splits = {split: leave_out(_image_set(found[name], f"{origin}, {name}"), split) for name, split in names.items()}
+    refuse_alike((name for images in splits.values() for name in images.class_names), origin)
+    return require_pairs_to_find(arrange(splits, origin), origin)
 
 
 def _image_set(found: Any, name: str) -> ImageSet:

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import inspect
-import os
-import signal
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from retrieval.data.catalogue import find_source
 from retrieval.data.entry import refuse_closed_set
+from retrieval.data.folder import find_classes
 from retrieval.data.image_set import ImageSet
-from retrieval.data.images import load_image
-from retrieval.data.registry import DATASETS, read_dataset
-from retrieval.errors import DatasetError, RetrievalError
+from retrieval.data.registry import DATASETS, is_published, read_dataset
+from retrieval.data.tree import describe_left_out
+from retrieval.data.unreadable import count_cores, one_line, open_images
+from retrieval.errors import DatasetError
 
 Watch = Callable[[Iterable[Any], int], Iterable[Any]]
-
-CHUNK = 16  # images per task of a process
-MOST_PROCESSES = 61 if sys.platform == "win32" else 1024  # the limit of Windows
 
 
 @dataclass(frozen=True)
@@ -34,11 +30,13 @@ class Report:
         splits: The numbers of (classes, images) of every split that could be read.
         as_published: Whether these were compared with the published numbers. Differences are among the `faults`.
         faults: One line per fault.
+        left_out: One line for each reason why files of a folder are not read, with their number. They are no faults.
     """
 
     splits: Mapping[str, tuple[int, int]]
     as_published: bool
     faults: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def verify(
@@ -51,7 +49,8 @@ def verify(
 ) -> Report:
     """Reads a data set, compares its counts with the published ones, opens all images, and collects all faults.
 
-    If a list cannot be read, its images are not checked.
+    Training classes of a single image are faults of your own images, since training refuses them. If a list cannot be read, its
+    images are not checked.
 
     Args:
         name: The name of a data set.
@@ -77,36 +76,17 @@ def verify(
     try:
         splits = read_dataset(name, root, **(dict.fromkeys(leave_out, False) | options))
     except DatasetError as error:
-        return Report({}, False, (_one_line(error),))
+        return Report({}, False, (one_line(error),))
     counts = {split: (images.num_classes, len(images)) for split, images in splits.items()}
     compared = bool(source.published) and not options
     faults = list(_wrong_counts(splits, counts, source.published)) if compared else []
+    faults += [] if is_published(name) else _lone_classes(splits["train"])
+    left_out = (
+        describe_left_out(find_classes(Path(root).expanduser()).tree.left_out) if name == "folder" and root else []
+    )
     paths = [images.root / path for images in splits.values() for path in images.paths]
     faults += [fault for fault in watch(open_images(paths, processes), len(paths)) if fault]
-    return Report(counts, compared, tuple(faults))
-
-
-def open_images(paths: Sequence[Path], processes: int) -> Iterator[str | None]:
-    """Yields for each image, in order, the reason why it cannot be used, or None.
-
-    Raises:
-        RetrievalError: A process was lost.
-    """
-    if processes == 1:
-        yield from map(_fault, paths)
-        return
-    try:
-        with ProcessPoolExecutor(min(processes, MOST_PROCESSES), initializer=_leave_interrupts_to_the_parent) as pool:
-            yield from pool.map(_fault, paths, chunksize=CHUNK)
-    except BrokenProcessPool as error:
-        raise RetrievalError(
-            "a process that opens images was lost; if memory ran out, verify with fewer processes"
-        ) from error
-
-
-def count_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Report(counts, compared, tuple(faults), tuple(map(one_line, left_out)))
 
 
 def _wrong_counts(
@@ -115,24 +95,17 @@ def _wrong_counts(
     for split, expected in published.items():
         found = counts[split]
         if found != expected:
-            yield _one_line(
+            yield one_line(
                 f"{splits[split].root}: the {split} set has {found[0]:,} classes and {found[1]:,} images, the published protocol "
                 f"has {expected[0]:,} and {expected[1]:,}; unpack the official archive again"
             )
 
 
-def _fault(path: Path) -> str | None:
-    try:
-        load_image(path)
-    except DatasetError as error:
-        return _one_line(error)
-    return None
-
-
-def _one_line(message: object) -> str:
-    """The message as one line that can be printed and written, even if a file name is not UTF-8."""
-    return " ".join(str(message).splitlines()).encode(errors="backslashreplace").decode()
-
-
-def _leave_interrupts_to_the_parent() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _lone_classes(images: ImageSet) -> Iterator[str]:
+    """A line for each class of a single image, which training refuses."""
+    first = np.unique(images.labels, return_index=True)[1]
+    for label in np.flatnonzero(images.class_sizes() < 2):
+        yield one_line(
+            f"{images.where(first[label])}: is the single image of its class {images.class_names[label]!r}, which training "
+            "refuses; add a second one, remove the class, or set data.lone_classes to leave_out"
+        )

@@ -7,10 +7,12 @@ from retrieval.files.outputs import (
     begins_with,
     claim_file,
     claim_folder,
+    own_output,
     require_free_file,
     require_free_folder,
     require_mark,
 )
+from retrieval.files.reading import open_regular, read_regular
 from retrieval.files.writing import write_bytes, write_json, write_text
 
 __all__ = [
@@ -23,6 +25,9 @@ __all__ = [
     "is_locked",
     "locked",
     "make_place",
+    "open_regular",
+    "own_output",
+    "read_regular",
     "require_elsewhere",
     "require_free_file",
     "require_free_folder",

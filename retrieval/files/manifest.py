@@ -16,6 +16,7 @@ from typing import Any
 
 from retrieval.errors import RetrievalError
 from retrieval.files.claims import is_being_replaced
+from retrieval.files.reading import read_regular
 
 MANIFEST = "manifest.json"
 
@@ -186,7 +187,7 @@ class FolderKind:
 def manifest_text(folder: Path) -> bytes | None:
     """The content of the manifest of a folder; None where it cannot be read."""
     try:
-        return (folder / MANIFEST).read_bytes()
+        return read_regular(folder / MANIFEST)
     except OSError:
         return None
 

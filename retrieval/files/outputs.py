@@ -1,4 +1,4 @@
-"""Outputs: only one call writes an output, and nothing is replaced unless the user asks for it."""
+"""Outputs and the marks by which they are known: one call writes an output, and nothing is replaced unless the user asks for it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from pathlib import Path
 from retrieval.errors import RetrievalError
 from retrieval.files.claims import claimed
 from retrieval.files.folders import require_elsewhere, require_place
+from retrieval.files.manifest import manifest_text
+from retrieval.files.reading import open_regular
+
+# Says that a page was made here, and so may be replaced.
+REPORT_MARK = '<meta name="generator" content="retrieval report">'
+_RUN_FILES = ("config.yaml", "environment.json")
+_FORMAT = b'"format": "retrieval '  # of every manifest
+_PICTURES = "-pictures"  # the end of the name of the folder with the pictures of a report
 
 
 @contextlib.contextmanager
@@ -103,9 +111,25 @@ def begins_with(file: Path, content: bytes) -> bool:
     return _beginning(file, len(content)) == content
 
 
+def own_output(folder: Path) -> str | None:
+    """What a folder is if this program has written it: "a run", "an index or a model", "pictures of a report"; otherwise None."""
+    if all((folder / name).is_file() for name in _RUN_FILES):
+        return "a run"
+    if _FORMAT in (manifest_text(folder) or b""):
+        return "an index or a model"
+    if folder.name.endswith(_PICTURES) and is_report(folder.with_name(f"{folder.name.removesuffix(_PICTURES)}.html")):
+        return "pictures of a report"
+    return None
+
+
+def is_report(page: Path) -> bool:
+    """Whether a file is a page of a report; False if it cannot be read."""
+    return REPORT_MARK.encode() in _beginning(page, 1000)
+
+
 def _beginning(file: Path, size: int) -> bytes:
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             return opened.read(size)
     except OSError:
         return b""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retrieval import evaluation
+from retrieval.data.names import MISSING, refuse_alike
 from retrieval.errors import DatasetError, did_you_mean, plural
+from retrieval.files import open_regular, read_regular
+
+log = logging.getLogger("retrieval")
 
 COLUMNS = ("label", "id", "path")
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}  # in place of commas, as spreadsheets write them
@@ -24,7 +29,8 @@ def read_vectors(file: Path) -> np.ndarray:
         DatasetError: The file is not an array of finite numbers, or a vector is zero.
     """
     try:
-        vectors = np.load(file, allow_pickle=False)
+        with open_regular(file) as opened:
+            vectors = np.load(opened, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not an array of numbers"
         raise DatasetError(f"{file}: cannot be read ({reason}); write it with numpy.save") from error
@@ -59,6 +65,11 @@ def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
             f"{file}: has {plural(labelled, 'item')}, {vectors} has {plural(count, 'vector')}; give one line for each"
         )
     numbers = {name: label for label, name in enumerate(dict.fromkeys(table["label"]))}
+    refuse_alike(numbers, file)
+    for name in numbers:
+        if name.lower() in MISSING:
+            number = table["label"].index(name) + 1
+            log.warning("%s, item %d: label %r is the text of a missing value; it forms a class", file, number, name)
     ids = np.array([int(text) for text in table["id"]]) if "id" in table else np.arange(count)
     paths = table.get("path", [str(id_) for id_ in ids])
     labels = np.array([numbers[name] for name in table["label"]])
@@ -101,7 +112,8 @@ def _header_fault(names: list[str], unknown: list[str], *, has_header: bool) -> 
 def _read_array(file: Path) -> list[str]:
     """The labels of a .npy file: an array (count,) of whole numbers or texts."""
     try:
-        labels = np.load(file, allow_pickle=False)
+        with open_regular(file) as opened:
+            labels = np.load(opened, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not an array of labels"
         raise DatasetError(f"{file}: cannot be read ({reason}); write numbers or texts with numpy.save") from error
@@ -132,7 +144,7 @@ def _read_lines(file: Path) -> list[str]:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_regular(file).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DatasetError(

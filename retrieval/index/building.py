@@ -12,11 +12,13 @@ import numpy as np
 from torch import Tensor
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, given_images, images_in, listed_images
+from retrieval.data import ImageSet, given_images, images_in, listed_images, readable
 from retrieval.data.image_set import first_repeated
+from retrieval.data.names import refuse_alike
 from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
 from retrieval.index import approximate, arrays, editing
 from retrieval.index.bundle import Bundle, read_bundle
+from retrieval.index.items import check_names
 from retrieval.index.parts import embed_in_parts, parts_folder, thumbnails_of
 from retrieval.index.writing import make_bundle, write_bundle
 from retrieval.model import Model
@@ -41,6 +43,8 @@ def build(
     if kind != approximate.EXACT:
         with usage_errors():
             kind = approximate.factory_string(kind, len(images), model.embedding_dim)
+    check_names(out or Path("index"), images.class_names, images.paths)
+    refuse_alike(images.class_names, images.origin)
     stored = stored_model(model, out)
 
     def make(vectors: np.ndarray) -> Bundle:
@@ -65,8 +69,8 @@ def build(
     with distributed.joined(model.device) as device, contextlib.ExitStack() as stack:
         folder = stack.enter_context(parts_folder(out))
         model.to(device)
-        in_memory = stored is None or not images.is_on_disk
-        vectors = model.encode(images) if in_memory else embed_in_parts(model, stored, images, folder)
+        in_parts = None if not images.is_on_disk else stored
+        vectors = model.encode(images) if in_parts is None else embed_in_parts(model, in_parts, images, folder)
         written: list[Bundle] = []  # in rank 0 only; the others read it
         distributed.on_main(lambda: written.append(write_bundle(make(vectors), out, overwrite=overwrite)))
         return written[0] if written else read_bundle(out)
@@ -93,6 +97,7 @@ def from_vectors(
     if len(numbers) != len(rows):
         raise ValueError(f"{len(rows)} vectors and {len(numbers)} labels; give one label for each vector")
     name_of = dict(zip(numbers.tolist(), names, strict=True))
+    refuse_alike(name_of.values(), out or "index")
     if len(set(name_of.values())) < len(name_of):
         raise ValueError("two different labels have the same text, such as 1 and '1'; give all of one type")
     if model is not None and model.embedding_dim != rows.shape[1]:
@@ -134,29 +139,47 @@ def from_files(vectors: Path, labels: Path, *, kind: str, where: str | Path) -> 
 
 
 def add(
-    bundle: Bundle, model: Model, images: Any, *, class_name: str | None, root: str | Path | None
+    bundle: Bundle,
+    model: Model,
+    images: Any,
+    *,
+    class_name: str | None,
+    root: str | Path | None,
+    skip_unreadable: bool,
 ) -> tuple[int, Bundle]:
-    """Embeds images and adds them to a bundle; see `retrieval.Index.add`.
+    """Embeds images and adds those to a bundle that it does not hold; see `retrieval.Index.add`.
 
     Returns:
         The number of images that were added, and the new bundle.
     """
     added = images if isinstance(images, ImageSet) else given_images(_paths(images))
+    if skip_unreadable:
+        added = readable(added, model.workers)
     images_root = bundle.manifest["images_root"] if root is None else _moved_root(bundle, Path(root))
     paths: Sequence[str] = added.paths
     if added.is_on_disk:
         paths = [_stored_path(Path(images_root), added.root / path) for path in added.paths]
-    editing.require_new(bundle, paths)
+    names = [class_name or added.class_names[label] for label in added.labels]
+    check_names(Path(str(bundle)), names, paths)
+    editing.require_class_names(bundle, names)
+    held = editing.positions_held(bundle, names, paths)
     with contextlib.ExitStack() as stack:
         folder = None if bundle.folder is None else stack.enter_context(parts_folder(bundle.folder))
         if folder is None or bundle.model is None or not model.takes_tensors or not added.is_on_disk:
             vectors = model.encode(added)
         else:
             vectors = model.unit(embed_in_parts(model, bundle.model, added, folder))
-        names = [class_name or added.class_names[label] for label in added.labels]
-        pictures = thumbnails_of(added) if bundle.thumbnails is not None else None
-        new = editing.add(bundle, vectors, names, paths, pictures, images_root=images_root)
-    return len(added), new
+        editing.require_same_content(bundle, vectors, paths, held)
+        new = [i for i in range(len(paths)) if i not in held]
+        if held:
+            log.info("%s: holds %d of %d images already, which are not added again", bundle, len(held), len(paths))
+        if not new:
+            return 0, bundle
+        pictures = thumbnails_of(added.select(new)) if bundle.thumbnails is not None else None
+        changed = editing.add(
+            bundle, vectors[new], [names[i] for i in new], [paths[i] for i in new], pictures, images_root=images_root
+        )
+    return len(new), changed
 
 
 def _stored_path(root: Path, file: Path) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from retrieval.data.names import look, refuse_alike
 from retrieval.errors import IndexFormatError, RetrievalError
 from retrieval.index.bundle import Bundle, number_classes
 from retrieval.index.writing import make_bundle, require_replaceable, write_bundle
+
+_ALIKE = 0.999  # the least cosine similarity of two vectors of one image, which differ by rounding
 
 
 def contents(bundle: Bundle) -> dict[str, Any]:
@@ -65,6 +68,51 @@ def require_new(bundle: Bundle, paths: Sequence[str]) -> None:
         if path in known:
             raise IndexFormatError(f"{bundle}: holds {path!r} already; remove it first")
         known.add(path)
+
+
+def require_class_names(bundle: Bundle, names: Iterable[str]) -> None:
+    """Checks that no new class looks like a class of a bundle and is written with other characters.
+
+    Raises:
+        DatasetError: One does; the message names both.
+    """
+    new = set(names) - set(bundle.class_names)
+    looks = {look(name) for name in new}
+    refuse_alike([name for name in (*dict.fromkeys(bundle.class_names), *sorted(new)) if look(name) in looks], bundle)
+
+
+def positions_held(bundle: Bundle, class_names: Sequence[str], paths: Sequence[str]) -> dict[int, int]:
+    """The images that a bundle holds: from their position in `paths` to that in the bundle.
+
+    Raises:
+        IndexFormatError: It holds one as another class.
+    """
+    known = {path: position for position, path in enumerate(bundle.paths)}
+    held = {i: known[path] for i, path in enumerate(paths) if path in known}
+    for i, position in held.items():
+        if class_names[i] != bundle.class_names[position]:
+            raise IndexFormatError(
+                f"{bundle}: holds {paths[i]!r} already, as class {bundle.class_names[position]!r} and not {class_names[i]!r}; "
+                "remove it first"
+            )
+    return held
+
+
+def require_same_content(bundle: Bundle, vectors: np.ndarray, paths: Sequence[str], held: Mapping[int, int]) -> None:
+    """Checks by their vectors that images are still those that a bundle holds.
+
+    Args:
+        bundle: The bundle.
+        vectors: (count, dim) Unit vectors of all images.
+        paths: (count,) Their paths.
+        held: See `positions_held`.
+
+    Raises:
+        IndexFormatError: The content of one has changed; the message names the first.
+    """
+    for i, position in held.items():
+        if float(vectors[i] @ bundle.vectors[position]) < _ALIKE:
+            raise IndexFormatError(f"{bundle}: holds {paths[i]!r} already, with another content; remove it first")
 
 
 def add(
@@ -127,6 +175,7 @@ def merge(bundles: Sequence[Bundle], where: str | Path = "index") -> Bundle:
     first, *others = bundles
     for other in others:
         require_comparable(first, other)
+        require_class_names(first, other.class_names)
     root = _common_root([bundle.manifest["images_root"] for bundle in bundles])
     paths = [path_below(root, bundle.root / path) for bundle in bundles for path in bundle.paths]
     seen: dict[str, Bundle] = {}

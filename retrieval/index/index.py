@@ -377,7 +377,14 @@ class Index:
         """
         return comparison.compare([self._bundle, *(_bundle_of(other) for other in others)], ks, seed=seed)  # type: ignore[list-item]
 
-    def add(self, images: Any, *, class_name: str | None = None, root: Place | None = None) -> int:
+    def add(
+        self,
+        images: Any,
+        *,
+        class_name: str | None = None,
+        root: Place | None = None,
+        skip_unreadable: bool = False,
+    ) -> int:
         """Embeds images and adds them to the index, and to its folder at once.
 
         The class of an image is the folder that it was given by: that of a file is the folder that it is in; that of an image in a
@@ -388,17 +395,21 @@ class Index:
                 of another is absolute. The paths of the earlier items stay as they are.
             class_name: The class of all of them.
             root: The folder of the images, if all of them have moved.
+            skip_unreadable: Leave out the images that cannot be read, which are logged.
 
         Returns:
-            The number of images that were added.
+            The number of images that were added. Images that the index holds already, with the same path, class and content, are
+            counted in the log and not added again.
 
         Raises:
-            RetrievalError: An image is in the index already, or an earlier one is not below the new root.
+            RetrievalError: The index holds an image of the same path with another class or content, an earlier image is not below
+                the new root, or a class looks like one of the index and is written with other characters.
         """
         if class_name is not None and not class_name.strip():
             raise ConfigError("the name of the class is empty; give one, or leave it out")
+        options: dict[str, Any] = {"class_name": class_name, "root": root, "skip_unreadable": skip_unreadable}
         with self._editing() as bundle:
-            added, bundle = building.add(bundle, self.model, images, class_name=class_name, root=root)
+            added, bundle = building.add(bundle, self.model, images, **options)
             self._generation = self._generation.followed_by(bundle)
         return added
 

@@ -10,6 +10,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
+from retrieval.data.names import CONTROL
 from retrieval.errors import IndexFormatError
 from retrieval.evaluation.arrays import check_ids, check_whole_numbers
 from retrieval.index.manifest import REMEDY
@@ -71,7 +72,7 @@ def check_names(where: Path, class_names: Sequence[str], paths: Sequence[str]) -
         IndexFormatError: One does not; the message names the first.
     """
     for name in (*class_names, *paths):
-        if re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", name):
+        if CONTROL.search(name):
             raise IndexFormatError(
                 f"{where}: {name!r} holds a control character or bytes that are not UTF-8; rename it and {REMEDY}"
             )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, Preprocessing, image_files, to_image
+from retrieval.data import ImageSet, Preprocessing, image_files, readable_files, to_image
 from retrieval.errors import RetrievalError
 from retrieval.evaluation.inputs import to_numpy
 from retrieval.files import claim_file, claim_folder, folder_in_one_piece, write_bytes
@@ -166,12 +166,20 @@ class Model:
             images = ImageSet.from_dataset(images)
         return self.unit(self._raw(images))
 
-    def embed_files(self, images: Sequence[str | Path], folder: str | Path, *, overwrite: bool = False) -> ArrayFiles:
+    def embed_files(
+        self,
+        images: Sequence[str | Path],
+        folder: str | Path,
+        *,
+        skip_unreadable: bool = False,
+        overwrite: bool = False,
+    ) -> ArrayFiles:
         """Embeds image files, and writes vectors.npy and paths.csv into a new folder.
 
         Args:
             images: Image files, and folders of them.
             folder: The new folder.
+            skip_unreadable: Leave out the images that cannot be read, which are logged.
             overwrite: Replace such files in that folder.
 
         Raises:
@@ -179,6 +187,8 @@ class Model:
         """
         with claim_for_arrays(folder, overwrite):
             files = image_files(images)
+            if skip_unreadable:
+                files = readable_files(files, self.workers)
             return write_arrays(folder, self.encode(files), {"path": list(map(str, files))}, PATHS, overwrite=overwrite)
 
     def unit(self, vectors: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -77,7 +78,7 @@ def charts_training(rows: Rows, results: Results, chosen: float | None = None) -
         points = {figure: _values(rows, results, split, figure) for figure in _FIGURES}
         for figure, (title, *_, name) in _FIGURES.items() if all(points.values()) else ():
             levels = _levels(results, split, figure, points[figure])
-            options = {"levels": levels, "split": split, "figure": figure, "chosen": chosen}
+            options: dict[str, Any] = {"levels": levels, "split": split, "figure": figure, "chosen": chosen}
             draw = partial(_draw_figure, rows=rows, points=points[figure], **options)
             described = f"{title} on the {split} images over the epochs{said}"
             charts.append(Chart(f"{split}-{name}", described, draw, _INCHES))

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from retrieval import evaluation
+from retrieval.files.outputs import REPORT_MARK
 from retrieval.report.analysis import Analysis, Images, draw_scores
 from retrieval.report.charts import chart_classes, chart_ranks, chart_recall, chart_scores
 from retrieval.report.curves import charts_training
@@ -22,9 +23,6 @@ from retrieval.report.gallery import GalleryRow, Neighbour, draw_gallery
 from retrieval.report.headline import headline
 from retrieval.report.page import Tile, picture_uri, render
 from retrieval.report.thumbnail import data_uri, read_thumbnail
-
-# Says that a page was made here, and so may be replaced.
-MARK = '<meta name="generator" content="retrieval report">'
 
 _QUERIES, _NEIGHBOURS = 8, 8
 _CLASSES, _EXAMPLES = 15, 3
@@ -94,7 +92,7 @@ def make_report(analysis: Analysis, facts: Facts, *, seed: int = 0) -> Report:
     values = {figure["name"]: figure["value"] for figure in figures}
     html = render(
         "report.html",
-        mark=Markup(MARK),
+        mark=Markup(REPORT_MARK),
         facts=facts,
         created=datetime.now(UTC),
         headline=headline(values, len(ranking.queries), facts.split, facts.results),

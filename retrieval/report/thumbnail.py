@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, features
 
-# Pillow knows more formats, but some of them start other programs (EPS) and none of those holds photographs.
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+from retrieval.files.image_formats import formats
+
 # What Pillow raises on missing and damaged files.
 _UNREADABLE = (
     *(OSError, EOFError, SyntaxError, ValueError, LookupError, TypeError, RuntimeError),
@@ -33,9 +33,8 @@ def read_picture(source: Path | bytes, side: int) -> Image.Image | None:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            Image.init()
             opened = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(opened, formats=[name for name in _FORMATS if name in Image.OPEN]) as file:
+            with Image.open(opened, formats=formats()) as file:
                 file.draft("RGB", (side, side))
                 image = _to_8_bits(ImageOps.exif_transpose(file))
     except _UNREADABLE:

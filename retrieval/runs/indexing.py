@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from retrieval.data import images_in, listed_images
+from retrieval.data import images_in, listed_images, readable
 from retrieval.errors import ConfigError
 from retrieval.index import Index
 from retrieval.model import Model
@@ -23,6 +23,7 @@ def build_index(
     root: str | Path | None = None,
     checkpoint: str | None = None,
     device: str | None = None,
+    skip_unreadable: bool = False,
     **options: Any,
 ) -> Index:
     """Embeds a split of a run, a folder or a list of images, and writes an index of it.
@@ -36,6 +37,7 @@ def build_index(
         root: The folder that the paths of the list are relative to.
         checkpoint: The weights of a run; see `retrieval.Model.load`.
         device: The device; by default that of the run's configuration.
+        skip_unreadable: Leave out the images of a folder or list that cannot be read, which are logged.
         options: `kind`, `thumbnails` and `overwrite`; see `retrieval.Index.build`.
 
     Raises:
@@ -45,6 +47,10 @@ def build_index(
         raise ConfigError("a split, a folder of images and a list exclude each other; give one of them")
     if root is not None and listed is None:
         raise ConfigError("--root belongs to --list, whose paths start from there")
+    if skip_unreadable and images is None and listed is None:
+        raise ConfigError(
+            "--skip-unreadable belongs to --images and --list; the images of a run are skipped by data.unreadable"
+        )
     is_run = RunFolder(source).config.is_file()
     if images is None and listed is None:
         if not is_run:
@@ -56,4 +62,6 @@ def build_index(
     if is_run and device is None:  # then the device of the run's configuration
         device = Run.open(source).config.device
     model = Model.load(source, checkpoint=checkpoint, device=device or "auto")
+    if skip_unreadable:
+        image_set = readable(image_set, model.workers)
     return Index.build(model, image_set, out or Path(source) / f"index-{name}", split=name, **options)

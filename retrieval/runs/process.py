@@ -26,6 +26,7 @@ from retrieval.config.splits import (
     build_augmentation,
     build_sampler,
     build_training_loader,
+    find_unreadable,
     name_images,
     read_splits,
     with_absolute_paths,
@@ -43,7 +44,7 @@ from retrieval.runs.measuring import Measuring, describe
 from retrieval.runs.objects import Objects
 from retrieval.runs.pictures import draw_neighbours
 from retrieval.runs.record import Figures, Record, below_frozen_features, labelled, result_name, unlabelled
-from retrieval.runs.resume import require_same
+from retrieval.runs.resume import known_unreadable, require_same
 from retrieval.runs.run import Run
 from retrieval.runs.summary import summarize_training
 from retrieval.training import (
@@ -129,6 +130,7 @@ class _Process:
     device: torch.device
     signals: StopSignals
     splits: dict[str, ImageSet]
+    unreadable: dict[str, str]
     network: Embedder
     augmentation: Augmentation
     sampler: MPerClassSampler
@@ -154,6 +156,7 @@ class _Process:
         if distributed.is_main():
             fingerprints = {name: images.fingerprint() for name, images in self.splits.items()}
             environment = describe_environment(device=str(self.device), seed=self.config.seed, data=fingerprints)
+            environment["unreadable"] = self.unreadable
             assert self.run.plan is not None
             environment["plan"] = self.run.plan.to_dict()
             self.folder.create(to_yaml(self.config), environment, overwrite=overwrite)
@@ -364,7 +367,9 @@ def _build(
     resume: bool,
 ) -> _Process:
     """Builds the parts of a run. The weights of a resumed run come from its checkpoint."""
-    splits = read_splits(config, objects.data)
+    unreadable = known_unreadable(folder) if resume else None
+    unreadable = find_unreadable(config, objects.data) if unreadable is None else unreadable
+    splits = read_splits(config, objects.data, unreadable)
     config = fit(config, splits)
     torch.manual_seed(config.seed)
     own = objects.network
@@ -389,6 +394,7 @@ def _build(
         device=device,
         signals=signals,
         splits=splits,
+        unreadable=unreadable,
         network=network,
         augmentation=augmentation,
         sampler=sampler,

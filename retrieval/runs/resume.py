@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 
 from retrieval.config import Config, load
@@ -33,3 +34,12 @@ def require_same(config: Config, folder: RunFolder) -> None:
         raise CheckpointError(
             f"{folder.path}: was started with another configuration ({differences}); resume it with config={given}"
         )
+
+
+def known_unreadable(folder: RunFolder) -> dict[str, str] | None:
+    """The images that a run skips because they could not be read at its start; None where the run does not record them."""
+    try:
+        known = json.loads(folder.environment.read_text(encoding="utf-8"))["unreadable"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return known if isinstance(known, dict) else None

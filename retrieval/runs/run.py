@@ -25,6 +25,7 @@ from retrieval.model.description import WEIGHTS
 from retrieval.model.places import load_run, require_known
 from retrieval.runs.images import indexing_remedy, require_same_images
 from retrieval.runs.record import Figures, Record
+from retrieval.runs.resume import known_unreadable
 from retrieval.runs.run_list import RunSummary, summarize
 from retrieval.runs.summary import TrainingSummary
 from retrieval.training import RunFolder
@@ -266,7 +267,7 @@ class Run:
 
     def _read_splits(self, data: Any = None) -> dict[str, ImageSet]:
         """The images of the run, after checking that they are those that it was started with."""
-        splits = read_splits(self.config, data)
+        splits = read_splits(self.config, data, known_unreadable(self.folder))
         require_same_images(splits, self.folder, indexing_remedy(self.config, self.folder))
         return splits
 

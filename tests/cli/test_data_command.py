@@ -85,6 +85,26 @@ def test_verify_counts_a_whole_data_set_and_writes_nothing(capsys, photos):
     assert [path.name for path in photos.parent.resolve().iterdir()] == ["photos"]
 
 
+def test_verify_counts_what_is_not_read_and_verbose_names_it(capsys, caplog, photos):
+    (photos / "a" / "notes.xyz").touch()
+    (photos / "a" / ".hidden").touch()
+    words = ("verify", "folder", "--root", "photos", "--processes", "1")
+    code, out, err = call(capsys, *words, "--quiet")
+    assert (code, err) == (0, "")
+    assert "not read 1 hidden ('a/.hidden')\nnot read 1 of other types (1 .xyz)\n" in out
+    assert json.loads(call(capsys, *words, "--json")[1])["not_read"] == [
+        "1 hidden ('a/.hidden')",
+        "1 of other types (1 .xyz)",
+    ]
+    call(capsys, *words)
+    assert "notes.xyz" not in caplog.text
+    call(capsys, *words, "--verbose")
+    assert caplog.messages[-2:] == [
+        "photos/a/.hidden: not read: hidden",
+        "photos/a/notes.xyz: not read: of other types",
+    ]
+
+
 def test_verify_prints_all_faults_writes_them_and_exits_with_1(capsys, photos):
     broken = [photos / "a" / "1.png", photos / "d" / "0.png"]
     for path in broken:
@@ -110,10 +130,12 @@ def test_mended_faults_are_removed_from_the_list(capsys, photos):
 
 
 def test_options_of_the_reader_are_read_as_in_a_configuration(capsys, photos):
-    (photos / "list.csv").write_text("path,label\n" + "".join(f"{name}/0.png,{name}\n" for name in "abcd"))
+    (photos / "list.csv").write_text(
+        "path,label\n" + "".join(f"{name}/{i}.png,{name}\n" for name in "abcd" for i in range(2))
+    )
     code, out, _ = call(capsys, "verify", "csv", "--root", "photos", "file=list.csv", "test_share=0.5")
     assert code == 0
-    assert out.startswith("train          2 classes       2 images")
+    assert out.startswith("train          2 classes       4 images")
     expect_error(capsys, 2, "expected key=value", "verify", "csv", "--root", "photos", "list.csv")
     expect_error(capsys, 2, "is not valid YAML", "verify", "csv", "--root", "photos", "seed=[1")
     expect_error(capsys, 2, "train_classes is 'few'", "verify", "cub200", "--root", "photos", "train_classes=few")

@@ -63,7 +63,7 @@ def test_the_examples_are_commands_that_exist_with_their_options(words):
 @pytest.mark.parametrize("words", WORKING)
 def test_quiet_and_debug_are_options_of_every_command(words):
     names = {name for parameter in command_of(words).params for name in parameter.opts}
-    assert names >= {"--quiet", "--debug"}
+    assert names >= {"--quiet", "--verbose", "--debug"}
 
 
 @pytest.mark.parametrize("words", WORKING)

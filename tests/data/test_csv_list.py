@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,24 @@ def test_the_list_may_have_another_name_and_lie_elsewhere(tmp_path: Path) -> Non
         ("path,label\n", "line 1: no image is listed"),
         ("path,split\na,train\n", "line 1: the column label is missing"),
         ("label,split\na,train\n", "line 1: the column path is missing"),
-        ("path;label\na;b\n", "line 1: column 'path;label' is not known"),
+        (
+            "path;label\na;b\n",
+            "line 1: the values are separated by semicolons, not by commas; save the list with commas",
+        ),
+        ("label\tpath\na\tb\n", "line 1: the values are separated by tabs, not by commas"),
+        ('"path";"label"\na;b\n', "line 1: the values are separated by semicolons"),
+        ("a/1.jpg,a\na/2.jpg,a\n", "line 1: is an image, not the names of the columns; add the first line; expected"),
+        ("path;lable\na;b\n", "line 1: column 'path;lable' is not known"),
+        (
+            'path,label\na.jpg,"a\tb"\n',
+            r"line 2: 'a\\tb' has a control character, such as a tab, which cannot be stored",
+        ),
+        ('path,label\n"a\t.jpg",a\n', r"line 2: 'a\\t.jpg' has a control character"),
+        ("path,label\na.jpg,a\x85b\n", "line 2: .* has a control character"),
+        (
+            "path,label,split\na.jpg,caf\u00e9,train\nb.jpg,b,train\nc.jpg,cafe\u0301,test\n",
+            r"the classes .* look alike but are written 'caf\\xe9' and 'cafe\\u0301'; give them one name",
+        ),
         ("path,lable\na,b\n", r"line 1: column 'lable' is not known; did you mean label\?"),
         ("path,label,label\na,b,b\n", "line 1: column 'label' occurs twice"),
         ("path,label,\na,b,\n", "line 1: column '' is not known"),
@@ -119,7 +137,7 @@ def test_the_list_may_have_another_name_and_lie_elsewhere(tmp_path: Path) -> Non
         ("path,label,split\na.jpg,b,query\nb.jpg,b,gallery\n", "its splits are query, gallery; expected"),
         (
             "path,label,split\na.jpg,b,train\nb.jpg,b,val\nc.jpg,b,valid\n",
-            "has train and valid and val; the validation",
+            "has valid and val; the validation",
         ),
         (
             "path,label,split\na.jpg,b,test\nb.jpg,c,query\nc.jpg,d,train\n",
@@ -151,3 +169,48 @@ def test_missing_images_are_counted(tmp_path: Path) -> None:
         DatasetError, match=r"3.jpg: this and 0 more of the 2 test images do not exist; .*choose the root"
     ):
         csv_list.read(tmp_path)
+
+
+def test_a_list_in_one_normal_form_finds_files_in_the_other(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = write(tmp_path, f"path,label\n{composed}/{decomposed}.jpg,a\nb/{composed}.jpg,b\n", images=False)
+    for path in (f"{decomposed}/{composed}.jpg", f"b/{composed}.jpg"):
+        (root / path).parent.mkdir()
+        (root / path).touch()
+    images = csv_list.read(root)
+    assert isinstance(images, ImageSet)
+    assert all((root / path).is_file() for path in images.paths)
+    if composed not in [path.name for path in root.iterdir()]:  # the file system tells the two apart
+        assert images.paths == (f"{decomposed}/{composed}.jpg", f"b/{composed}.jpg")
+    write(tmp_path, f"path,label\nb/{composed}.jpg,a\nb/{decomposed}.jpg,b\n", images=False)
+    with pytest.raises(DatasetError, match=r"line 3: image .* is listed twice"):
+        csv_list.read(root)
+
+
+def test_labels_that_are_the_text_of_a_missing_value_give_a_warning_with_the_line(tmp_path: Path, caplog) -> None:
+    root = write(tmp_path, "path,label\n1.jpg,a\n2.jpg,nan\n3.jpg,nan\n4.jpg,None\n5.jpg,Nancy\n")
+    csv_list.read(root)
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+    assert caplog.messages == [
+        f"{root}/images.csv, line 3: label 'nan' is the text of a missing value; 2 images form a class of this name",
+        f"{root}/images.csv, line 5: label 'None' is the text of a missing value; 1 images form a class of this name",
+    ]
+
+
+def test_the_values_of_the_split_column_are_in_any_case(tmp_path: Path) -> None:
+    assert list(read_splits(write(tmp_path, SPLIT.replace("train", "Train").replace("test", "TEST")))) == [
+        "train",
+        "test",
+    ]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_in_place_of_a_list_or_an_image_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "images.csv")
+    with pytest.raises(DatasetError, match=r"images.csv: cannot be read \(Not a regular file\)"):
+        csv_list.read(tmp_path)
+    root = write(tmp_path / "root", PLAIN)
+    (root / "a" / "0.jpg").unlink()
+    os.mkfifo(root / "a" / "0.jpg")
+    with pytest.raises(DatasetError, match=r"a/0\.jpg: this and 0 more of the 12 images do not exist"):
+        csv_list.read(root)

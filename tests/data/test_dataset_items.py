@@ -240,3 +240,14 @@ def test_data_sets_of_torch_are_read() -> None:
     tensors = TensorDataset(torch.zeros(4, 3, 6, 6, dtype=torch.uint8), torch.tensor([5, 5, 9, 9]))
     assert names_of(ImageSet.from_dataset(tensors)) == ["5", "5", "9", "9"]
     assert names_of(ImageSet.from_dataset(Subset(tensors, [3, 0]))) == ["9", "5"]
+
+
+@pytest.mark.parametrize("missing", [float("nan"), np.float32("nan"), torch.tensor(float("nan"))])
+def test_a_missing_label_is_refused_with_its_position(missing: Any) -> None:
+    with pytest.raises(DatasetError, match=r"item 1 of the data set list: its label is nan, a missing value"):
+        ImageSet.from_dataset([0, 0, 0], labels=["a", missing, "b"])
+
+
+def test_labels_that_name_a_missing_value_give_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    ImageSet.from_dataset([0, 0], labels=["a", None])
+    assert caplog.messages == ["the data set list: the class 'None' has the name of a missing value"]

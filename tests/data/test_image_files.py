@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from retrieval.data import given_images, image_files, images_in, listed_images
-from retrieval.data.image_files import folder_class
 from retrieval.errors import ConfigError, DatasetError
 
 
@@ -25,16 +25,18 @@ def classes_of(root: Path) -> dict[str, str]:
 
 def test_images_are_found_at_any_depth_with_the_first_folder_as_class(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.JPG", "b/deep/er/1.png", "a/1.webp", "0.png", "a/notes.txt", ".hidden/1.png", "a/._1.jpg")
-    (tmp_path / "b" / "folder.png").mkdir()
-    assert classes_of(tmp_path) == {"0.png": ".", "a/1.webp": "a", "b/2.JPG": "b", "b/deep/er/1.png": "b"}
+    touch(tmp_path, "b/folder.png/3.png")
+    assert classes_of(tmp_path) == {"0.png": tmp_path.name, "a/1.webp": "a", "b/2.JPG": "b", "b/deep/er/1.png": "b"} | {
+        "b/folder.png/3.png": "b"
+    }
     assert images_in(str(tmp_path)).root == tmp_path
-    assert images_in(tmp_path).paths == ("0.png", "a/1.webp", "b/2.JPG", "b/deep/er/1.png")
+    assert images_in(tmp_path).paths == ("0.png", "a/1.webp", "b/2.JPG", "b/deep/er/1.png", "b/folder.png/3.png")
 
 
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"none: is no folder; give the folder with the images"):
         images_in(tmp_path / "none")
-    with pytest.raises(DatasetError, match=r"contains no images; expected files \*\{.avif,"):
+    with pytest.raises(DatasetError, match=r"contains no images; found 1 of other types \(1 .txt\)"):
         images_in(touch(tmp_path, "notes.txt"))
 
 
@@ -47,6 +49,32 @@ def test_files_are_kept_and_folders_replaced_by_their_images(tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="contains no images"):
         image_files([tmp_path / "empty"])
+
+
+def test_the_splits_of_a_folder_are_taken_together_and_their_folders_are_no_classes(tmp_path: Path, caplog) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png", "valid/b/2.png", "test/c/1.png", "test/2.png", "more/d/1.png")
+    with caplog.at_level("INFO", "retrieval"):
+        assert classes_of(tmp_path) == {
+            "train/a/1.png": "a",
+            "train/b/1.png": "b",
+            "valid/b/2.png": "b",
+            "test/c/1.png": "c",
+            "test/2.png": tmp_path.name,
+        }
+    assert f"{tmp_path}: the images of its splits test, train, valid are taken together" in caplog.messages
+    assert "1 images next to test, train, valid ('more/d/1.png')" in caplog.text
+    assert len(image_files([tmp_path])) == len(given_images([tmp_path])) == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for read in (image_files, given_images):
+        with pytest.raises(DatasetError, match=r"a.png: is a pipe, a socket or a device; give an image file"):
+            read([tmp_path / "a.png"])
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(DatasetError, match=r"list.csv: cannot be read \(Not a regular file\)"):
+        listed_images(tmp_path / "list.csv")
 
 
 def given_classes(*places: str | Path) -> dict[str, str]:
@@ -91,10 +119,6 @@ def test_a_listed_image_is_found_from_the_folder_of_the_list_or_from_a_root(tmp_
     assert listed_images(str(tmp_path / "list.csv"), tmp_path / "photos").fingerprint() == images.fingerprint()
     with pytest.raises(DatasetError, match=r"x/2.png: this and 1 more of the 2 listed images do not exist; .*--root"):
         listed_images(tmp_path / "list.csv")
-
-
-def test_the_class_of_a_path_is_its_first_folder() -> None:
-    assert [folder_class(path) for path in ("a/b/1.png", "a/1.png", "1.png")] == ["a", "a", "."]
 
 
 def test_a_backslash_in_a_name_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.data import Dataset
 
-from retrieval.data.image_set import ImageSet, natural_key, require_pairs, stays_below_root
+from retrieval.data.image_set import ImageSet, require_pairs, stays_below_root
+from retrieval.data.names import natural_key
 from retrieval.errors import DatasetError
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
-from retrieval.data import ImageSet
+from retrieval.data import ImageSet, union
 from retrieval.data.registry import DATASETS, check_options, find_reader, read_dataset
 from retrieval.errors import DatasetError
 
@@ -18,7 +18,8 @@ from retrieval.errors import DatasetError
 def make_folder(root: Path) -> Path:
     for name in "abcdef":
         (root / name).mkdir(parents=True)
-        (root / name / "1.png").touch()
+        for i in range(2):
+            (root / name / f"{i}.png").touch()
     return root
 
 
@@ -247,3 +248,31 @@ def test_what_else_a_reader_returns_is_named_with_what_is_expected(returned: Any
     with pytest.raises(DatasetError, match=message) as caught:
         read_dataset(lambda: returned)
     assert "\n" not in str(caught.value)
+
+
+def test_a_division_without_a_pair_to_find_is_an_early_error() -> None:
+    lone = ImageSet.from_pairs("data", [(f"{i}.png", f"class {i}") for i in range(8)])
+    with pytest.raises(
+        DatasetError, match="data: each of the 4 test classes has a single image, so no test image"
+    ) as caught:
+        read_dataset(lone)
+    assert "data.split" in str(caught.value)
+    train = ImageSet.from_pairs("data", [(f"t{i}.png", f"train {i // 2}") for i in range(8)])
+    with pytest.raises(DatasetError, match="each of the 8 test classes has a single image"):
+        read_dataset({"train": train, "test": lone})
+    closed = ImageSet.from_pairs("data", [(f"q{i}.png", f"train {i}") for i in range(4)])
+    assert list(read_dataset({"train": train, "test": closed})) == ["train", "query", "gallery"]
+    assert list(read_dataset(lone, split="all")) == ["train"]
+
+
+def test_classes_that_look_alike_are_refused_in_one_set_and_over_the_splits() -> None:
+    one, other = (
+        ImageSet.from_pairs("data", [(f"{i}.png", name) for i in range(2)]) for name in ("caf\u00e9", "cafe\u0301")
+    )
+    more = ImageSet.from_pairs("data", [(f"a{i}.png", f"{i // 2}") for i in range(4)])
+    with pytest.raises(DatasetError, match="look alike but are written"):
+        read_dataset({"train": union([one, more]), "test": other})
+    with pytest.raises(DatasetError, match="look alike but are written"):
+        read_dataset(ImageSet.from_dataset([0, 0, 0, 0], labels=["a b", "a\u00a0b", "c", "d"]))
+    with pytest.raises(ValueError, match=r"class_names holds 'a\\tb', which has a control character"):
+        ImageSet.from_dataset([0, 0], labels=["a\tb", "c"])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.data import verify as module
-from retrieval.data.verify import open_images, verify
+from retrieval.data import unreadable as module
+from retrieval.data.unreadable import open_images
+from retrieval.data.verify import verify
 from retrieval.errors import DatasetError, RetrievalError
 
 CLASSES = ["a", "b", "c", "d"]
@@ -56,6 +57,29 @@ def test_all_faults_of_all_images_come_at_once_and_in_order(root: Path, processe
         assert words in fault
         assert "\n" not in fault
     assert report.splits == {"train": (2, 6), "test": (2, 6)}
+
+
+def test_training_classes_of_one_image_are_faults(root: Path) -> None:
+    kept = [
+        line
+        for line in (root / "images.csv").read_text().splitlines()
+        if not line.startswith(("a/1", "a/2", "c/1", "c/2"))
+    ]
+    (root / "images.csv").write_text("\n".join(kept))
+    report = verify("csv", root, processes=1)
+    assert report.splits == {"train": (2, 4), "test": (2, 4)}
+    (fault,) = report.faults
+    assert fault.startswith(
+        f"{root / 'a' / '0.png'}: is the single image of its class 'a', which training refuses; add a"
+    )
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted_and_no_faults(root: Path) -> None:
+    (root / "a" / "notes.xyz").touch()
+    (root / "b" / "@eaDir").mkdir()
+    report = verify("folder", root, processes=1)
+    assert report.faults == ()
+    assert report.left_out == ("2 of other types (1 .csv, 1 .xyz)", "1 of the system ('b/@eaDir/')")
 
 
 def test_a_list_that_cannot_be_read_is_a_fault(root: Path) -> None:

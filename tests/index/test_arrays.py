@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,21 @@ def test_errors_of_measuring_name_the_file_of_the_vectors(vectors, capsys):
         code, out, err = call(capsys, "recall", str(vectors), "--labels", str(labels), *words)
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"error: {vectors}: cannot be measured: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+@pytest.mark.parametrize("suffix", [".npy", ".json", ".txt", ".csv"])
+def test_a_pipe_in_place_of_a_file_is_refused_at_once(vectors, suffix):
+    os.mkfifo(vectors.with_name(f"labels{suffix}"))
+    with pytest.raises(DatasetError, match=r"labels\..*: cannot be read \(Not a regular file\)"):
+        retrieval.Index.from_files(vectors, vectors.with_name(f"labels{suffix}"))
+    os.mkfifo(vectors.with_name("pipe.npy"))
+    with pytest.raises(DatasetError, match=r"pipe.npy: cannot be read \(Not a regular file\)"):
+        retrieval.Index.from_files(vectors.with_name("pipe.npy"), write_labels(vectors.with_name("good.txt")))
+
+
+def test_labels_that_are_the_text_of_a_missing_value_give_a_warning(vectors, caplog):
+    labels = vectors.with_name("labels.txt")
+    labels.write_text("a\na\nNaN\nb\nNaN\nb\n")
+    retrieval.Index.from_files(vectors, labels)
+    assert caplog.messages == [f"{labels}, item 3: label 'NaN' is the text of a missing value; it forms a class"]

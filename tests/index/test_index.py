@@ -692,8 +692,7 @@ def test_images_are_added_and_found(photos, tmp_path, on_disk):
     assert index.classes[-3:] == ("new",) * 3
     assert index.ids[-3:].tolist() == [COUNT, COUNT + 1, COUNT + 2]
     assert index.search(pixels_of(901), k=1)[0].path == "new/1.png"
-    with pytest.raises(IndexFormatError, match=r"holds 'new/0\.png' already"):
-        index.add([root / "new" / "0.png"])
+    assert index.add([root / "new" / "0.png"]) == 0
     Image.fromarray(pixels_of(950)).save(root / "loose.png")
     assert index.add(str(root / "loose.png"), class_name="class 2") == 1
     assert index.classes[-1] == "class 2"
@@ -749,15 +748,43 @@ def test_a_folder_inside_the_root_is_added_with_paths_from_the_root(photos, tmp_
     assert index.classes[-2:] == ("lamp", "lamp")
 
 
-def test_the_same_images_are_not_added_twice(folder, photos, tmp_path):
+def test_images_that_are_held_are_counted_and_the_others_are_added(folder, photos, tmp_path, caplog):
+    caplog.set_level("INFO", "retrieval")
     index = Index.open(folder)
     draw_folder(tmp_path / "more", 1, 2)
     assert index.add([tmp_path / "more", tmp_path / "more" / "class 0", tmp_path / "more" / "class 0" / "1.png"]) == 2
-    count = len(index)
+    count, text = len(index), (folder / "manifest.json").read_bytes()
     for again in (tmp_path / "more", tmp_path / "more" / "class 0" / "1.png", photos / "class 1"):
-        with pytest.raises(IndexFormatError, match="already; remove it first"):
-            index.add(again)
-    assert len(index) == len(Index.open(folder)) == count
+        assert index.add(again) == 0
+    assert (folder / "manifest.json").read_bytes() == text
+    Image.fromarray(pixels_of(901)).save(tmp_path / "more" / "class 0" / "2.png")
+    assert index.add(tmp_path / "more") == 1
+    assert f"{folder}: holds 2 of 3 images already, which are not added again" in caplog.messages
+    assert len(index) == len(Index.open(folder)) == count + 1
+    assert index.search(pixels_of(901), k=1)[0].path == (tmp_path / "more" / "class 0" / "2.png").as_posix()
+
+
+def test_a_held_path_with_another_class_or_content_is_refused(folder, photos, tmp_path):
+    index = Index.open(folder)
+    draw_folder(tmp_path / "more", 1, 2)
+    index.add(tmp_path / "more")
+    with pytest.raises(IndexFormatError, match=r"0\.png' already, as class 'class 0' and not 'other'; remove it first"):
+        index.add(tmp_path / "more", class_name="other")
+    Image.fromarray(pixels_of(902)).save(tmp_path / "more" / "class 0" / "1.png")
+    with pytest.raises(IndexFormatError, match=r"1\.png' already, with another content; remove it first"):
+        index.add(tmp_path / "more")
+
+
+def test_a_class_that_looks_like_one_of_the_index_is_refused(folder, photos, tmp_path):
+    index = Index.open(folder)
+    draw_folder(tmp_path / "more", 1, 1)
+    with pytest.raises(DatasetError, match="look alike but are written"):
+        index.add(tmp_path / "more", class_name="class\u00a00")
+    (tmp_path / "more" / "class 0").rename(tmp_path / "more" / "class\u200b 0")
+    with pytest.raises(DatasetError, match="look alike"):
+        index.merge(Index.build(index.model, tmp_path / "more"))
+    with pytest.raises(DatasetError, match="look alike"):
+        Index.from_vectors(np.eye(2), ["caf\u00e9", "cafe\u0301"])
 
 
 def test_images_from_elsewhere_stay_in_an_index_that_is_edited_merged_and_exported(folder, tmp_path):
@@ -791,7 +818,7 @@ def test_what_cannot_be_added_is_named(folder, photos):
         ([pixels_of(0)], {}, "the images are of type ndarray; give paths"),
         (None, {}, "the images are of type NoneType; give paths"),
         (photos, {"class_name": " "}, "the name of the class is empty"),
-        (photos, {}, "holds 'class 0/0.png' already; remove it first"),
+        (photos, {"class_name": "a\tb"}, "holds a control character"),
     ):
         with pytest.raises(RetrievalError, match=message):
             index.add(images, **options)
