@@ -108,6 +108,7 @@ def build_preprocessing(config: Config, network: nn.Module) -> Preprocessing:
             mean=_rgb(config.image.mean or mean),
             std=_rgb(config.image.std or std),
             interpolation=config.image.interpolation or interpolation,
+            max_pixels=config.image.max_pixels,
         )
 
 

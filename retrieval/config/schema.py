@@ -63,6 +63,9 @@ class ImageConfig(Section):
     mean: Rgb | None = None
     std: Rgb | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
+    max_pixels: Annotated[int, Field(ge=1, le=2**30)] | None = (
+        None  # limit of an image file; null: Pillow's, 89 million
+    )
     augmentation: Literal["none", "character", "photo", "crop"] = "photo"
     augmentation_options: dict[str, Any] = {}  # see `retrieval.data.make_augmentation`
 

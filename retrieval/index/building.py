@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, given_images, images_in, listed_images
+from retrieval.data import ImageSet, given_images, images_in, listed_images, pixel_limit
 from retrieval.data.image_set import first_repeated
 from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
 from retrieval.index import approximate, arrays, editing
@@ -55,7 +55,9 @@ def build(
             split=split,
             source=model.source,
             kind=kind,
-            pictures=thumbnails_of(images) if thumbnails or not images.is_on_disk else None,
+            pictures=thumbnails_of(images, pixel_limit(model.preprocessing))
+            if thumbnails or not images.is_on_disk
+            else None,
             unseen=unseen,
             where=out or "index",
         )
@@ -156,7 +158,7 @@ def add(
             folder = stack.enter_context(parts_folder(bundle.folder, model, bundle.model, added))
             vectors = model.unit(embed_in_parts(model, added, folder))
         names = [class_name or added.class_names[label] for label in added.labels]
-        pictures = thumbnails_of(added) if bundle.thumbnails is not None else None
+        pictures = thumbnails_of(added, pixel_limit(model.preprocessing)) if bundle.thumbnails is not None else None
         new = editing.add(bundle, vectors, names, paths, pictures, images_root=images_root)
     return len(added), new
 

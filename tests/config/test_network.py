@@ -6,7 +6,8 @@ import pytest
 from torch import nn
 
 from retrieval.config import load
-from retrieval.config.network import build_network, own_network, require_whole_image
+from retrieval.config.network import build_network, build_preprocessing, own_network, require_whole_image
+from retrieval.data import Preprocessing
 from retrieval.errors import ConfigError
 
 
@@ -30,3 +31,11 @@ def test_an_own_network_is_checked_too():
         require_whole_image(own_network(network, options), options)
     options = config("test_resnet", 32)
     require_whole_image(own_network(network, options), options)
+
+
+@pytest.mark.parametrize("limit", [None, 10**9])
+def test_the_limit_on_pixels_is_part_of_the_preprocessing(limit):
+    options = load("glyphs", {"image.max_pixels": limit})
+    preprocessing = build_preprocessing(options, nn.Identity())
+    assert preprocessing.max_pixels == limit
+    assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
