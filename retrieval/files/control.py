@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import re
+from pathlib import PurePath
 
 _ACTING = "\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069"  # C0, DEL, C1; line separators; bidirectional controls
 CONTROL = re.compile(f"[{_ACTING}]")
@@ -22,3 +25,15 @@ def escape(text: str, keep: str = "") -> str:
         b
     """
     return _NOT_SHOWN.sub(lambda found: found[0] if found[0] in keep else f"\\u{ord(found[0]):04x}", text)
+
+
+class LineFormatter(logging.Formatter):
+    """Formats log records with their control characters escaped, in texts, paths and errors also the line breaks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record."""
+        if isinstance(record.args, tuple):
+            record = copy.copy(record)
+            named = (str, PurePath, BaseException)
+            record.args = tuple(escape(str(value)) if isinstance(value, named) else value for value in record.args)
+        return escape(super().format(record), keep="\n\t")

@@ -12,6 +12,7 @@ import numpy as np
 
 from retrieval import evaluation
 from retrieval.errors import DatasetError, did_you_mean
+from retrieval.files.cells import unguard
 
 COLUMNS = ("label", "id", "path")
 
@@ -81,7 +82,7 @@ def _read_table(file: Path) -> dict[str, list[str]]:
     for number, line in lines:
         if len(line) != len(names) or not all(value.strip() for value in line):
             raise DatasetError(f"{file}, line {number}: expected a value for each of {', '.join(names)}; mend the line")
-    table = {name: [line[column].strip() for _, line in lines] for column, name in enumerate(names)}
+    table = {name: [unguard(line[column].strip()) for _, line in lines] for column, name in enumerate(names)}
     if "id" in table:
         _check_ids(file, [number for number, _ in lines], table["id"])
     return table

@@ -14,6 +14,7 @@ from typing import Any
 from retrieval.errors import CheckpointError
 from retrieval.files import LOCK_NAME as LOCK
 from retrieval.files import locked, write_json, write_text
+from retrieval.files.control import LineFormatter
 from retrieval.training.callbacks import EVENT_FILES, RUN_ID_FILE
 from retrieval.training.checkpoint import load_newest, save_checkpoint
 
@@ -130,7 +131,7 @@ class RunFolder:
             handler = _LogFile(self.log, encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"{self.log}: cannot be written ({error.strerror})") from error
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
         try:
             yield

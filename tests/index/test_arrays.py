@@ -97,3 +97,14 @@ def test_arrays_that_are_no_labels_are_one_line(vectors, labels):
     np.save(vectors.with_name("labels.npy"), labels)
     with pytest.raises(DatasetError, match=r"expected whole numbers or texts of shape \(count,\)"):
         retrieval.Index.from_files(vectors, vectors.with_name("labels.npy"))
+
+
+def test_exported_names_that_a_spreadsheet_takes_for_formulas_are_guarded_and_read_back(vectors, tmp_path):
+    names = ["=cmd()", "+a", "-0.5", "-b", "@c", "plain"]
+    index = retrieval.Index.from_vectors(np.load(vectors), names, paths=[f"{name}.jpg" for name in names])
+    files = index.export(tmp_path / "files")
+    lines = files.table.read_text().splitlines()
+    assert lines[1:4] == ["0,'=cmd(),'=cmd().jpg", "1,'+a,'+a.jpg", "2,-0.5,'-0.5.jpg"]
+    again = retrieval.Index.from_files(files.vectors, files.table)
+    assert [hit.class_name for (hit,) in again.search(np.load(vectors), 1)] == names
+    assert [hit.path for (hit,) in again.search(np.load(vectors), 1)] == [f"{name}.jpg" for name in names]
