@@ -14,17 +14,18 @@ from retrieval.files.control import escape
 
 
 class _EscapingStream:
-    """A text stream that escapes control characters other than line breaks and tabs."""
+    """A text stream that escapes control characters other than line breaks and tabs, and what its encoding does not have."""
+
+    encoding = "utf-8"  # click replaces a stream whose encoding is ASCII
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        return self._stream.write(escape(text, keep="\n\t"))
+        encoding = self._stream.encoding or self.encoding
+        return self._stream.write(escape(text, keep="\n\t").encode(encoding, "backslashreplace").decode(encoding))
 
     def __getattr__(self, name: str) -> Any:
-        if name == "buffer":  # click would write to it where the encoding is ASCII
-            raise AttributeError(name)
         return getattr(self._stream, name)
 
 
