@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +14,10 @@ import click
 
 from retrieval import __version__
 from retrieval.errors import RetrievalError
+from retrieval.files.control import LineFormatter
 
 from . import compare, completion, config, data, embed, export, index, processor, recall, report, runs, search, train
+from .terminal import escaped_stdout, print_error, print_traceback
 
 
 @click.group(
@@ -80,16 +81,19 @@ def run(arguments: Sequence[str]) -> int:
         0; 1 after an error; 2 after wrong usage or a wrong configuration; 130 after Ctrl-C, 143 after SIGTERM.
     """
     debug = "--debug" in arguments
-    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(LineFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("retrieval").setLevel(logging.INFO)  # --quiet raises it to ERROR
     try:
-        code = retrieval.main(list(arguments), prog_name="retrieval", standalone_mode=False)
+        with escaped_stdout():
+            code = retrieval.main(list(arguments), prog_name="retrieval", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"error: {_in_one_line(error)}", err=True)
+        print_error(_in_one_line(error))
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
@@ -98,17 +102,17 @@ def run(arguments: Sequence[str]) -> int:
         return stopped.code if isinstance(stopped.code, int) else 1
     except RetrievalError as error:
         if debug:
-            traceback.print_exc()
-        for line in _with_options(str(error)).splitlines():
-            click.echo(f"error: {line}", err=True)
+            print_traceback()
+        for line in error.lines:
+            print_error(_with_options(line))
         return error.exit_code
     except BrokenPipeError:  # the reader of stdout has exited, as in `retrieval recall ... | head`
         _leave_stdout()
         return 1
     except Exception as error:  # noqa: BLE001 - a user sees one line, not a traceback
         if debug:
-            traceback.print_exc()
-        click.echo(f"error: {_explain(error)}", err=True)
+            print_traceback()
+        print_error(_explain(error))
         if _is_full(error):
             _leave_stdout()
         return 1

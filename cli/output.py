@@ -14,6 +14,8 @@ from typing import Any
 import click
 
 from retrieval.errors import plural
+from retrieval.files.cells import guard
+from retrieval.files.control import escape
 
 COUNTS = ("queries", "left_out", "not_in_gallery", "ties")
 _WIDTH = 80
@@ -28,17 +30,17 @@ def print_json(value: Any) -> None:
 
 
 def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Prints rows as CSV to stdout, with the keys of the first row as header."""
+    """Prints rows as CSV to stdout, with the keys of the first row as header; see `retrieval.files.cells.guard`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: guard(value) for name, value in row.items()} for row in rows)
     click.echo(text.getvalue(), nl=False)
 
 
 def paste(path: str | Path) -> str:
-    """A path quoted for a shell."""
-    return shlex.quote(str(path))
+    """A path quoted for a shell, on one line."""
+    return shlex.quote(escape(str(path)))
 
 
 def print_places(**places: str | Path | Sequence[Path]) -> None:
@@ -140,7 +142,7 @@ def _table(rows: Sequence[Mapping[str, Any]], heading: str) -> str:
     columns = [name for name in rows[0] if name != heading and not (name in COUNTS and heading != "class")]
     widths = {column: max(7, len(column) + 1) for column in columns}
     room = max(_NAME, _WIDTH - sum(widths.values()))
-    names = [_cut(str(row[heading]), room) for row in rows]
+    names = [_cut(escape(str(row[heading])), room) for row in rows]
     first = max(len(heading), *map(len, names))
     parts = []
     for part in _side_by_side(widths, _WIDTH - first):
@@ -191,6 +193,7 @@ def text_table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) ->
         rows: The texts by column.
         left: The columns that are aligned left.
     """
+    rows = [{column: escape(text) for column, text in row.items()} for row in rows]
     heading, *columns = rows[0]
     names = [row[heading] for row in rows]
     first = max((len(name) for name in (heading, *names) if len(name) <= _INLINE), default=0)
@@ -209,7 +212,7 @@ def text_table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) ->
 def markdown_table(rows: Sequence[Mapping[str, str]], left: Collection[str] = ()) -> str:
     """Rows of text as a table in Markdown; columns other than those of `left` are aligned right."""
     lines = [list(rows[0]), ["---" if column in left else "---:" for column in rows[0]]]
-    lines += [[cell.replace("|", "\\|") for cell in row.values()] for row in rows]
+    lines += [[escape(cell).replace("|", "\\|") for cell in row.values()] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -219,7 +222,7 @@ def neighbours_table(result: Mapping[str, Any]) -> str:
     if not neighbours:
         reason = f" (no score is {result['min_score']:.4f} or more)" if "min_score" in result else ""
         return f"{paste(result['query'])}\n  no similar image{reason}"
-    names = [_cut(neighbour["class"], _NAME) for neighbour in neighbours]
+    names = [_cut(escape(neighbour["class"]), _NAME) for neighbour in neighbours]
     width = max(map(len, ("class", *names)))
     lines = [paste(result["query"]), f"  rank   score  {'class':{width}}  path"]
     for name, neighbour in zip(names, neighbours, strict=True):

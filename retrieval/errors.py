@@ -22,6 +22,9 @@ class RetrievalError(Exception):
 
     It names the arguments of Python, `overwrite=True`. The command line writes them as its options, `--overwrite`.
 
+    Args:
+        lines: The message, usually of one line. A line break within a line, as a name may have one, is shown escaped.
+
     Example:
         >>> import retrieval
         >>> try:
@@ -32,6 +35,10 @@ class RetrievalError(Exception):
     """
 
     exit_code = 1
+
+    def __init__(self, *lines: object) -> None:
+        self.lines = [str(line) for line in lines]
+        super().__init__("\n".join(self.lines))
 
 
 class ConfigError(RetrievalError):
@@ -45,7 +52,7 @@ class ConfigError(RetrievalError):
 
     def __init__(self, mistakes: Iterable[str]) -> None:
         self.mistakes = [mistakes] if isinstance(mistakes, str) else list(mistakes)
-        super().__init__("\n".join(self.mistakes))
+        super().__init__(*self.mistakes)
 
 
 class DatasetError(RetrievalError):

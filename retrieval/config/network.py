@@ -13,7 +13,8 @@ from retrieval.config.imports import call_object, import_object, is_import_path
 from retrieval.config.mistakes import mistakes_in
 from retrieval.config.schema import Config, ModelConfig
 from retrieval.data import Preprocessing
-from retrieval.networks import Embedder, create_embedder, pretraining_statistics
+from retrieval.errors import ConfigError
+from retrieval.networks import Embedder, create_embedder, pretraining_statistics, unseen_border
 
 __all__ = [
     "Embedder",
@@ -22,6 +23,7 @@ __all__ = [
     "find_backbone",
     "head_start",
     "own_network",
+    "require_whole_image",
     "without_head",
 ]
 
@@ -60,6 +62,22 @@ def own_network(network: nn.Module, config: Config) -> Embedder:
     return network.to(memory_format=torch.channels_last) if config.model.channels_last else network
 
 
+def require_whole_image(network: Embedder, config: Config) -> None:
+    """Checks that a network sees the last rows and columns of an image, by the gradient of its output.
+
+    Raises:
+        ConfigError: It drops some, as a vision transformer does if `image.size` is no multiple of its patch.
+    """
+    size = config.image.size
+    if unseen := unseen_border(network, size):
+        patch = getattr(getattr(network.backbone, "patch_embed", None), "patch_size", None)
+        larger = f" or {size - unseen + max(patch)}" if isinstance(patch, tuple) else ""
+        raise ConfigError(
+            f"image.size: {config.model.backbone} does not see the last {unseen} rows and columns of images of {size} x {size} "
+            f"pixels; set image.size to {size - unseen}{larger}"
+        )
+
+
 def head_start(options: ModelConfig) -> str:
     """How the head starts; see `retrieval.networks.start_head`."""
     if options.embedding_dim is None:
@@ -90,6 +108,7 @@ def build_preprocessing(config: Config, network: nn.Module) -> Preprocessing:
             mean=_rgb(config.image.mean or mean),
             std=_rgb(config.image.std or std),
             interpolation=config.image.interpolation or interpolation,
+            max_pixels=config.image.max_pixels,
         )
 
 

@@ -62,10 +62,13 @@ class ImageConfig(Section):
     """From an image file to the network's input. Null statistics are those of the backbone's pretraining."""
 
     resize: Positive = 256  # pixels of the shorter side
-    size: Positive = 224  # pixels of the centre crop
+    size: Positive = 224  # pixels of the centre crop; for a vision transformer, a multiple of its patch
     mean: Rgb | None = None
     std: Rgb | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
+    max_pixels: Annotated[int, Field(ge=1, le=2**30)] | None = (
+        None  # limit of an image file; null: Pillow's, 89 million
+    )
     augmentation: Literal["none", "character", "photo", "crop"] = "photo"
     augmentation_options: dict[str, Any] = {}  # see `retrieval.data.make_augmentation`
 

@@ -5,7 +5,7 @@ from retrieval.data.class_splits import fold_classes, split_classes
 from retrieval.data.division import hold_out_images
 from retrieval.data.image_files import given_images, image_files, images_in, listed_images
 from retrieval.data.image_set import ImageSet, require_pairs
-from retrieval.data.images import load_image, to_image
+from retrieval.data.images import load_image, pixel_limit, to_image
 from retrieval.data.loaders import evaluation_loader, training_loader
 from retrieval.data.registry import DATASETS, check_options, find_reader, is_published, read_dataset
 from retrieval.data.samplers import HierarchicalSampler, MPerClassSampler
@@ -33,6 +33,7 @@ __all__ = [
     "listed_images",
     "load_image",
     "make_augmentation",
+    "pixel_limit",
     "prepare",
     "read_dataset",
     "readable",

@@ -1,7 +1,8 @@
 """The entries of a user's archive, which is not trusted: only plain files and folders below the target folder are yielded.
 
 The "data" filter of `tarfile` is not enough. It covers neither .zip files nor archives that unpack to a huge size, it allows
-links, and `tarfile` takes a broken header for the end of the archive.
+links, and `tarfile` takes a broken header for the end of the archive. The sizes in the headers are not trusted either: what is
+read from the archive and what is written to the disk are counted, each up to a limit.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from retrieval.data.image_set import stays_below_root
 from retrieval.data.list_file import shorten
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, reason_of
+from retrieval.files.control import CONTROL
 
 COPIED = (".csv", ".mat", ".txt")  # lists that are published next to the archives
 
@@ -28,7 +30,7 @@ COPIED = (".csv", ".mat", ".txt")  # lists that are published next to the archiv
 GROWTH = 100
 SMALL = 1 << 30  # bytes
 
-ENTRY_COST = 4096  # bytes that an entry takes at least, a block of the disk
+ENTRY_COST = 4096  # bytes that a file or folder takes at least, a block of the disk
 MOST_AT_ONCE = 1 << 24  # bytes of a read; only a malicious header asks for more
 CHUNK = 1 << 20
 LONGEST_NAME, LONGEST_PART = 1024, 255  # bytes of a path and of one part of it
@@ -46,6 +48,12 @@ class Readable(Protocol):
     def read(self, size: int = -1, /) -> bytes:
         """Reads at most `size` bytes; none at the end."""
 
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Goes to a place."""
+
+    def tell(self) -> int:
+        """The place."""
+
 
 Entry = tuple[str, Readable | None]  # the name and the content, which is None for a folder
 
@@ -58,47 +66,68 @@ def read_entries(path: Path) -> Iterator[Entry]:
 
     Raises:
         DatasetError: The archive is damaged, encrypted, of another format or unpacks to more than images do; or an entry is
-            not a plain file or folder (e.g. a link or a device), or its path leads out of the folder.
+            not a plain file or folder (e.g. a link, a device or a sparse file), its path leads out of the folder, or its name
+            has a control character.
     """
     with damage_named(path), path.open("rb") as file:
-        head = file.read(512)
-        file.seek(0)
-        budget = _Budget(path, max(SMALL, GROWTH * path.stat().st_size))
-        if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            yield from _read_zip(path, file, budget)
-        elif head.startswith(b"\x1f\x8b"):
-            with gzip.GzipFile(fileobj=file) as plain:
-                yield from _read_tar(path, _Metered(plain, budget), budget)
-        elif head[257:262] == b"ustar" or path.suffix == ".tar":
-            yield from _read_tar(path, _Metered(file, budget), budget)
-        elif path.suffix in COPIED:
-            yield path.name, file
-        else:
-            raise DatasetError(
-                f"{path}: is not a .tar, .tgz or .zip archive, and not one of {', '.join(COPIED)}; unpack it yourself"
-            )
+        limit = max(SMALL, GROWTH * path.stat().st_size)
+        yield from _counted(_read(path, file, _Budget(path, limit)), _Budget(path, limit))
 
 
-def _read_zip(path: Path, file: IO[bytes], budget: _Budget) -> Iterator[Entry]:
+def _read(path: Path, file: IO[bytes], budget: _Budget) -> Iterator[Entry]:
+    """The entries; what is unpacked of a .tar is counted, with the headers and what lies between the entries."""
+    head = file.read(512)
+    file.seek(0)
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        yield from _read_zip(path, file)
+    elif head.startswith(b"\x1f\x8b"):
+        with gzip.GzipFile(fileobj=file) as plain:
+            yield from _read_tar(path, _Metered(plain, budget))
+    elif head[257:262] == b"ustar" or path.suffix == ".tar":
+        yield from _read_tar(path, _Metered(file, budget))
+    elif path.suffix in COPIED:
+        yield path.name, file
+    else:
+        raise DatasetError(
+            f"{path}: is not a .tar, .tgz or .zip archive, and not one of {', '.join(COPIED)}; unpack it yourself"
+        )
+
+
+def _counted(entries: Iterable[Entry], budget: _Budget) -> Iterator[Entry]:
+    """The entries; what they take on the disk is counted: a block for each file and each new folder, and the contents."""
+    known: set[str] = set()
+    for name, content in entries:
+        budget.take(ENTRY_COST)
+        folder, _, _ = name.rpartition("/")
+        while folder and folder not in known:
+            budget.take(ENTRY_COST)
+            known.add(folder)
+            folder, _, _ = folder.rpartition("/")
+        yield name, None if content is None else _Metered(content, budget)
+
+
+def _read_zip(path: Path, file: IO[bytes]) -> Iterator[Entry]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
-            budget.take(ENTRY_COST)
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 if the archive was not made on Unix
             name = _check_name(path, info.filename, kind in (0, stat.S_IFREG, stat.S_IFDIR))
             if info.flag_bits & 1:
                 raise DatasetError(f"{path}: is encrypted; unpack it yourself with its password")
+            # zipfile decodes the other methods without a limit on the memory: a few bytes of bzip2 are gigabytes.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise DatasetError(f"{path}: is compressed by another method than deflate; unpack it yourself")
             if info.is_dir():
                 yield name, None
             else:
                 with archive.open(info) as content:
-                    yield name, _Metered(content, budget)
+                    yield name, content
 
 
-def _read_tar(path: Path, file: _Metered, budget: _Budget) -> Iterator[Entry]:
+def _read_tar(path: Path, file: _Metered) -> Iterator[Entry]:
     with tarfile.open(fileobj=file, mode="r:") as archive:  # type: ignore[call-overload]
         for member in archive:
-            budget.take(ENTRY_COST)
-            name = _check_name(path, member.name, member.isreg() or member.isdir())
+            # tarfile fills the holes of a sparse file, whose sizes the archive makes up.
+            name = _check_name(path, member.name, (member.isreg() and not member.issparse()) or member.isdir())
             yield name, None if member.isdir() else archive.extractfile(member)
     # tarfile takes a header that it cannot read for the end. The true end is a block of zeros.
     if file.last != bytes(tarfile.BLOCKSIZE):
@@ -111,7 +140,9 @@ def _check_name(path: Path, name: str, plain: bool) -> str:
     """The name of an entry without "." parts."""
     parts = os.fsencode(name).split(b"/")
     if not plain:
-        reason = "is a link, a device or of an unknown kind"
+        reason = "is a link, a device, a sparse file or of an unknown kind"
+    elif CONTROL.search(name):
+        reason = "has a control character in its name"
     elif not stays_below_root(name):
         reason = "does not stay below the folder"
     elif max(map(len, parts)) > LONGEST_PART or len(name) > LONGEST_NAME:
@@ -129,7 +160,7 @@ def damage_named(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason_of(error) or type(error).__name__
         raise DatasetError(f"{path}: cannot be unpacked ({reason}); download it again") from error
 
 
@@ -151,10 +182,17 @@ class _Budget:
 class _Metered:
     """A file whose bytes are counted and read in limited chunks; keeps the last chunk."""
 
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, budget: _Budget) -> None:
+    def __init__(self, file: Readable, budget: _Budget) -> None:
         self._file, self._budget = file, budget
-        self.seek, self.tell = file.seek, file.tell
         self.last = b""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """For `tarfile`."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """For `tarfile`."""
+        return self._file.tell()
 
     def read(self, size: int = -1, /) -> bytes:
         if not 0 <= size <= MOST_AT_ONCE:

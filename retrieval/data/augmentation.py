@@ -30,6 +30,11 @@ class Augmentation:
     pixels: Callable[[Image.Image, Preprocessing], np.ndarray]
     pipeline: Any
 
+    @property
+    def max_pixels(self) -> int | None:
+        """The limit on the number of pixels of an image file."""
+        return self.preprocessing.max_pixels
+
     def __call__(self, image: Image.Image, seed: int | Sequence[int]) -> np.ndarray:
         """Returns the view for a seed.
 

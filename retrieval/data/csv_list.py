@@ -8,7 +8,8 @@ than on the disk (composed or decomposed accents). A label is any text; images w
 split column are train and test, or train, query and gallery, and also valid (or val, validation). If the classes of test are those
 of train, the test images are queries against the training images; if not, they are searched among themselves. Without this column,
 the images are divided at random into what is trained on and what is tested. A super-class is any text, equal for all images of a
-class.
+class. An apostrophe in front of =, +, - or @, as in '=a, keeps a spreadsheet from taking a text for a formula; it is no part of the
+text.
 """
 
 from __future__ import annotations

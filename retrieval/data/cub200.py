@@ -3,7 +3,9 @@
     root/[CUB_200_2011/]images.txt                "<image id> <path below images/>"
     root/[CUB_200_2011/]image_class_labels.txt    "<image id> <class id>"
     root/[CUB_200_2011/]classes.txt               "<class id> <class name>"
-    root/[CUB_200_2011/]images/
+    root/[CUB_200_2011/]images/[images/]
+
+The folder may be doubled, as in some copies: root/CUB_200_2011/CUB_200_2011/.
 
 Retrieval trains on the classes 1-100 and tests on 101-200 (Oh Song et al., CVPR 2016). The archive's own
 `train_test_split.txt` divides the images of every class, which is another task. It is never read.
@@ -17,6 +19,7 @@ from pathlib import Path
 from retrieval.data.class_range import check_ranges, divide
 from retrieval.data.entry import Entry, image_sets
 from retrieval.data.image_set import ImageSet
+from retrieval.data.layout import find, find_folder
 from retrieval.data.list_file import image_path, parse_integer, read_lines, refuse_repeated, shorten, split_line
 from retrieval.errors import DatasetError
 
@@ -34,7 +37,7 @@ def read(
     """Reads the "train" and "test" images of the given classes, in the order of `images.txt`.
 
     Args:
-        root: The folder `CUB_200_2011` or its parent folder.
+        root: The folder `CUB_200_2011`, which may be doubled, or its parent folder.
         train_classes: The first and the last class id of the training classes, both included.
         test_classes: The first and the last class id of the test classes; must not overlap with `train_classes`.
         check_images: Whether all listed images must exist. The lists must always exist.
@@ -45,8 +48,7 @@ def read(
             classes do not have the published number of images (5,864 and 5,924).
     """
     ranges = check_ranges(train_classes, test_classes)
-    root = Path(root)
-    folder = root / "CUB_200_2011" if (root / "CUB_200_2011").is_dir() else root
+    folder = find_folder(Path(root), "CUB_200_2011", "classes.txt")
     names = {key: text for _, key, text in _read_pairs(folder / "classes.txt", "class")}
     entries = _read_entries(folder, names)
     return image_sets(
@@ -54,7 +56,8 @@ def read(
         divide(folder, ranges, entries, max(names)),
         published={split: PUBLISHED[split, limits] for split, limits in ranges.items() if (split, limits) in PUBLISHED},
         check_images=check_images,
-        advice="unpack the official archive again, or choose other train_classes and test_classes",
+        advice="looked in images/ and images/images/; unpack the official archive again, or choose other train_classes and "
+        "test_classes",
     )
 
 
@@ -92,7 +95,8 @@ def _read_entries(folder: Path, names: dict[int, str]) -> list[tuple[int, Entry]
     for where, key, text in images:
         if key not in class_ids:
             raise DatasetError(f"{where}: image {shorten(text)} has no line in {labels.name}; correct one of the lists")
+    below = find(labels.parent, ("images/",), "images") or ""
     return [
-        (class_ids[key], Entry(where, f"images/{image_path(where, text)}", names[class_ids[key]]))
+        (class_ids[key], Entry(where, f"{below}images/{image_path(where, text)}", names[class_ids[key]]))
         for where, key, text in images
     ]

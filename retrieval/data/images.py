@@ -2,62 +2,74 @@
 
 from __future__ import annotations
 
+import functools
+import io
+import logging
 import struct
 import warnings
 import zlib
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from retrieval.data.damage import without_end_marker, without_metadata
 from retrieval.errors import DatasetError
 from retrieval.files import open_regular
 from retrieval.files.image_formats import formats, missing_package
+
+log = logging.getLogger("retrieval")
 
 # The exceptions that Pillow's decoders raise on damaged files, besides OSError.
 _DAMAGE = (
     *(SyntaxError, ValueError, LookupError, TypeError, EOFError, RuntimeError, OverflowError, MemoryError),
     *(struct.error, zlib.error),
 )
+FULL_SIZE = 89_478_485  # pixels above which a JPEG file is decoded at a smaller size: the limit that Pillow starts with
 _ORIENTATION = 0x0112  # EXIF tag
 _ACCEPTED = (
     "a path, a PIL image, a uint8 array (height, width, 3) or (height, width), or a uint8 tensor (3, height, width)"
 )
 
 
-def load_image(path: str | Path) -> Image.Image:
+def load_image(path: str | Path, *, max_pixels: int | None = None) -> Image.Image:
     """Reads an image file as 8-bit RGB, in its intended orientation.
 
     Greyscale, palette and CMYK images are converted to RGB. Transparent images are composited on white. 16-bit greyscale is
-    scaled from its full range of values to 8 bits. Of an animation or a multi-page file, the first frame is read.
+    scaled from its full range of values to 8 bits. Of an animation or a multi-page file, the first frame is read. A JPEG file that
+    lacks nothing but its end marker is read with a warning.
 
     Args:
         path: The file.
+        max_pixels: The limit on the number of pixels; by default Pillow's `MAX_IMAGE_PIXELS`. A JPEG file of more than 89 million
+            pixels is decoded at 1/2, 1/4 or 1/8 of its size, to at most as many.
 
     Returns:
         A decoded RGB image with its EXIF rotation applied.
 
     Raises:
-        DatasetError: The file is missing, is not an image, is damaged, or exceeds Pillow's limit on the number of pixels.
+        DatasetError: The file is missing, is not an image, is damaged, or has more pixels than the limit.
     """
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), open_regular(path) as file:
             warnings.simplefilter("ignore")  # about unusual metadata
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with open_regular(path) as file, Image.open(file, formats=formats()) as image:
-                return _decode(image)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        reason = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels; shrink it"
-        raise DatasetError(f"{path}: the image is refused ({reason})") from error
+            return _read(path, file, max_pixels)
+    except Image.DecompressionBombError as error:  # some formats have a limit of their own
+        raise DatasetError(f"{path}: the image is refused ({error}); shrink it") from error
     except (OSError, *_DAMAGE) as error:
         remedy = "repair the file or remove it from the data set"
         raise DatasetError(f"{path}: cannot be read as an image ({_reason(path, error)}); {remedy}") from error
 
 
-def to_image(item: Any) -> Image.Image:
+def pixel_limit(prepare: Any) -> int | None:
+    """The `max_pixels` of what prepares an image, if it has one, as a `Preprocessing` does."""
+    return getattr(prepare, "max_pixels", None)
+
+
+def to_image(item: Any, *, max_pixels: int | None = None) -> Image.Image:
     """Converts one image in any of the usual forms to an 8-bit RGB image.
 
     PIL images are converted as `load_image` converts a file, including the EXIF rotation.
@@ -65,6 +77,7 @@ def to_image(item: Any) -> Image.Image:
     Args:
         item: A path, a PIL image, a uint8 array (height, width, 3) or (height, width), or a uint8 tensor (3, height, width)
             or (1, height, width), as `torchvision.io.read_image` returns it.
+        max_pixels: Of a path, see `load_image`.
 
     Returns:
         A decoded RGB image.
@@ -79,7 +92,7 @@ def to_image(item: Any) -> Image.Image:
         ('RGB', (6, 4))
     """
     if isinstance(item, (str, PathLike)):
-        return load_image(Path(item))
+        return load_image(Path(item), max_pixels=max_pixels)
     if isinstance(item, Image.Image):
         try:
             return _decode(item)
@@ -112,6 +125,53 @@ def _describe(item: Any) -> str:
 def _decode(image: Image.Image) -> Image.Image:
     image.load()
     return _to_rgb(_upright(image))
+
+
+def _read(path: str | Path, file: IO[bytes], max_pixels: int | None) -> Image.Image:
+    try:
+        return _open_and_decode(path, file, max_pixels)
+    except (OSError, *_DAMAGE):
+        file.seek(0)
+        content = file.read()
+        if (plain := without_metadata(content)) is not None:
+            return _open_and_decode(path, io.BytesIO(plain), max_pixels)
+        image = without_end_marker(content, lambda content: _open_and_decode(path, io.BytesIO(content), max_pixels))
+        if image is None:
+            raise
+    _warn_once(f"{path}: lacks the end marker of a JPEG file; it is read, but may have been copied incompletely")
+    return image
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
+
+
+def _open_and_decode(path: str | Path, file: IO[bytes], max_pixels: int | None) -> Image.Image:
+    image = _open(file)
+    pixels = image.width * image.height
+    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
+    if limit is not None and pixels > limit:
+        remedy = "shrink it, or raise image.max_pixels"
+        raise DatasetError(f"{path}: the image is refused ({pixels:,} pixels, more than {limit:,}); {remedy}")
+    if pixels > FULL_SIZE:
+        scale = next((scale for scale in (2, 4) if pixels <= FULL_SIZE * scale**2), 8)
+        image.draft("RGB", (image.width // scale, image.height // scale))  # of JPEG only
+    return _decode(image)
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    """`Image.open` without Pillow's limit on the number of pixels, which is a global variable."""
+    head = file.read(16)
+    for name in formats():
+        factory, accepts = Image.OPEN[name]
+        if accepts is None or accepts(head) is True:
+            file.seek(0)
+            try:
+                return factory(file, "")
+            except (SyntaxError, IndexError, TypeError, struct.error):  # it is not of this format, after all
+                continue
+    raise UnidentifiedImageError
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
     root/[Eval/]list_eval_partition.txt               the number of images; a line of column names;
                                                       "<path> <item id> <train | query | gallery>"
     root/[Img/]img/WOMEN/Dresses/id_00000002/02_1_front.jpg
+    root/[Img/]img/img/WOMEN/ ...                     as some copies are packed
 
     train       3,997 classes, 25,882 images
     query       3,985 classes, 14,218 images
@@ -18,9 +19,12 @@ from pathlib import Path
 
 from retrieval.data.entry import Entry, image_sets
 from retrieval.data.image_set import ImageSet
+from retrieval.data.layout import find, looked_in
 from retrieval.data.list_file import image_path, parse_integer, read_lines, shorten, split_line
 from retrieval.errors import DatasetError
 
+LIST_PLACES = ("Eval/", "", "Eval/Eval/")
+IMAGE_PLACES = ("Img/img/", "Img/Img/", "Img/", "img/", "")  # of the folder img; a doubled one first
 LIST = "list_eval_partition.txt"
 COLUMNS = ("image_name", "item_id", "evaluation_status")
 PUBLISHED = {"train": (25_882, 3_997), "query": (14_218, 3_985), "gallery": (12_612, 3_985)}
@@ -40,14 +44,18 @@ def read(root: str | Path, *, check_counts: bool = True, check_images: bool = Tr
             published ones.
     """
     root = Path(root)
-    path = next((path for path in (root / "Eval" / LIST, root / LIST) if path.is_file()), root / LIST)
-    below = "Img/" if (root / "Img" / "img").is_dir() else ""
+    place = find(root, LIST_PLACES, LIST)
+    if place is None:
+        raise DatasetError(
+            f"{root}: {LIST} is missing ({looked_in(root, LIST_PLACES)}); root must be the folder with Eval/ and Img/"
+        )
     return image_sets(
         root,
-        read_list(path, below=below),
+        read_list(root / place / LIST, below=find(root, IMAGE_PLACES, "img") or ""),
         published=PUBLISHED if check_counts else None,
         check_images=check_images,
-        advice="unpack the official archives again, or with a list of your own set check_counts to false",
+        advice=f"{looked_in(root, IMAGE_PLACES)} for the folder img; unpack the official archives again, or with a list of your "
+        "own set check_counts to false",
     )
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from retrieval.data.image_set import ImageSet
+from retrieval.data.images import pixel_limit
 from retrieval.data.reading import Reading
 from retrieval.errors import DatasetError, RetrievalError
 
@@ -99,10 +100,10 @@ class _Batches(Dataset[Any]):
     images: ImageSet
     reading: Reading
 
-    def load(self, index: int) -> Image.Image:
+    def load(self, index: int, prepare: Any) -> Image.Image:
         self.reading.note(int(index))
         try:
-            return self.images.load(int(index))
+            return self.images.load(int(index), max_pixels=pixel_limit(prepare))
         except DatasetError as error:
             if explanation := _explain(error.__cause__):
                 raise RetrievalError(f"{self.images.where(int(index))}: {explanation}") from error
@@ -118,7 +119,7 @@ class _TrainingBatches(_Batches):
         number, indices = batch
         try:
             with self.reading.batch():
-                views = [self.augment(self.load(i), (self.seed, number, int(i))) for i in indices]
+                views = [self.augment(self.load(i, self.augment), (self.seed, number, int(i))) for i in indices]
         except RetrievalError as error:
             return error
         return torch.from_numpy(np.stack(views)), torch.from_numpy(self.images.labels[indices])
@@ -131,7 +132,9 @@ class _EvaluationBatches(_Batches):
     def __getitem__(self, indices: np.ndarray) -> Tensor | RetrievalError:
         try:
             with self.reading.batch():
-                return self._stack([torch.as_tensor(self.preprocessing(self.load(i))) for i in indices], indices)
+                return self._stack(
+                    [torch.as_tensor(self.preprocessing(self.load(i, self.preprocessing))) for i in indices], indices
+                )
         except RetrievalError as error:
             return error
 

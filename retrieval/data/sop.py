@@ -14,6 +14,7 @@ from pathlib import Path
 
 from retrieval.data.entry import Entry, image_sets
 from retrieval.data.image_set import ImageSet
+from retrieval.data.layout import find_folder
 from retrieval.data.list_file import image_path, parse_integer, read_lines, refuse_repeated, shorten, split_line
 from retrieval.errors import DatasetError
 
@@ -25,7 +26,7 @@ def read(root: str | Path, *, check_counts: bool = True, check_images: bool = Tr
     """Reads the "train" and "test" images, in the order of the lists. The name of a class is its id.
 
     Args:
-        root: The folder `Stanford_Online_Products` or its parent folder.
+        root: The folder `Stanford_Online_Products`, which may be doubled, or its parent folder.
         check_counts: Whether the lists must have the published numbers of images and classes.
         check_images: Whether all listed images must exist. The lists must always exist.
 
@@ -33,8 +34,7 @@ def read(root: str | Path, *, check_counts: bool = True, check_images: bool = Tr
         DatasetError: A list is missing or malformed (with file and line), a class is in both splits, a listed image is missing,
             or the numbers are not the published ones.
     """
-    root = Path(root)
-    folder = root / "Stanford_Online_Products" if (root / "Stanford_Online_Products").is_dir() else root
+    folder = find_folder(Path(root), "Stanford_Online_Products", "Ebay_train.txt")
     return image_sets(
         folder,
         {split: read_list(folder / f"Ebay_{split}.txt") for split in PUBLISHED},

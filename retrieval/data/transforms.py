@@ -14,6 +14,8 @@ from retrieval.errors import did_you_mean
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
+MOST_PIXELS = 2**30  # 3 GB
+
 _LARGEST = float(np.finfo(np.float32).max)
 _LONGEST = 16  # the largest ratio of the sides of an image that is resized whole
 
@@ -30,6 +32,8 @@ class Preprocessing:
         mean: The mean of red, green and blue on a scale from 0 to 1, which is subtracted.
         std: The standard deviation on the same scale, by which the result is divided.
         interpolation: "bilinear" or "bicubic", with antialiasing.
+        max_pixels: The limit on the number of pixels of an image file that is read for it, at most 2**30; see
+            `retrieval.data.load_image`. None is Pillow's limit.
 
     Raises:
         ValueError: A value cannot be used. The message begins with its name.
@@ -47,6 +51,7 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bilinear"
+    max_pixels: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("resize", "size"):
@@ -59,6 +64,13 @@ class Preprocessing:
             object.__setattr__(self, name, _three_numbers(name, getattr(self, name)))
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}; give three numbers above 0")
+        limit = self.max_pixels
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= MOST_PIXELS
+        ):
+            raise ValueError(
+                f"max_pixels is {limit!r}; give an integer number of pixels, from 1 to {MOST_PIXELS}, or None"
+            )
         if not isinstance(self.interpolation, str) or self.interpolation not in _FILTERS:
             raise ValueError(f"interpolation is {self.interpolation!r}; choose {' or '.join(_FILTERS)}")
 
@@ -67,8 +79,11 @@ class Preprocessing:
         return torch.from_numpy(prepare(image, self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The values in types of JSON; `from_dict` is the inverse."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """The values in types of JSON, without `max_pixels` if it is None; `from_dict` is the inverse."""
+        values = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        if self.max_pixels is None:
+            del values["max_pixels"]  # earlier versions do not know the key
+        return values
 
     @classmethod
     def from_dict(cls, values: object) -> Preprocessing:
@@ -82,7 +97,7 @@ class Preprocessing:
         for key in values.keys() - set(_keys(cls)):
             raise ValueError(f"preprocessing has an unknown key {key!r}{did_you_mean(str(key), _keys(cls))}")
         for key in _keys(cls):
-            if key not in values:
+            if key not in values and key != "max_pixels":
                 raise ValueError(f"preprocessing lacks the key {key!r}")
         return cls(**values)
 
@@ -114,14 +129,22 @@ def resize(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         raise ValueError(f"the image is of mode {image.mode}; read it with load_image, or convert it to RGB")
     short = min(image.size)
     if max(image.size) > _LONGEST * short:
-        image = _centre(image, min(image.width, _LONGEST * short), min(image.height, _LONGEST * short))
+        width, height = (min(length, _LONGEST * short) for length in image.size)
+        left, top = _corner(image, width, height)
+        # Not `crop`, which has Pillow's limit on the number of pixels.
+        image = Image.fromarray(np.asarray(image)[top : top + height, left : left + width])
     width, height = (int(preprocessing.resize * length / short) for length in image.size)
     return image.resize((width, height), _FILTERS[preprocessing.interpolation])
 
 
 def _centre(image: Image.Image, width: int, height: int) -> Image.Image:
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    left, top = _corner(image, width, height)
     return image.crop((left, top, left + width, top + height))
+
+
+def _corner(image: Image.Image, width: int, height: int) -> tuple[int, int]:
+    """Left and top of the centre of that size."""
+    return round((image.width - width) / 2), round((image.height - height) / 2)
 
 
 def normalise(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:

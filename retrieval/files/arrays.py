@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.files.cells import guard
 from retrieval.files.folders import folder_in_one_piece, require_only
 from retrieval.files.outputs import begins_with, claim_folder
 from retrieval.files.writing import write_bytes, write_text
@@ -54,7 +55,7 @@ def write_arrays(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table)
-    writer.writerows(zip(*table.values(), strict=True))
+    writer.writerows([guard(value) for value in row] for row in zip(*table.values(), strict=True))
     with folder_in_one_piece(folder, overwrite=overwrite, check=_require_arrays) as new:
         write_bytes(new / VECTORS, content.getbuffer())
         write_text(new / name, text.getvalue())

@@ -15,6 +15,7 @@ from retrieval import evaluation
 from retrieval.data.names import MISSING, refuse_alike
 from retrieval.errors import DatasetError, did_you_mean, plural
 from retrieval.files import open_regular, read_regular
+from retrieval.files.cells import unguard
 
 log = logging.getLogger("retrieval")
 
@@ -90,7 +91,7 @@ def _read_table(file: Path, count: int) -> dict[str, list[str]]:
     for number, line in lines:
         if len(line) != len(names) or not all(value.strip() for value in line):
             raise DatasetError(f"{file}, line {number}: expected a value for each of {', '.join(names)}; mend the line")
-    table = {name: [line[column].strip() for _, line in lines] for column, name in enumerate(names)}
+    table = {name: [unguard(line[column].strip()) for _, line in lines] for column, name in enumerate(names)}
     if "id" in table:
         _check_ids(file, [number for number, _ in lines], table["id"])
     return table

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, given_images, images_in, listed_images, readable
+from retrieval.data import ImageSet, given_images, images_in, listed_images, pixel_limit, readable
 from retrieval.data.image_set import first_repeated
 from retrieval.data.names import refuse_alike
 from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
@@ -59,7 +59,9 @@ def build(
             split=split,
             source=model.source,
             kind=kind,
-            pictures=thumbnails_of(images) if thumbnails or not images.is_on_disk else None,
+            pictures=thumbnails_of(images, pixel_limit(model.preprocessing))
+            if thumbnails or not images.is_on_disk
+            else None,
             unseen=unseen,
             where=out or "index",
         )
@@ -175,7 +177,8 @@ def add(
             log.info("%s: holds %d of %d images already, which are not added again", bundle, len(held), len(paths))
         if not new:
             return 0, bundle
-        pictures = thumbnails_of(added.select(new)) if bundle.thumbnails is not None else None
+        limit = pixel_limit(model.preprocessing)
+        pictures = thumbnails_of(added.select(new), limit) if bundle.thumbnails is not None else None
         changed = editing.add(
             bundle, vectors[new], [names[i] for i in new], [paths[i] for i in new], pictures, images_root=images_root
         )

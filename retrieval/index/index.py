@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from retrieval import evaluation
-from retrieval.data import load_image
+from retrieval.data import load_image, pixel_limit
 from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean, plural
 from retrieval.evaluation.arrays import check_k
 from retrieval.files import (
@@ -681,7 +681,7 @@ def _check_model(bundle: Bundle, model: Model) -> None:
     checked = 0
     for position in np.linspace(0, len(bundle.ids) - 1, 4 * _PROBES).astype(int):
         try:
-            image = load_image(bundle.root / bundle.paths[position])
+            image = load_image(bundle.root / bundle.paths[position], max_pixels=pixel_limit(model.preprocessing))
         except DatasetError:
             continue
         score = float(model.encode(image) @ bundle.vectors[position])

@@ -78,10 +78,10 @@ def embed_in_parts(model: Model, stored: StoredModel, images: ImageSet, folder: 
     return np.concatenate(parts)
 
 
-def thumbnails_of(images: ImageSet) -> list[bytes]:
-    """A small JPEG of every image."""
+def thumbnails_of(images: ImageSet, max_pixels: int | None = None) -> list[bytes]:
+    """A small JPEG of every image; `max_pixels` is the limit of an image file."""
     with ProgressBar(len(images), "thumbnails") as bar:
-        return [thumbnail(images.load(i)) for i in bar.each(range(len(images)))]
+        return [thumbnail(images.load(i, max_pixels=max_pixels)) for i in bar.each(range(len(images)))]
 
 
 def _key(settings: Mapping[str, Any], images: ImageSet) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, Preprocessing, image_files, readable_files, to_image
+from retrieval.data import ImageSet, Preprocessing, image_files, pixel_limit, readable_files, to_image
 from retrieval.errors import RetrievalError
 from retrieval.evaluation.inputs import to_numpy
 from retrieval.files import claim_file, claim_folder, folder_in_one_piece, write_bytes
@@ -309,7 +309,7 @@ class Model:
         return vectors
 
     def _prepared(self, image: Any) -> Tensor:
-        return torch.as_tensor(self.preprocessing(to_image(image)))
+        return torch.as_tensor(self.preprocessing(to_image(image, max_pixels=pixel_limit(self.preprocessing))))
 
     def _onnx(self, inputs: list[Tensor] | None) -> tuple[bytes, dict[str, Any], int]:
         """The ONNX file, how it compares with torch, and its opset."""

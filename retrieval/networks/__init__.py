@@ -6,6 +6,7 @@ from retrieval.networks.embedding import embed
 from retrieval.networks.freezing import freeze_batchnorm, set_backbone_trainable
 from retrieval.networks.head_start import start_head
 from retrieval.networks.parameter_groups import parameter_groups
+from retrieval.networks.receptive_field import unseen_border
 
 __all__ = [
     "Embedder",
@@ -17,4 +18,5 @@ __all__ = [
     "pretraining_statistics",
     "set_backbone_trainable",
     "start_head",
+    "unseen_border",
 ]

@@ -20,7 +20,15 @@ from torch import nn
 from retrieval.config import Config, to_yaml
 from retrieval.config.check import build_callbacks, check, names_in
 from retrieval.config.fitting import fit
-from retrieval.config.network import Embedder, build_network, build_preprocessing, head_start, own_network, without_head
+from retrieval.config.network import (
+    Embedder,
+    build_network,
+    build_preprocessing,
+    head_start,
+    own_network,
+    require_whole_image,
+    without_head,
+)
 from retrieval.config.schema import DataConfig
 from retrieval.config.splits import (
     build_augmentation,
@@ -375,6 +383,8 @@ def _build(
     own = objects.network
     network = build_network(config, pretrained=not resume) if own is None else own_network(own, config)
     network = network.to(device)
+    if not resume:
+        require_whole_image(network, config)
     preprocessing = build_preprocessing(config, network)
     augmentation = build_augmentation(config, preprocessing)
     sampler = build_sampler(config, splits["train"])

@@ -7,7 +7,8 @@ from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Self
 
-from retrieval.errors import CheckpointError
+from retrieval.errors import CheckpointError, RetrievalError
+from retrieval.files.control import LineFormatter
 
 log = logging.getLogger("retrieval")
 
@@ -35,7 +36,8 @@ class RunLog(logging.Filter):
         log.removeFilter(self)
         log.setLevel(self._level)
         if isinstance(error, Exception):  # not a signal, which has its own message
-            self._buffer.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (error,), None))
+            for line in error.lines if isinstance(error, RetrievalError) else [str(error)]:
+                self._buffer.handle(log.makeRecord(log.name, logging.ERROR, "", 0, "%s", (line,), None))
         self._buffer.close()
         if self._file is not None:
             self._file.close()
@@ -56,7 +58,7 @@ class RunLog(logging.Filter):
             self._file = _LogFile(path, encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error
-        self._file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._file.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
         self._buffer.setTarget(self._file)
         self._buffer.flush()
 

@@ -183,7 +183,7 @@ class Trainer:
             parameters=(*self.model.named_parameters(), *self.loss_function.named_parameters("loss")),
             images=self.name_images and self.name_images(self.step),
         )
-        raise RetrievalError(message)
+        raise RetrievalError(*message.splitlines())
 
     @property
     def _learning_rate(self) -> float:

@@ -15,6 +15,7 @@ from retrieval.training.run_folder import FILES
 SOURCES = sorted(Path(cli.__file__).parent.glob("*.py"))
 TREES = {file.name: ast.parse(file.read_text(encoding="utf-8")) for file in SOURCES}
 DOORS = {"config", "data", "errors", "index", "model", "runs"}
+TEXTS = {"retrieval.files.cells", "retrieval.files.control"}  # how a text is printed; they know no file
 
 
 def commands() -> dict[str, ast.FunctionDef]:
@@ -44,6 +45,7 @@ def test_the_command_line_imports_the_doors_of_the_library_only(file):
         node.module.split(".")[1]
         for node in ast.walk(TREES[file])
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("retrieval.")
+        if node.module not in TEXTS
     }
     assert imported <= DOORS
 

@@ -217,6 +217,10 @@ def test_mistakes_that_need_the_data_or_the_network_are_one_line_and_leave_no_fo
         (["model.pooling=cls"], "the backbone has no class token"),
         (["data.folds=5"], "data.folds: 5 folds of 8 classes"),
         (["model.layer_decay=0.5", "model.backbone=no"], "backbone 'no'"),
+        (
+            ["model.backbone=vit_tiny_patch16_224", "image.size=40", "image.resize=40"],
+            "does not see the last 8 rows and columns of images of 40 x 40 pixels; set image.size to 32 or 48",
+        ),
     ):
         code, out, err = call(capsys, *arguments(images, tmp_path / "run", *words))
         assert (code, out) == (2, ""), err

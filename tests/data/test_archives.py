@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import resource
 import stat
 import tarfile
 import zipfile
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from data.made_archives import make, make_tar, make_zip, overlapping_zip, sparse_tar, special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,34 +20,6 @@ from retrieval.data.preparation import prepare
 from retrieval.errors import DatasetError, RetrievalError
 
 FILES = {"images/a/1.jpg": b"one", "images/b/2.jpg": b"", "list.txt": b"three" * 1000}
-
-
-def make_tar(path: Path, members: Iterable[tuple[tarfile.TarInfo | str, bytes]], mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as archive:
-        for member, content in members:
-            info = tarfile.TarInfo(member) if isinstance(member, str) else member
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def make_zip(path: Path, members: Iterable[tuple[zipfile.ZipInfo | str, bytes]]) -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for member, content in members:
-            archive.writestr(member, content)
-    return path
-
-
-def make(path: Path, files: dict[str, bytes]) -> Path:
-    if path.suffix == ".zip":
-        return make_zip(path, files.items())
-    return make_tar(path, files.items(), "w:gz" if path.suffix in (".tgz", ".gz") else "w")
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -106,7 +77,7 @@ def test_an_entry_that_could_leave_the_folder_is_refused_with_the_archive(tmp_pa
 )
 def test_what_is_no_plain_file_or_folder_of_a_tar_is_refused(tmp_path: Path, kind: bytes) -> None:
     archive = make_tar(tmp_path / "a.tar", [("a.jpg", b"1"), (special("link", kind, "/etc/passwd"), b"")])
-    with pytest.raises(DatasetError, match="'link' is a link, a device or of an unknown kind"):
+    with pytest.raises(DatasetError, match="'link' is a link, a device, a sparse file or of an unknown kind"):
         prepare("folder", [archive], tmp_path / "data")
     check_that_nothing_is_left(tmp_path, archive)
 
@@ -116,7 +87,57 @@ def test_what_is_no_plain_file_or_folder_of_a_zip_is_refused(tmp_path: Path, kin
     link = zipfile.ZipInfo("link")
     link.external_attr = (kind | 0o777) << 16
     archive = make_zip(tmp_path / "a.zip", [(link, b"/etc/passwd")])
-    with pytest.raises(DatasetError, match="'link' is a link, a device or of an unknown kind"):
+    with pytest.raises(DatasetError, match="'link' is a link, a device, a sparse file or of an unknown kind"):
+        prepare("folder", [archive], tmp_path / "data")
+    check_that_nothing_is_left(tmp_path, archive)
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 40])
+@pytest.mark.parametrize("kind", ["GNU", "0.0", "0.1", "1.0"])
+def test_a_sparse_file_whose_size_the_archive_makes_up_is_refused(tmp_path: Path, kind: str, size: int) -> None:
+    archive = sparse_tar(tmp_path / "a.tar", kind, size)
+    with tarfile.open(archive) as made:
+        assert made.getmembers()[0].issparse()
+    with pytest.raises(DatasetError, match=r"'a.jpg' is a link, a device, a sparse file"):
+        prepare("folder", [archive], tmp_path / "data")
+    check_that_nothing_is_left(tmp_path, archive)
+
+
+@pytest.mark.parametrize("character", ["\x1b[2J", "\n", "\a", "\x9b", "\u202e", "\u2028", "\t"])
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
+def test_a_name_that_acts_on_a_terminal_is_refused(tmp_path: Path, kind: str, character: str) -> None:
+    archive = make(tmp_path / kind, {"1.jpg": b"1", f"a/b{character}.jpg": b"2"})
+    with pytest.raises(DatasetError, match="has a control character in its name") as caught:
+        prepare("folder", [archive], tmp_path / "data")
+    assert character not in str(caught.value)
+    check_that_nothing_is_left(tmp_path, archive)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_by_a_method_without_a_limit_on_memory_is_refused(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.jpg", bytes(1000))
+    with pytest.raises(DatasetError, match="another method than deflate; unpack it yourself"):
+        prepare("folder", [tmp_path / "a.zip"], tmp_path / "data")
+    check_that_nothing_is_left(tmp_path, tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("kind", ["a.tar", "a.zip"])
+def test_the_folders_of_an_archive_are_counted(tmp_path: Path, kind: str, monkeypatch) -> None:
+    monkeypatch.setattr(archives, "SMALL", 1 << 18)
+    monkeypatch.setattr(archives, "GROWTH", 1)
+    files = {"/".join([str(number), *"abcdefghijklmnopqrstuvwxyz"]): b"" for number in range(10)}
+    archive = make(tmp_path / kind, files)
+    with pytest.raises(DatasetError, match="unpacks to more than 262,144 bytes"):
+        prepare("folder", [archive], tmp_path / "data")
+    check_that_nothing_is_left(tmp_path, archive)
+
+
+def test_the_overlapping_entries_of_a_zip_are_counted_each(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(archives, "SMALL", 1 << 20)
+    monkeypatch.setattr(archives, "GROWTH", 1)
+    archive = overlapping_zip(tmp_path / "a.zip", 1 << 18, 10)
+    with pytest.raises(DatasetError, match=r"unpacks to more than|cannot be unpacked"):  # newer Pythons see the overlap
         prepare("folder", [archive], tmp_path / "data")
     check_that_nothing_is_left(tmp_path, archive)
 

@@ -64,6 +64,19 @@ def first_edition(root: Path, *, labelled: str = "devkit/cars_test_annos_withlab
         savemat(root / file, {"annotations": structs(rows)})
 
 
+def double(root: Path, name: str) -> None:
+    (root / name).rename(root / "moved")
+    (root / name).mkdir()
+    (root / "moved").rename(root / name / name)
+
+
+def doubled_first_edition(root: Path, devkit: str = "devkit/devkit") -> None:
+    first_edition(root)
+    for name in ("cars_train", "cars_test", "devkit"):
+        double(root, name)
+    (root / "devkit").rename(root / devkit.partition("/")[0])
+
+
 def class_folders(root: Path, *, below: str = "car_data/car_data") -> None:
     root.mkdir(exist_ok=True)
     (root / "names.csv").write_text("".join(f"{name}\n" for name in NAMES))
@@ -84,6 +97,12 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "first edition below stanford_cars": lambda root: first_edition(root / "stanford_cars"),
     "folder per class": class_folders,
     "folder per class, once": lambda root: class_folders(root, below="car_data"),
+    "first edition, doubled": lambda root: doubled_first_edition(root),
+    "first edition, doubled, below stanford_cars twice": lambda root: doubled_first_edition(
+        root / "stanford_cars" / "stanford_cars"
+    ),
+    "first edition, the devkit in car_devkit": lambda root: doubled_first_edition(root, devkit="car_devkit/devkit"),
+    "second edition, doubled": lambda root: (second_edition(root), double(root, "car_ims")),
 }
 
 
@@ -119,7 +138,9 @@ def test_a_copy_without_the_test_folder_and_its_labels_is_read_by_its_train_half
     for path in (tmp_path / "cars_test").iterdir():
         path.unlink()
     (tmp_path / "cars_test").rmdir()
-    with pytest.raises(DatasetError, match=r"cars_test/00001.jpg: .* do not exist; .* by halves \(e.g. \[train\]\)"):
+    with pytest.raises(
+        DatasetError, match=r"cars_test/00001.jpg: .* do not exist; looked in .* by halves \(e.g. \[train\]\)"
+    ):
         cars196.read(tmp_path, **SMALL)
     (tmp_path / "devkit" / "cars_test_annos_withlabels.mat").unlink()
     with pytest.raises(DatasetError, match=r"cars_test_annos_withlabels.mat: cannot be read \(No such file"):
@@ -140,7 +161,8 @@ def test_paths_tell_the_halves_apart(tmp_path: Path) -> None:
 def test_what_is_no_layout_is_refused_with_those_expected(tmp_path: Path) -> None:
     touch(tmp_path, "devkit/cars_meta.mat", "images/1.jpg")
     with pytest.raises(
-        DatasetError, match=r"has none of the layouts of Cars196; expected car_ims/ with cars_annos.mat, or cars_"
+        DatasetError,
+        match=r"none of the layouts of Cars196 \(looked in .*/stanford_cars, .*\); expected car_ims/ with cars_annos.mat",
     ):
         cars196.read(tmp_path)
 

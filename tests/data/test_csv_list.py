@@ -214,3 +214,12 @@ def test_a_pipe_in_place_of_a_list_or_an_image_is_refused_at_once(tmp_path: Path
     os.mkfifo(root / "a" / "0.jpg")
     with pytest.raises(DatasetError, match=r"a/0\.jpg: this and 0 more of the 12 images do not exist"):
         csv_list.read(root)
+
+
+def test_the_apostrophe_in_front_of_a_formula_is_no_part_of_a_name(tmp_path: Path) -> None:
+    lines = ["'=a/1.jpg,'=a", "b/2.jpg,'@b", "b/3.jpg,-0.5", "b/4.jpg,'quoted'"]
+    write(tmp_path, "\n".join(["path,label", *lines]), images=False)
+    images = csv_list.read(tmp_path, check_images=False)
+    assert isinstance(images, ImageSet)
+    assert images.paths == ("=a/1.jpg", "b/2.jpg", "b/3.jpg", "b/4.jpg")
+    assert sorted(images.class_names) == ["'quoted'", "-0.5", "=a", "@b"]

@@ -30,7 +30,7 @@ def write(folder: Path, **lists: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("below", ["", "CUB_200_2011"])
+@pytest.mark.parametrize("below", ["", "CUB_200_2011", "CUB_200_2011/CUB_200_2011"])
 def test_the_classes_of_the_ranges_are_read_from_the_folder_or_the_one_above(tmp_path: Path, below: str) -> None:
     write(tmp_path / below)
     splits = cub200.read(tmp_path, **RANGES)
@@ -105,6 +105,22 @@ def test_a_missing_list_is_named_with_what_root_must_be(tmp_path: Path) -> None:
     (write(tmp_path) / "images.txt").unlink()
     with pytest.raises(DatasetError, match=r"images.txt: cannot be read \(No such file.*root must be"):
         cub200.read(tmp_path, **RANGES)
+
+
+def test_a_root_without_lists_is_refused_with_the_folders_that_were_looked_in(tmp_path: Path) -> None:
+    looked_in = f"{tmp_path}/CUB_200_2011, {tmp_path}/CUB_200_2011/CUB_200_2011, {tmp_path}"
+    with pytest.raises(
+        DatasetError, match=rf"classes.txt is missing \(looked in {looked_in}\); root must be the unpacked"
+    ):
+        cub200.read(tmp_path, **RANGES)
+
+
+def test_a_doubled_folder_of_images_is_read(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "images").rename(tmp_path / "moved")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "moved").rename(tmp_path / "images" / "images")
+    assert cub200.read(tmp_path, **RANGES)["test"].paths[0] == "images/images/003.Bunting/003.Bunting_0.jpg"
 
 
 def test_missing_images_are_counted_and_the_first_is_named(tmp_path: Path) -> None:

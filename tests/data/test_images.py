@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import io
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from retrieval.data import load_image, to_image
+from retrieval.data import images, load_image, to_image
 from retrieval.errors import DatasetError
 
 
@@ -109,7 +111,77 @@ def test_what_is_no_image_is_named_with_the_reason_in_one_line(tmp_path):
 def test_decompression_bombs_are_refused_where_pillow_warns_and_where_it_raises(tmp_path, monkeypatch, limit):
     path = saved(tmp_path, Image.new("RGB", (40, 30)), "image.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    assert f"more than {limit:,} pixels" in refusal(path)
+    assert f"(1,200 pixels, more than {limit:,}); shrink it, or raise image.max_pixels" in refusal(path)
+    assert load_image(path, max_pixels=1200).size == (40, 30)
+    with pytest.raises(DatasetError, match="more than 1,199"):
+        load_image(path, max_pixels=1199)
+
+
+@pytest.mark.parametrize(
+    ("full_size", "size"), [(1200, (40, 30)), (1199, (20, 15)), (300, (20, 15)), (299, (10, 8)), (1, (5, 4))]
+)
+def test_a_large_jpeg_is_decoded_at_a_smaller_size(tmp_path, monkeypatch, full_size, size):
+    monkeypatch.setattr(images, "FULL_SIZE", full_size)
+    path = saved(tmp_path, noise(30, 40).resize((40, 30), Image.Resampling.BOX), "image.jpg")
+    assert load_image(path, max_pixels=1200).size == size
+    assert load_image(saved(tmp_path, noise(30, 40), "image.png"), max_pixels=1200).size == (40, 30)
+
+
+def test_a_jpeg_far_above_the_limit_of_pillow_is_read_with_the_option(tmp_path):
+    path = saved(tmp_path, Image.new("L", (20_000, 10_000), 200), "image.jpg")
+    assert "200,000,000 pixels, more than 89,478,485" in refusal(path)
+    assert load_image(path, max_pixels=200_000_000).size == (10_000, 5_000)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_metadata_of_any_size_does_not_cost_a_png(tmp_path, compressed):
+    texts = PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", "x" * (2 << 20), zip=compressed)
+    texts.add_text("Comment", "y" * (2 << 20), zip=compressed)
+    for name, options in (("texts.png", {"pnginfo": texts}), ("profile.png", {"icc_profile": bytes(2 << 20)})):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = saved(tmp_path, noise(), name, exif=exif, **options)
+        np.testing.assert_array_equal(np.asarray(load_image(path)), np.rot90(np.asarray(noise()), -1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - 40])
+    assert "truncated" in refusal(path)
+
+
+JPEGS = {"baseline": {}, "progressive": {"progressive": True}, "restarts": {"restart_marker_blocks": 1}}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_without_its_end_marker_is_read_with_a_warning(tmp_path, kind, caplog):
+    path = saved(tmp_path, noise(40, 70), "image.jpg", **JPEGS[kind])
+    whole = path.read_bytes()
+    expected = np.asarray(load_image(path))
+    assert not caplog.records
+    for cut in (whole[:-2], whole[:-1], whole[:-2] + bytes(100)):
+        path.write_bytes(cut)
+        np.testing.assert_array_equal(np.asarray(load_image(path)), expected)
+    assert [record.message for record in caplog.records] == [
+        f"{path}: lacks the end marker of a JPEG file; it is read, but may have been copied incompletely"
+    ]
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_that_lacks_a_pixel_is_refused(tmp_path, kind):
+    path = saved(tmp_path, noise(40, 70), "image.jpg", **JPEGS[kind])
+    whole = path.read_bytes()
+    expected = np.asarray(load_image(path))
+    scans = [found.start() for found in re.finditer(b"\xff[\xda\xc4]", whole)]
+    refused = 0
+    for length in [*range(600, len(whole) - 60, 37), *range(len(whole) - 60, len(whole) - 2)]:
+        path.write_bytes(whole[:length])
+        try:
+            pixels = np.asarray(load_image(path))
+        except DatasetError:
+            refused += 1
+            continue
+        between_scans = any(0 <= length - start <= 1 for start in scans)
+        assert np.array_equal(pixels, expected) or between_scans, length
+    assert refused > 40
 
 
 def test_damage_anywhere_is_a_dataset_error_or_an_image(tmp_path):

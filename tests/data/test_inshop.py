@@ -41,7 +41,10 @@ def write(
     return root
 
 
-@pytest.mark.parametrize(("list_in", "images_in"), [("Eval", "Img"), ("Eval", ""), ("", "")])
+@pytest.mark.parametrize(
+    ("list_in", "images_in"),
+    [("Eval", "Img"), ("Eval", ""), ("", ""), ("Eval/Eval", "Img/img"), ("Eval", "Img/Img"), ("", "img")],
+)
 def test_labels_of_query_and_gallery_agree_and_lone_images_are_kept(
     tmp_path: Path, list_in: str, images_in: str
 ) -> None:
@@ -134,3 +137,15 @@ def test_the_official_list_is_read_whole(shared_data: Path, tmp_path: Path) -> N
     assert {split: (len(images), images.num_classes) for split, images in splits.items()} == inshop.PUBLISHED
     assert (splits["train"].class_sizes() == 1).sum() == 12
     assert splits["query"].class_names == splits["gallery"].class_names
+
+
+def test_the_folders_that_were_looked_in_are_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        DatasetError, match=rf"list_eval_partition.txt is missing \(looked in {tmp_path}/Eval, {tmp_path},"
+    ):
+        inshop.read(tmp_path)
+    write(tmp_path, images_in="Images")
+    with pytest.raises(
+        DatasetError, match=rf"do not exist; looked in {tmp_path}/Img/img, .* for the folder img; unpack"
+    ):
+        inshop.read(tmp_path, check_counts=False)

@@ -36,7 +36,7 @@ def write(folder: Path, train: str, test: str, *, images: bool = True) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("below", ["", "Stanford_Online_Products"])
+@pytest.mark.parametrize("below", ["", "Stanford_Online_Products", "Stanford_Online_Products/Stanford_Online_Products"])
 def test_the_lists_are_train_and_test_and_a_class_has_the_super_class_of_its_kind(tmp_path: Path, below: str) -> None:
     write(tmp_path / below, rows(8, 5), rows(13, 2, first_image=13))
     splits = sop.read(tmp_path, check_counts=False)
@@ -98,7 +98,9 @@ def test_a_malformed_list_is_named_with_its_line(tmp_path: Path, content: str, m
 
 
 def test_a_missing_list_is_named_with_what_root_must_be(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"Ebay_train.txt: cannot be read \(No such file.*root must be"):
+    with pytest.raises(
+        DatasetError, match=r"Ebay_train.txt is missing \(looked in .*/Stanford_Online_Products/.*root must be"
+    ):
         sop.read(tmp_path)
 
 

@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from retrieval.data import ImageSet, Preprocessing, prepare
+from retrieval.data import ImageSet, Preprocessing, evaluation_loader, make_augmentation, prepare, training_loader
+from retrieval.errors import DatasetError
+from retrieval.model import Model
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PLAIN = Preprocessing(32, 24, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -107,3 +111,45 @@ def test_bad_preprocessing_is_refused_by_the_name_of_its_key(change, message):
 def test_preprocessing_that_is_no_object_is_refused():
     with pytest.raises(ValueError, match="preprocessing is a list"):
         Preprocessing.from_dict([1])
+
+
+def test_a_limit_on_pixels_is_kept_in_the_dictionary_only_if_there_is_one():
+    assert "max_pixels" not in PLAIN.to_dict()
+    large = replace(PLAIN, max_pixels=10**9)
+    assert large.to_dict()["max_pixels"] == 10**9
+    assert Preprocessing.from_dict(large.to_dict()) == large
+    assert Preprocessing.from_dict(PLAIN.to_dict()) == PLAIN
+    for limit in (0, -1, 2**30 + 1, 1.5, True, "many"):
+        with pytest.raises(ValueError, match=r"max_pixels is .*; give an integer number of pixels"):
+            replace(PLAIN, max_pixels=limit)
+
+
+@pytest.mark.parametrize("limit", [1200, None])
+def test_training_evaluation_and_queries_read_an_image_by_the_limit_of_the_preprocessing(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    noise(40, 30).save(tmp_path / "a.png")
+    images = ImageSet.from_pairs(tmp_path, [("a.png", "a")])
+    preprocessing = replace(PLAIN, max_pixels=limit)
+    model, augmentation = Model(nn.Flatten(), preprocessing), make_augmentation("none", preprocessing)
+    batch = [(0, np.array([0]))]
+    for read in (
+        lambda: next(iter(training_loader(images, batch, augmentation, seed=0, workers=0)))[0],
+        lambda: next(iter(evaluation_loader(images, preprocessing, batch_size=1, workers=0))),
+        lambda: images.with_transform(preprocessing)[0][0],
+        lambda: model.encode(images),
+        lambda: model.encode([tmp_path / "a.png"]),
+    ):
+        if limit is None:
+            with pytest.raises(DatasetError, match=r"raise image\.max_pixels"):
+                read()
+        else:
+            pixels = np.asarray(read()).ravel()
+            expected = prepare(noise(40, 30), preprocessing).ravel()
+            np.testing.assert_allclose(
+                pixels, expected * (np.linalg.norm(pixels) / np.linalg.norm(expected)), rtol=1e-5
+            )
+
+
+def test_a_very_long_image_above_the_limit_of_pillow_is_cropped(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert prepare(Image.new("RGB", (2000, 10), "white"), PLAIN).shape == (3, 24, 24)

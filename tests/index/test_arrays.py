@@ -133,3 +133,14 @@ def test_labels_that_are_the_text_of_a_missing_value_give_a_warning(vectors, cap
     labels.write_text("a\na\nNaN\nb\nNaN\nb\n")
     retrieval.Index.from_files(vectors, labels)
     assert caplog.messages == [f"{labels}, item 3: label 'NaN' is the text of a missing value; it forms a class"]
+
+
+def test_exported_names_that_a_spreadsheet_takes_for_formulas_are_guarded_and_read_back(vectors, tmp_path):
+    names = ["=cmd()", "+a", "-0.5", "-b", "@c", "plain"]
+    index = retrieval.Index.from_vectors(np.load(vectors), names, paths=[f"{name}.jpg" for name in names])
+    files = index.export(tmp_path / "files")
+    lines = files.table.read_text().splitlines()
+    assert lines[1:4] == ["0,'=cmd(),'=cmd().jpg", "1,'+a,'+a.jpg", "2,-0.5,'-0.5.jpg"]
+    again = retrieval.Index.from_files(files.vectors, files.table)
+    assert [hit.class_name for (hit,) in again.search(np.load(vectors), 1)] == names
+    assert [hit.path for (hit,) in again.search(np.load(vectors), 1)] == [f"{name}.jpg" for name in names]
