@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
+from retrieval.config.schema import LARGEST_DIMENSION, LARGEST_SIDE
 from retrieval.data import Preprocessing
 from retrieval.errors import did_you_mean, reason_of
 from retrieval.files.manifest import Files
@@ -30,8 +31,6 @@ from retrieval.networks.pooling import POOLINGS
 DESCRIPTION, WEIGHTS, ONNX = "model.json", "model.safetensors", "model.onnx"
 MODEL_FILES = (DESCRIPTION, WEIGHTS, ONNX)
 
-LARGEST_DIMENSION = 2**16
-LARGEST_SIDE = 2048  # pixels
 _LONGEST_NAME = 200  # characters of the name of a backbone; those of timm have at most 60
 
 
