@@ -16,6 +16,7 @@ import numpy as np
 from retrieval.data import ImageSet
 from retrieval.errors import RetrievalError
 from retrieval.files import write_bytes, write_text
+from retrieval.files.arrays import read_array
 from retrieval.index.thumbnails import thumbnail
 from retrieval.model import Model
 from retrieval.model.description import StoredModel
@@ -104,13 +105,10 @@ def _key(model: Model, stored: StoredModel, images: ImageSet) -> str:
 
 def _read_part(file: Path, count: int) -> np.ndarray | None:
     try:
-        vectors = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        vectors = read_array(file)
+    except (OSError, ValueError):
         return None
-    fits = (
-        isinstance(vectors, np.ndarray) and vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == count
-    )
-    return vectors if fits else None
+    return vectors if vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == count else None
 
 
 def _write_part(file: Path, vectors: np.ndarray) -> None:
