@@ -19,8 +19,9 @@ from retrieval.config.mistakes import mistake
 from retrieval.config.schema import Config
 from retrieval.config.suggestions import suggest
 from retrieval.config.yaml_text import LARGEST, UNREADABLE, missing_space, parse, parse_value, shorten, write
-from retrieval.errors import ConfigError, did_you_mean
+from retrieval.errors import ConfigError, brief, did_you_mean
 from retrieval.files import read_text
+from retrieval.files.reading import IMPOSSIBLE
 
 log = logging.getLogger("retrieval")
 
@@ -33,9 +34,6 @@ _OPTIONS_OF = {
     "model.backbone": "model.backbone_options",
     "training.optimizer": "training.optimizer_options",
 }
-
-# Characters of no text and no path. Paths that are not UTF-8 hold the other surrogates.
-_IMPOSSIBLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 # What pydantic puts into the location of an error besides keys: the members of a union.
 _UNION_MEMBER = re.compile(r"bool|int|float|str|CallbackConfig|constrained-\w+|literal\[.*\]")
@@ -145,12 +143,12 @@ def _parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            mistakes.append(f"{_shorten(override)}: expected key=value, e.g. loss.projection=std")
+            mistakes.append(f"{brief(override)}: expected key=value, e.g. loss.projection=std")
             continue
         try:
             values[key] = _read_value(key, text)
         except UNREADABLE:
-            mistakes.append(f"{_shorten(override)}: the value is not valid YAML")
+            mistakes.append(f"{brief(override)}: the value is not valid YAML")
     return values, mistakes
 
 
@@ -191,8 +189,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
 
 def _impossible(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """The keys of texts with an impossible character, and the character."""
-    if isinstance(value, str) and (found := _IMPOSSIBLE.search(value)):
-        yield shorten(_IMPOSSIBLE.sub("?", key)), found[0]
+    if isinstance(value, str) and (found := IMPOSSIBLE.search(value)):
+        yield shorten(IMPOSSIBLE.sub("?", key)), found[0]
     elif isinstance(value, dict):
         for name, item in value.items():
             yield from _impossible(name, f"{key}.{name}".lstrip("."))
@@ -270,9 +268,9 @@ def _mistakes(error: ValidationError, origin: str, overridden: set[str], kind: s
         message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
         if is_unknown:
             for name in sorted(name for name in overridden if name.startswith(f"{key}.")) or [key]:
-                lines[name] = f"{where}: unknown key {_shorten(name)}{_hint(name.split('.'))}"
+                lines[name] = f"{where}: unknown key {brief(name)}{_hint(name.split('.'))}"
         elif item["type"] == "model_type":
-            found = f"found {_shorten(item['input'])}{missing_space(str(item['input']))}"
+            found = f"found {brief(item['input'])}{missing_space(str(item['input']))}"
             lines[key] = f"{where}: {key}: expected a section of {', '.join(_known_keys(path))}, {found}"
         elif item["type"] == "value_error":
             text = message.removeprefix("value error, ")
@@ -280,7 +278,7 @@ def _mistakes(error: ValidationError, origin: str, overridden: set[str], kind: s
         elif key in lines:
             lines[key] += f"; or {message}"
         else:
-            lines[key] = f"{where}: {key}: {message}, found {_shorten(item['input'])}"
+            lines[key] = f"{where}: {key}: {message}, found {brief(item['input'])}"
     return list(lines.values())
 
 
@@ -294,7 +292,3 @@ def _hint(path: Sequence[str]) -> str:
 def _known_keys(sections: Sequence[str]) -> list[str]:
     section = _section(sections)
     return list(section.model_fields) if section else []
-
-
-def _shorten(value: Any, length: int = 60) -> str:
-    return shorten(repr(value), length)

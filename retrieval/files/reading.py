@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 from typing import BinaryIO
+
+# Characters that are in no text and no path. Paths that are not UTF-8 hold the other surrogates.
+IMPOSSIBLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -23,11 +27,9 @@ def open_file(path: str | Path) -> BinaryIO:
         OSError: The file cannot be opened, or it is a folder, pipe, device or socket; `strerror` says which.
     """
     _require_regular(path, Path(path).stat())  # before it is opened, which may act on a device
-    # A file that has become a pipe in the meantime does not block either.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    file = os.fdopen(handle, "rb")
+    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
     try:
-        _require_regular(path, os.fstat(handle))
+        _require_regular(path, os.fstat(file.fileno()))
     except OSError:
         file.close()
         raise
@@ -45,10 +47,9 @@ def read_file(path: str | Path, largest: int | None = None) -> bytes:
         OSError: See `open_file`; or the file is larger.
     """
     with open_file(path) as file:
-        if largest is None:
-            return file.read()
-        content = file.read(largest + 1)
-    if len(content) > largest:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read() if largest is None else file.read(min(size, largest) + 1)  # `read` takes memory first
+    if largest is not None and len(content) > largest:
         raise OSError(errno.EFBIG, f"it is larger than {largest:,} bytes", str(path))
     return content
 
@@ -61,6 +62,11 @@ def read_text(path: str | Path, largest: int | None = None) -> str:
         UnicodeDecodeError: The file is not UTF-8.
     """
     return read_file(path, largest).decode("utf-8-sig")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Opens a file that may have become a pipe in the meantime."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _require_regular(path: str | Path, status: os.stat_result) -> None:

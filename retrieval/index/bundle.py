@@ -23,8 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.errors import IndexFormatError
+from retrieval.errors import IndexFormatError, brief
 from retrieval.files.manifest import Files, manifest_text
+from retrieval.files.reading import IMPOSSIBLE
 from retrieval.index import approximate, thumbnails
 from retrieval.index.calibration import Calibration
 from retrieval.index.items import read_items
@@ -181,10 +182,12 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         )
     for key, expected in (("metric", METRIC), ("normalised", True)):
         if manifest[key] != expected:
-            raise IndexFormatError(f"{path}: {key} is {manifest[key]!r}, expected {expected!r}; {REMEDY}")
+            raise IndexFormatError(f"{path}: {key} is {brief(manifest[key])}, expected {expected!r}; {REMEDY}")
     if (manifest["type"] == approximate.EXACT) == (APPROXIMATE in names):
         state = "exists" if APPROXIMATE in names else "is missing"
-        raise IndexFormatError(f"{path}: type is {manifest['type']!r}, but {APPROXIMATE} {state}; {REMEDY}")
+        raise IndexFormatError(f"{path}: type is {brief(manifest['type'])}, but {APPROXIMATE} {state}; {REMEDY}")
+    if IMPOSSIBLE.search(manifest["images_root"]):
+        raise IndexFormatError(f"{path}: images_root is {brief(manifest['images_root'])}, which is no path; {REMEDY}")
     if CALIBRATION in manifest:
         try:
             Calibration.from_dict(manifest[CALIBRATION])

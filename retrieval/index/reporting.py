@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import ConfigError, RetrievalError
-from retrieval.files import require_place, write_bytes, write_text
+from retrieval.files import open_file, require_place, write_bytes, write_text
 from retrieval.index.bundle import Bundle
 from retrieval.report import MARK, Facts, Images, analyse, make_report
 
@@ -94,7 +94,7 @@ def check_replaceable(page: Path) -> None:
             )
         return
     try:
-        with page.open("rb") as file:
+        with open_file(page) as file:
             if MARK.encode() in file.read(1000):
                 return
     except OSError as error:

@@ -188,6 +188,8 @@ def _check_content(content: bytes) -> None:
         for node in graph.node:
             if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
                 raise ValueError(f"it uses the operator {node.domain}.{node.op_type}, which is not standard")
+            if node.op_type == "Loop":
+                raise ValueError("it uses the operator Loop, which may never end")
             for attribute in node.attribute:
                 graphs += [attribute.g] if attribute.HasField("g") else []
                 graphs += attribute.graphs

@@ -296,6 +296,27 @@ def test_an_image_size_that_differs_from_the_preprocessing_is_right_where_the_ne
     assert_array_equal(Model.load(folder).encode(IMAGES), timm_model().encode(IMAGES))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "vit_giant_patch14_dinov2", "image_size": 518},  # 1.1 billion parameters
+        {"embedding_dim": 2**16},
+        {"backbone": "vit_tiny_patch16_224", "image_size": 2048},  # attention between 16,384 patches
+    ],
+)
+def test_a_network_that_the_weights_do_not_fit_is_refused_before_it_takes_memory(
+    tmp_path, stored, changes, monkeypatch
+):
+    def create(*arguments, **options):
+        assert torch.get_default_device().type == "meta"
+        return create_embedder(*arguments, **options)
+
+    monkeypatch.setattr(description, "create_embedder", create)
+    assert "its weights do not fit" in refused(
+        forge(tmp_path / "model", "saved model", stored, {**stored.description, **changes}), "saved model"
+    )
+
+
 # Random changes
 
 VALUES = [
