@@ -128,7 +128,10 @@ def compare(content: bytes, network: nn.Module, inputs: Tensor) -> float:
     """
     with torch.inference_mode():
         expected = _unit(torch.cat([network(images) for images in inputs.split(_BATCH)]))
-    session = OnnxNetwork(content, expected.shape[1])
+    try:
+        session = OnnxNetwork(content, expected.shape[1])
+    except ValueError as error:
+        raise RetrievalError(f"this model cannot be exported as ONNX ({error})") from error
     vectors = _unit(torch.cat([session(images) for images in inputs.split(_BATCH)]))
     largest = float(np.abs(vectors - expected).max())  # NaN if a vector has no direction
     if not largest <= TOLERANCE:

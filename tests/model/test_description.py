@@ -586,6 +586,22 @@ def test_operators_that_are_not_standard_are_refused(tmp_path):
         assert "which is not standard" in onnx_refused(tmp_path / "model", content)
 
 
+@pytest.mark.timeout(60)
+def test_a_loop_that_may_never_end_is_refused(tmp_path):
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go on"], ["again"])],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go on", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("again", TensorProto.BOOL, [])],
+    )
+    always = numpy_helper.from_array(np.array(True), "always")
+    content = onnx_file([helper.make_node("Loop", ["", "always"], [], body=body), *mean_nodes()], weights=[always])
+    assert "it uses the operator Loop, which may never end" in onnx_refused(tmp_path / "model", content)
+
+
 def test_functions_of_the_file_itself_are_allowed_but_not_what_they_hide(tmp_path):
     def function(operator, domain):
         node = helper.make_node(operator, ["x", "y"], ["z"], domain=domain)
