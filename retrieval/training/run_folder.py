@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +102,16 @@ class RunFolder:
         """Writes the last checkpoint; the one before it becomes the previous one."""
         save_checkpoint(self.last, state, keep=self.previous)
 
-    def load_last(self) -> dict[str, Any]:
+    def load_last(self, needs: Iterable[str] = ()) -> dict[str, Any]:
         """Reads the last checkpoint, or the previous one, with a warning, if the last is damaged.
+
+        Args:
+            needs: See `load_checkpoint`.
 
         Raises:
             CheckpointError: Neither can be read.
         """
-        return load_newest(self.last, self.previous)
+        return load_newest(self.last, self.previous, needs=needs)
 
     def write_rows(self, rows: Rows) -> None:
         """Writes the figures of all epochs, as CSV and as one JSON object a line.
