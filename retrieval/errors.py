@@ -11,10 +11,13 @@ A wrong argument to a function is a plain `ValueError` with the value and the re
 
 from __future__ import annotations
 
+import re
 import shlex
 import textwrap
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+_CONTROL = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")  # without the line break
 
 
 class RetrievalError(Exception):
@@ -30,6 +33,10 @@ class RetrievalError(Exception):
     """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        # Names of files may hold control characters, which would act on the terminal.
+        super().__init__(_CONTROL.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
 class ConfigError(RetrievalError):

@@ -26,6 +26,8 @@ def open_file(path: str | Path) -> BinaryIO:
     Raises:
         OSError: The file cannot be opened, or it is a folder, pipe, device or socket; `strerror` says which.
     """
+    if IMPOSSIBLE.search(str(path)):
+        raise OSError(errno.EINVAL, "no file can have this name", str(path))
     _require_regular(path, Path(path).stat())  # before it is opened, which may act on a device
     file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115 - the caller closes it
     try:

@@ -25,10 +25,9 @@ import numpy as np
 
 from retrieval.errors import IndexFormatError, brief
 from retrieval.files.manifest import Files, manifest_text
-from retrieval.files.reading import IMPOSSIBLE
 from retrieval.index import approximate, thumbnails
 from retrieval.index.calibration import Calibration
-from retrieval.index.items import read_items
+from retrieval.index.items import check_texts, read_items
 from retrieval.index.manifest import (
     APPROXIMATE,
     CALIBRATION,
@@ -186,8 +185,7 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     if (manifest["type"] == approximate.EXACT) == (APPROXIMATE in names):
         state = "exists" if APPROXIMATE in names else "is missing"
         raise IndexFormatError(f"{path}: type is {brief(manifest['type'])}, but {APPROXIMATE} {state}; {REMEDY}")
-    if IMPOSSIBLE.search(manifest["images_root"]):
-        raise IndexFormatError(f"{path}: images_root is {brief(manifest['images_root'])}, which is no path; {REMEDY}")
+    check_texts(path, images_root=manifest["images_root"], split=manifest["split"])
     if CALIBRATION in manifest:
         try:
             Calibration.from_dict(manifest[CALIBRATION])

@@ -67,3 +67,9 @@ def test_a_file_above_the_largest_size_is_refused_without_reading_it(tmp_path):
 def test_a_missing_file_keeps_the_error_of_the_system(tmp_path):
     with pytest.raises(FileNotFoundError):
         open_file(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_a_name_that_no_file_can_have_is_an_error_of_the_system_too(name):
+    with pytest.raises(OSError, match="no file can have this name"):
+        open_file(name)
