@@ -77,6 +77,12 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def brief(value: object, length: int = 60) -> str:
+    """The representation of a value for messages: on one line and not too long."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def did_you_mean(word: str, known: Iterable[str], count: int = 3) -> str:
     """A hint of the known words nearest to `word`, as a shell takes them and ready to append: "" where none is near."""
     near = get_close_matches(word, list(known), n=count, cutoff=0.5)

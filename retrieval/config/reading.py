@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from retrieval.config.mistakes import mistake
 from retrieval.config.schema import Config
 from retrieval.config.suggestions import suggest
-from retrieval.config.yaml_text import missing_space, parse, parse_value, write
-from retrieval.errors import ConfigError, did_you_mean
+from retrieval.config.yaml_text import LARGEST, UNREADABLE, missing_space, parse, parse_value, shorten, write
+from retrieval.errors import ConfigError, brief, did_you_mean
+from retrieval.files import read_text
+from retrieval.files.reading import IMPOSSIBLE
 
 log = logging.getLogger("retrieval")
 
@@ -82,6 +83,7 @@ def load(source: str | Path | Config, overrides: Overrides = (), data: str | Pat
         values.pop("loss", None)
     _drop_options_of_replaced_parts(values, changes)
     mistakes += [mistake for key, value in changes.items() if (mistake := _assign(values, key, value))]
+    mistakes += [f"{key}: holds the character U+{ord(found):04X}; remove it" for key, found in _impossible(values)]
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -121,7 +123,7 @@ def _read(source: str | Path) -> tuple[str, str]:
     path = Path(source)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         try:
-            return str(path), path.read_text(encoding="utf-8-sig")
+            return str(path), read_text(path, LARGEST)
         except (OSError, UnicodeDecodeError) as error:
             if (path / "config.yaml").is_file():
                 raise ConfigError(f"{path}: is a folder; give {path / 'config.yaml'}") from error
@@ -141,12 +143,12 @@ def _parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            mistakes.append(f"{override!r}: expected key=value, e.g. loss.projection=std")
+            mistakes.append(f"{brief(override)}: expected key=value, e.g. loss.projection=std")
             continue
         try:
             values[key] = _read_value(key, text)
-        except (yaml.YAMLError, ValueError):
-            mistakes.append(f"{override!r}: the value is not valid YAML")
+        except UNREADABLE:
+            mistakes.append(f"{brief(override)}: the value is not valid YAML")
     return values, mistakes
 
 
@@ -183,6 +185,19 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> str | None:
             return f"{key!r}: {section!r} is a value, not a section"
     inner[name] = value
     return None
+
+
+def _impossible(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """The keys of texts with an impossible character, and the character."""
+    if isinstance(value, str) and (found := IMPOSSIBLE.search(value)):
+        yield shorten(IMPOSSIBLE.sub("?", key)), found[0]
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _impossible(name, f"{key}.{name}".lstrip("."))
+            yield from _impossible(item, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _impossible(item, f"{key}.{position}")
 
 
 def _chooses_another(changes: Mapping[str, Any], key: str, section: Any) -> bool:
@@ -253,9 +268,9 @@ def _mistakes(error: ValidationError, origin: str, overridden: set[str], kind: s
         message = f"{item['msg'][0].lower()}{item['msg'][1:]}"
         if is_unknown:
             for name in sorted(name for name in overridden if name.startswith(f"{key}.")) or [key]:
-                lines[name] = f"{where}: unknown key {name!r}{_hint(name.split('.'))}"
+                lines[name] = f"{where}: unknown key {brief(name)}{_hint(name.split('.'))}"
         elif item["type"] == "model_type":
-            found = f"found {_shorten(item['input'])}{missing_space(str(item['input']))}"
+            found = f"found {brief(item['input'])}{missing_space(str(item['input']))}"
             lines[key] = f"{where}: {key}: expected a section of {', '.join(_known_keys(path))}, {found}"
         elif item["type"] == "value_error":
             text = message.removeprefix("value error, ")
@@ -263,7 +278,7 @@ def _mistakes(error: ValidationError, origin: str, overridden: set[str], kind: s
         elif key in lines:
             lines[key] += f"; or {message}"
         else:
-            lines[key] = f"{where}: {key}: {message}, found {_shorten(item['input'])}"
+            lines[key] = f"{where}: {key}: {message}, found {brief(item['input'])}"
     return list(lines.values())
 
 
@@ -277,8 +292,3 @@ def _hint(path: Sequence[str]) -> str:
 def _known_keys(sections: Sequence[str]) -> list[str]:
     section = _section(sections)
     return list(section.model_fields) if section else []
-
-
-def _shorten(value: Any, length: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= length else text[: length - 1] + "…"

@@ -6,9 +6,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+# What a model that anyone may have stored can ask for, and therefore what can be trained.
+LARGEST_SIDE = 2048  # pixels
+LARGEST_DIMENSION = 2**16
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Pixels = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
 AboveZero = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Rgb = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -61,8 +66,8 @@ class DataConfig(Section):
 class ImageConfig(Section):
     """From an image file to the network's input. Null statistics are those of the backbone's pretraining."""
 
-    resize: Positive = 256  # pixels of the shorter side
-    size: Positive = 224  # pixels of the centre crop; for a vision transformer, a multiple of its patch
+    resize: Pixels = 256  # pixels of the shorter side
+    size: Pixels = 224  # pixels of the centre crop; for a vision transformer, a multiple of its patch
     mean: Rgb | None = None
     std: Rgb | None = None
     interpolation: Literal["bilinear", "bicubic"] | None = None
@@ -85,7 +90,7 @@ class ModelConfig(Section):
     backbone: str = "resnet50"  # a model of timm, or an import path such as my_nets:build
     backbone_options: dict[str, Any] = {}  # of a backbone given by an import path
     pretrained: bool | str = True  # true: timm's weights from the hub; or the path of a weights file
-    embedding_dim: Positive | None = 512  # null: no head
+    embedding_dim: Annotated[int, Field(ge=1, le=LARGEST_DIMENSION)] | None = 512  # null: no head
     pooling: Literal["avg", "max", "avgmax", "gem", "cls"] | None = None  # null: the backbone's own
     layer_norm: bool = False  # between pooling and head
     head_init: Literal["random", "pca", "whiten"] | None = None  # null: whiten for a pretrained backbone, else random

@@ -2,6 +2,9 @@
 
 PyYAML follows YAML 1.1. ruamel.yaml follows YAML 1.2, but stops at the first repeated key, while here all mistakes are reported at
 once.
+
+Aliases and tags are refused: a few aliases of one another stand for more values than any memory holds, and tags make values that no
+option takes. Size and depth are bounded, so that any text is read or refused in a few seconds.
 """
 
 from __future__ import annotations
@@ -11,7 +14,11 @@ from typing import Any
 
 import yaml
 
-from retrieval.errors import ConfigError
+from retrieval.errors import ConfigError, reason_of
+
+LARGEST = 2**17  # bytes of a configuration; one with every option has 3,000
+_DEEPEST = 20  # lists and mappings inside one another
+UNREADABLE = (yaml.YAMLError, ValueError, OverflowError)  # what PyYAML raises; the last for "\\UFFFFFFFF"
 
 _MISSING_SPACE = re.compile(r"^[ \t]*([A-Za-z]\w*):([^\s:/#][^\n#]*)", re.MULTILINE)
 
@@ -26,14 +33,13 @@ def parse(text: str, origin: str) -> tuple[dict[str, Any], list[str]]:
     Raises:
         ConfigError: The text is not YAML, or not a mapping.
     """
-    loader = _Loader(text)
+    if len(text) > LARGEST:
+        raise ConfigError(f"{origin}: has {len(text):,} characters, more than the {LARGEST:,} of a configuration")
     try:
+        loader = _Loader(text)
         values = loader.get_single_data()
-    except (yaml.YAMLError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        problem = getattr(error, "problem", None) or "unreadable"
-        raise ConfigError(f"{origin}:{line} not valid YAML ({problem}){missing_space(text)}") from error
+    except UNREADABLE as error:
+        raise ConfigError(f"{origin}:{_problem(error, text)}{missing_space(text)}") from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -45,14 +51,19 @@ def parse(text: str, origin: str) -> tuple[dict[str, Any], list[str]]:
 def missing_space(text: str) -> str:
     """A hint of the first key without a space after its colon, ready to append; "" where there is none."""
     found = _MISSING_SPACE.search(text)
-    return f"; put a space after the colon: `{found[1]}: {found[2].strip()}`" if found else ""
+    return f"; put a space after the colon: `{shorten(f'{found[1]}: {found[2].strip()}')}`" if found else ""
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """The beginning of a text, for messages."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def parse_value(text: str) -> Any:
     """A single value.
 
     Raises:
-        yaml.YAMLError, ValueError: The text is not YAML.
+        UNREADABLE: One of these classes: the text is not YAML.
     """
     return _Loader(text).get_single_data()
 
@@ -62,14 +73,42 @@ def write(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def _problem(error: Exception, text: str) -> str:
+    """The line and the problem of an error of PyYAML."""
+    if isinstance(error, yaml.reader.ReaderError):
+        number = text.count("\n", 0, error.position) + 1
+        return f" line {number}: not valid YAML (the control character U+{error.character:04X}); remove it"
+    mark = getattr(error, "problem_mark", None)
+    line = f" line {mark.line + 1}:" if mark else ""
+    return f"{line} not valid YAML ({shorten(getattr(error, 'problem', None) or reason_of(error), 200)})"
+
+
 class _Loader(yaml.SafeLoader):
-    """Reads the scalars of YAML 1.2, and lists repeated keys."""
+    """Reads the scalars of YAML 1.2, refuses aliases and tags, and lists repeated keys."""
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the name that PyYAML looks for; without the rules of YAML 1.1
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.doubled: list[str] = []
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        tag = getattr(event, "tag", None)
+        problem = None
+        if isinstance(event, yaml.AliasEvent):
+            problem = f"the alias *{shorten(str(event.anchor))}; write the value out"
+        elif tag is not None and tag != "!":
+            problem = f"the tag {shorten(tag.replace('tag:yaml.org,2002:', '!!'))!r}; leave it out"
+        elif self._depth > _DEEPEST:
+            problem = f"more than {_DEEPEST} lists or mappings inside one another"
+        if problem:
+            raise yaml.composer.ComposerError(problem=problem, problem_mark=event.start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -77,7 +116,7 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.constructor.ConstructorError(problem="a key that is no word", problem_mark=key.start_mark)
             if key.value in seen:
-                self.doubled.append(f"line {key.start_mark.line + 1}: key {key.value!r} stands twice")
+                self.doubled.append(f"line {key.start_mark.line + 1}: key {shorten(key.value)!r} stands twice")
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -87,7 +126,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes strings that either version would read as another type."""
+    """Quotes strings that either version would read as another type, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 for _tag, _pattern, _first in (

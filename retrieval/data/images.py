@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from retrieval.data.damage import without_end_marker, without_metadata
 from retrieval.errors import DatasetError
-from retrieval.files import open_regular
+from retrieval.files import open_file
 from retrieval.files.image_formats import formats, missing_package
 
 log = logging.getLogger("retrieval")
@@ -54,7 +54,7 @@ def load_image(path: str | Path, *, max_pixels: int | None = None) -> Image.Imag
         DatasetError: The file is missing, is not an image, is damaged, or has more pixels than the limit.
     """
     try:
-        with warnings.catch_warnings(), open_regular(path) as file:
+        with warnings.catch_warnings(), open_file(path) as file:
             warnings.simplefilter("ignore")  # about unusual metadata
             return _read(path, file, max_pixels)
     except Image.DecompressionBombError as error:  # some formats have a limit of their own

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from retrieval.data.image_set import stays_below_root
 from retrieval.errors import DatasetError
-from retrieval.files import read_regular
+from retrieval.files import read_file
 from retrieval.files.cells import unguard
 
 LONGEST_LINE = 4096  # characters; no common system allows longer paths
@@ -42,7 +42,7 @@ def read_lines(path: Path, *, remedy: str) -> list[Line]:
         DatasetError: The list cannot be read or is empty, or a line is not UTF-8, contains control characters or is too long.
     """
     try:
-        content = read_regular(path)
+        content = read_file(path)
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
     lines = []

@@ -16,7 +16,7 @@ import numpy as np
 
 from retrieval.data.list_file import Line
 from retrieval.errors import DatasetError
-from retrieval.files import read_regular
+from retrieval.files import read_file
 
 
 def read_structs(
@@ -80,7 +80,7 @@ def _load(path: Path, variable: str, md5: str | None) -> np.ndarray | None:
     import scipy.io  # here, since only this format needs it
 
     try:
-        content = read_regular(path)
+        content = read_file(path)
     except OSError as error:
         raise DatasetError(
             f"{path}: cannot be read ({error.strerror}); copy the file of the official devkit to this path"

@@ -1,4 +1,4 @@
-"""Files and folders that are written completely or not at all, by one process at a time."""
+"""Files and folders that are written completely or not at all, by one process at a time; and regular files only to read."""
 
 from retrieval.files.claims import claimed
 from retrieval.files.folders import folder_in_one_piece, make_place, require_elsewhere, require_only, require_place
@@ -12,7 +12,7 @@ from retrieval.files.outputs import (
     require_free_folder,
     require_mark,
 )
-from retrieval.files.reading import open_regular, read_regular
+from retrieval.files.reading import open_file, read_file, read_text
 from retrieval.files.writing import write_bytes, write_json, write_text
 
 __all__ = [
@@ -25,9 +25,10 @@ __all__ = [
     "is_locked",
     "locked",
     "make_place",
-    "open_regular",
+    "open_file",
     "own_output",
-    "read_regular",
+    "read_file",
+    "read_text",
     "require_elsewhere",
     "require_free_file",
     "require_free_folder",

@@ -1,20 +1,25 @@
-"""Vectors for other programs: vectors.npy, and a CSV table beside it."""
+"""Arrays of and for other programs: .npy files, and vectors.npy with a CSV table beside it."""
 
 from __future__ import annotations
 
 import csv
 import io
+import math
+import os
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from retrieval.files.cells import guard
 from retrieval.files.folders import folder_in_one_piece, require_only
 from retrieval.files.outputs import begins_with, claim_folder
+from retrieval.files.reading import open_file
 from retrieval.files.writing import write_bytes, write_text
 
 VECTORS, LABELS, PATHS = "vectors.npy", "labels.csv", "paths.csv"
@@ -33,6 +38,32 @@ class ArrayFiles:
     count: int
     vectors: Path
     table: Path
+
+
+def read_array(path: str | Path) -> np.ndarray:
+    """The array of a .npy file.
+
+    NumPy takes memory for whatever shape the header declares, and reads the header as Python source. Therefore the shape is
+    compared with the size of the file first, and all errors of that reading have one class here.
+
+    Raises:
+        OSError: The file cannot be opened; see `open_file`.
+        ValueError: It is not a .npy file of numbers or texts, or it is shorter or longer than its header says.
+    """
+    with open_file(path) as file:
+        if file.read(4) == b"PK\x03\x04":
+            raise ValueError("it holds several arrays (.npz); write each with numpy.save")
+        file.seek(0)
+        shape, dtype = _read_header(file)
+        expected, actual = dtype.itemsize * math.prod(shape), os.fstat(file.fileno()).st_size - file.tell()
+        if expected != actual:
+            raise ValueError(f"it holds {actual:,} bytes of numbers, but {dtype} {shape} are {expected:,}")
+        file.seek(0)
+        with warnings.catch_warnings(action="ignore"):
+            array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    if dtype.kind == "U" and (array.ravel().view(f"{dtype.byteorder}u4") > sys.maxunicode).any():
+        raise ValueError("it holds texts that are no Unicode")  # NumPy does not check them, and Python fails on them
+    return array
 
 
 def write_arrays(
@@ -69,6 +100,25 @@ def claim_for_arrays(folder: str | Path, overwrite: bool) -> AbstractContextMana
         RetrievalError: See `write_arrays`; or another process writes the folder.
     """
     return claim_folder(folder, overwrite, _require_arrays)
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and dtype in the header of a .npy file; leaves the file where the numbers begin.
+
+    Raises:
+        ValueError: The header is damaged, or the array is one of Python objects or of records.
+    """
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with warnings.catch_warnings(action="ignore"):  # on spellings of earlier versions of Python
+            shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+        if not all(type(length) is int and length >= 0 for length in shape):
+            raise ValueError(f"the shape is {shape}")
+    except Exception as error:  # of Python's parser, whose errors differ between its versions
+        raise ValueError("its header is damaged, or it is not a .npy file") from error
+    if dtype.hasobject or dtype.names or dtype.subdtype or not dtype.itemsize:
+        raise ValueError(f"it holds values of type {dtype}, expected numbers or texts")
+    return shape, dtype
 
 
 def _require_arrays(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from retrieval.files.reading import open_regular
+from retrieval.files.reading import open_file
 
 # Pillow reads more formats. Some of them start other programs (EPS), and none of those stores photographs.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -57,7 +57,7 @@ def is_image(path: str | Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with open_regular(path) as file, Image.open(file, formats=formats()) as image:
+            with open_file(path) as file, Image.open(file, formats=formats()) as image:
                 return image.mode != "F"  # floating-point numbers are a measurement
     except Image.DecompressionBombError:
         return True  # one that is too large, which reading it says
@@ -68,7 +68,7 @@ def is_image(path: str | Path) -> bool:
 def missing_package(path: str | Path) -> str | None:
     """The package that has to be installed to read an image; None if the file is of another format or needs none."""
     try:
-        with open_regular(path) as file:
+        with open_file(path) as file:
             head = file.read(16)
     except OSError:
         return None

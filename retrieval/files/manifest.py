@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import RetrievalError, brief
 from retrieval.files.claims import is_being_replaced
-from retrieval.files.reading import read_regular
+from retrieval.files.reading import open_file, read_file
 
 MANIFEST = "manifest.json"
+
+_LARGEST = 2**20  # bytes of a manifest
 
 Files = dict[str, bytes]
 
@@ -105,9 +108,9 @@ class FolderKind:
             raise self.error(
                 f'{path}: does not say "format": "{self.format}", so this is another kind of folder; {self.remedy}'
             )
-        if manifest.get("version") != self.version:
+        if (version := manifest.get("version")) != self.version:
             raise self.error(
-                f"{path}: version is {manifest.get('version')!r}, expected {self.version}; {self.remedy}, or use the version of "
+                f"{path}: version is {brief(version)}, expected {self.version}; {self.remedy}, or use the version of "
                 "`retrieval` that made it"
             )
         expected = manifest.pop("checksum", None)
@@ -116,17 +119,19 @@ class FolderKind:
         except (ValueError, RecursionError) as error:
             raise self.error(f"{path}: is not valid JSON ({error}); {self.remedy}") from error
         if checksum != expected:
-            raise self.error(f"{path}: has been altered (checksum is {checksum}, expected {expected}); {self.remedy}")
+            raise self.error(
+                f"{path}: has been altered (checksum is {checksum}, expected {brief(expected, 80)}); {self.remedy}"
+            )
         for key, type_ in {**self.facts, "files": dict}.items():
             if type(manifest.get(key)) is not type_:
                 raise self.error(
-                    f"{path}: {key} is {manifest.get(key)!r}, expected a value of type {type_.__name__}; {self.remedy}"
+                    f"{path}: {key} is {brief(manifest.get(key))}, expected a value of type {type_.__name__}; {self.remedy}"
                 )
         for name, entry in manifest["files"].items():
             # Known names only: no file outside the folder is ever opened.
             if name not in self.files or not _is_entry(entry):
                 raise self.error(
-                    f"{path}: lists {name!r} as {entry!r}, expected one of {', '.join(self.files)} with size and sha256; "
+                    f"{path}: lists {brief(name)} as {brief(entry)}, expected one of {', '.join(self.files)} with size and sha256; "
                     f"{self.remedy}"
                 )
         return manifest
@@ -157,18 +162,22 @@ class FolderKind:
 
     def _read_file(self, path: Path, expected: Mapping[str, Any]) -> bytes:
         try:
-            content = _read_at_most(path, expected["size"])
+            with open_file(path) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != expected["size"]:  # before memory is taken
+                    raise self._differs(path, "size", size, expected)
+                content = file.read(size)
         except FileNotFoundError:
             raise self.error(f"{path}: missing, expected {expected['size']} bytes; {self.remedy}") from None
         except OSError as error:
             raise self.error(f"{path}: cannot be read ({error.strerror}); mend that, or {self.remedy}") from error
-        actual = describe(content)
-        if len(content) > expected["size"]:
-            actual["size"] = path.stat().st_size
-        for key, value in actual.items():
+        for key, value in describe(content).items():
             if value != expected[key]:
-                raise self.error(f"{path}: {key} is {value}, expected {expected[key]} by {MANIFEST}; {self.remedy}")
+                raise self._differs(path, key, value, expected)
         return content
+
+    def _differs(self, path: Path, key: str, value: Any, expected: Mapping[str, Any]) -> RetrievalError:
+        return self.error(f"{path}: {key} is {value}, expected {str(expected[key])[:80]} by {MANIFEST}; {self.remedy}")
 
     def _missing(self, folder: Path) -> RetrievalError:
         path = folder / MANIFEST
@@ -187,7 +196,7 @@ class FolderKind:
 def manifest_text(folder: Path) -> bytes | None:
     """The content of the manifest of a folder; None where it cannot be read."""
     try:
-        return read_regular(folder / MANIFEST)
+        return read_file(folder / MANIFEST, _LARGEST)
     except OSError:
         return None
 
@@ -204,7 +213,7 @@ def _generation(folder: Path) -> tuple[int, int] | None:
 def _reason(path: Path) -> str:
     """Why a file cannot be read, in parentheses; "" where it can be read by now."""
     try:
-        path.read_bytes()
+        read_file(path, _LARGEST)
     except OSError as error:
         return f" ({error.strerror})"
     return ""
@@ -219,14 +228,6 @@ def _is_entry(entry: Any) -> bool:
     if not isinstance(entry, dict) or entry.keys() != {"size", "sha256"}:
         return False
     return type(entry["size"]) is int and entry["size"] >= 0 and isinstance(entry["sha256"], str)
-
-
-def _read_at_most(path: Path, size: int) -> bytes:
-    """The content of a regular file, and one byte more than the size where it is longer."""
-    if not path.is_file() and path.exists():
-        raise OSError(0, "it is not a file")
-    with path.open("rb") as file:
-        return file.read(size + 1)
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from retrieval.errors import RetrievalError
 from retrieval.files.claims import claimed
 from retrieval.files.folders import require_elsewhere, require_place
 from retrieval.files.manifest import manifest_text
-from retrieval.files.reading import open_regular
+from retrieval.files.reading import open_file
 
 # Says that a page was made here, and so may be replaced.
 REPORT_MARK = '<meta name="generator" content="retrieval report">'
@@ -129,7 +129,7 @@ def is_report(page: Path) -> bool:
 
 def _beginning(file: Path, size: int) -> bytes:
     try:
-        with open_regular(file) as opened:
+        with open_file(file) as opened:
             return opened.read(size)
     except OSError:
         return b""

@@ -6,8 +6,10 @@ neighbours that are found is measured when the index is built.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +136,7 @@ def build(factory: str, vectors: np.ndarray) -> Approximate:
         raise RetrievalError(
             f"faiss cannot build {factory} ({str(error).splitlines()[0]}); use another --type"
         ) from error
-    if hasattr(inner, "nprobe"):
-        inner.nprobe = max(1, min(inner.nlist, max(8, inner.nlist // 8)))
-    if hasattr(inner, "hnsw"):
-        inner.hnsw.efSearch = _EXPLORED
+    _set_effort(index)
     return Approximate(index, vectors)
 
 
@@ -178,7 +177,8 @@ def read(path: Path, content: bytes, factory: str, vectors: np.ndarray) -> Appro
         raise IndexFormatError(f"{path}: keeps its lists in another file, expected them inside; {REMEDY}")
     try:
         factory = factory_string(factory, *vectors.shape)
-        index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
+        with _bounded(len(content)):
+            index = faiss.deserialize_index(np.frombuffer(content, dtype=np.uint8))
         expected = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
     except (RuntimeError, MemoryError, ValueError) as error:
         reason = (str(error).splitlines() or ["memory"])[0]
@@ -190,7 +190,32 @@ def read(path: Path, content: bytes, factory: str, vectors: np.ndarray) -> Appro
             f"{path}: holds {index.ntotal} x {index.d} values under metric {index.metric_type}, expected "
             f"{vectors.shape[0]} x {vectors.shape[1]} and {faiss.METRIC_INNER_PRODUCT} (inner_product); {REMEDY}"
         )
+    _set_effort(index)  # not that of the file, which may be any number
     return Approximate(index, vectors)
+
+
+@contextlib.contextmanager
+def _bounded(size: int) -> Iterator[None]:
+    """A block in which faiss reads no part that is larger than a file of this size; by itself it allows a terabyte."""
+    import faiss
+
+    bytes_before, loops_before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+    faiss.set_deserialization_vector_byte_limit(size)
+    faiss.set_deserialization_loop_limit(size)
+    try:
+        yield
+    finally:
+        faiss.set_deserialization_vector_byte_limit(bytes_before)
+        faiss.set_deserialization_loop_limit(loops_before)
+
+
+def _set_effort(index: Any) -> None:
+    """Sets how many lists or candidates a search explores."""
+    inner = _inner(index)
+    if hasattr(inner, "nprobe"):
+        inner.nprobe = max(1, min(inner.nlist, max(8, inner.nlist // 8)))
+    if hasattr(inner, "hnsw"):
+        inner.hnsw.efSearch = _EXPLORED
 
 
 def _inner(index: Any) -> Any:

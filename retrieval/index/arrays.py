@@ -14,7 +14,8 @@ import numpy as np
 from retrieval import evaluation
 from retrieval.data.names import MISSING, refuse_alike
 from retrieval.errors import DatasetError, did_you_mean, plural
-from retrieval.files import open_regular, read_regular
+from retrieval.files import read_text
+from retrieval.files.arrays import read_array
 from retrieval.files.cells import unguard
 
 log = logging.getLogger("retrieval")
@@ -30,13 +31,9 @@ def read_vectors(file: Path) -> np.ndarray:
         DatasetError: The file is not an array of finite numbers, or a vector is zero.
     """
     try:
-        with open_regular(file) as opened:
-            vectors = np.load(opened, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not an array of numbers"
-        raise DatasetError(f"{file}: cannot be read ({reason}); write it with numpy.save") from error
-    if not isinstance(vectors, np.ndarray):
-        raise DatasetError(f"{file}: holds several arrays, expected one of shape (count, dimension)")
+        vectors = read_array(file)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{file}: cannot be read ({_reason(error)}); write it with numpy.save") from error
     try:
         return evaluation.unit_vectors("vectors", vectors)
     except ValueError as error:
@@ -113,14 +110,15 @@ def _header_fault(names: list[str], unknown: list[str], *, has_header: bool) -> 
 def _read_array(file: Path) -> list[str]:
     """The labels of a .npy file: an array (count,) of whole numbers or texts."""
     try:
-        with open_regular(file) as opened:
-            labels = np.load(opened, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is not an array of labels"
-        raise DatasetError(f"{file}: cannot be read ({reason}); write numbers or texts with numpy.save") from error
-    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or labels.dtype.kind not in "biuU":
-        kind = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else "several arrays"
-        raise DatasetError(f"{file}: holds {kind}, expected whole numbers or texts of shape (count,)")
+        labels = read_array(file)
+    except (OSError, ValueError) as error:
+        raise DatasetError(
+            f"{file}: cannot be read ({_reason(error)}); write numbers or texts with numpy.save"
+        ) from error
+    if labels.ndim != 1 or labels.dtype.kind not in "biuU":
+        raise DatasetError(
+            f"{file}: holds {labels.dtype} {labels.shape}, expected whole numbers or texts of shape (count,)"
+        )
     return [str(label) for label in labels.tolist()]
 
 
@@ -145,12 +143,15 @@ def _read_lines(file: Path) -> list[str]:
 
 def _read_text(file: Path) -> str:
     try:
-        return read_regular(file).decode("utf-8-sig")
+        return read_text(file)
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DatasetError(
-            f"{file}: cannot be read ({reason}); expected UTF-8 text with a label for each vector"
+            f"{file}: cannot be read ({_reason(error)}); expected UTF-8 text with a label for each vector"
         ) from error
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _check_ids(file: Path, lines: list[int], texts: list[str]) -> None:

@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.errors import IndexFormatError
+from retrieval.errors import IndexFormatError, brief
 from retrieval.files.manifest import Files, manifest_text
 from retrieval.index import approximate, thumbnails
 from retrieval.index.calibration import Calibration
-from retrieval.index.items import read_items
+from retrieval.index.items import check_texts, read_items
 from retrieval.index.manifest import (
     APPROXIMATE,
     CALIBRATION,
@@ -209,10 +209,11 @@ def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
         )
     for key, expected in (("metric", METRIC), ("normalised", True)):
         if manifest[key] != expected:
-            raise IndexFormatError(f"{path}: {key} is {manifest[key]!r}, expected {expected!r}; {REMEDY}")
+            raise IndexFormatError(f"{path}: {key} is {brief(manifest[key])}, expected {expected!r}; {REMEDY}")
     if (manifest["type"] == approximate.EXACT) == (APPROXIMATE in names):
         state = "exists" if APPROXIMATE in names else "is missing"
-        raise IndexFormatError(f"{path}: type is {manifest['type']!r}, but {APPROXIMATE} {state}; {REMEDY}")
+        raise IndexFormatError(f"{path}: type is {brief(manifest['type'])}, but {APPROXIMATE} {state}; {REMEDY}")
+    check_texts(path, images_root=manifest["images_root"], split=manifest["split"])
     if CALIBRATION in manifest:
         try:
             Calibration.from_dict(manifest[CALIBRATION])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.errors import plural
+from retrieval.errors import brief, plural
 from retrieval.evaluation import best_scores
 
 FALSE_ACCEPT_RATE = 0.01
@@ -90,7 +90,7 @@ class Calibration:
                 return calibration
         except (TypeError, KeyError, IndexError, ValueError, OverflowError):
             pass
-        raise ValueError(f"calibration is {values!r}, expected a threshold and how it was found")
+        raise ValueError(f"calibration is {brief(values)}, expected a threshold and how it was found")
 
 
 def calibrate(

@@ -11,8 +11,9 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from retrieval.data.names import CONTROL
-from retrieval.errors import IndexFormatError
+from retrieval.errors import IndexFormatError, brief
 from retrieval.evaluation.arrays import check_ids, check_whole_numbers
+from retrieval.files.reading import IMPOSSIBLE
 from retrieval.index.manifest import REMEDY
 
 COLUMNS = ["id", "label", "class", "path"]
@@ -58,6 +59,19 @@ def read_items(
         raise IndexFormatError(f"{path}: {error}; {REMEDY}") from error
     check_names(path, names, paths)
     return ids, labels, names, paths
+
+
+def check_texts(where: Path, **texts: str) -> None:
+    """Checks that texts of the manifest hold no character that is in no path.
+
+    Raises:
+        IndexFormatError: One does; the message names the first.
+    """
+    for key, text in texts.items():
+        if found := IMPOSSIBLE.search(text):
+            raise IndexFormatError(
+                f"{where}: {key} is {brief(text)} with the character U+{ord(found[0]):04X}; {REMEDY}"
+            )
 
 
 def check_names(where: Path, class_names: Sequence[str], paths: Sequence[str]) -> None:

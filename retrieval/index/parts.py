@@ -19,6 +19,7 @@ import numpy as np
 
 from retrieval.data import ImageSet
 from retrieval.files import claimed, write_bytes
+from retrieval.files.arrays import read_array
 from retrieval.files.writing import not_written
 from retrieval.index.thumbnails import thumbnail
 from retrieval.model import Model
@@ -96,13 +97,10 @@ def _key(settings: Mapping[str, Any], images: ImageSet) -> str:
 
 def _read_part(file: Path, count: int) -> np.ndarray | None:
     try:
-        vectors = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        vectors = read_array(file)
+    except (OSError, ValueError):
         return None
-    fits = (
-        isinstance(vectors, np.ndarray) and vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == count
-    )
-    return vectors if fits else None
+    return vectors if vectors.dtype == np.float32 and vectors.ndim == 2 and len(vectors) == count else None
 
 
 def _write_part(file: Path, vectors: np.ndarray) -> None:

@@ -17,7 +17,7 @@ from retrieval.files import begins_with, folder_in_one_piece, require_only
 from retrieval.index import approximate, thumbnails
 from retrieval.index.bundle import Bundle
 from retrieval.index.calibration import calibrate
-from retrieval.index.items import ITEMS_HEADER, check_names, items_csv
+from retrieval.index.items import ITEMS_HEADER, check_names, check_texts, items_csv
 from retrieval.index.manifest import (
     APPROXIMATE,
     CALIBRATION,
@@ -86,6 +86,7 @@ def make_bundle(
         array.setflags(write=False)
     names = tuple(class_names[label] for label in labels)
     check_names(Path(where), names, paths)
+    check_texts(Path(where), images_root=images_root, split=split)
     files: dict[str, bytes | memoryview] = {}
     measured: dict[str, Any] = {}
     if pictures is not None:

@@ -20,8 +20,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 
+from retrieval.config.schema import LARGEST_DIMENSION, LARGEST_SIDE
 from retrieval.data import Preprocessing
-from retrieval.errors import did_you_mean, reason_of
+from retrieval.errors import brief, did_you_mean, reason_of
 from retrieval.files.manifest import Files
 from retrieval.model import onnx
 from retrieval.networks import Embedder, check_name, create_embedder
@@ -30,8 +31,6 @@ from retrieval.networks.pooling import POOLINGS
 DESCRIPTION, WEIGHTS, ONNX = "model.json", "model.safetensors", "model.onnx"
 MODEL_FILES = (DESCRIPTION, WEIGHTS, ONNX)
 
-LARGEST_DIMENSION = 2**16
-LARGEST_SIDE = 2048  # pixels
 _LONGEST_NAME = 200  # characters of the name of a backbone; those of timm have at most 60
 
 
@@ -99,12 +98,15 @@ class StoredModel:
             network: Any = onnx.OnnxNetwork(self.weights, options["embedding_dim"])
             network.check(preprocessing.size)
         else:
-            network = create_embedder(**{"image_size": preprocessing.size, **options})
+            options = {"image_size": preprocessing.size, **options}
+            weights = _read_weights(self.weights)
+            _require_fit(options, weights)
+            network = create_embedder(**options)
             try:
-                network.load_state_dict(load_tensors(self.weights))
-            except (SafetensorError, RuntimeError, KeyError) as error:
+                network.load_state_dict(weights)
+            except RuntimeError as error:
                 raise ValueError(f"its weights do not fit ({reason_of(error)})") from error
-            if options.get("image_size", preprocessing.size) != preprocessing.size:
+            if options["image_size"] != preprocessing.size:
                 _require_size(network, preprocessing.size)
         if dimension is not None and network.embedding_dim != dimension:
             raise ValueError(f"it makes vectors of {network.embedding_dim} numbers, expected {dimension}")
@@ -120,9 +122,9 @@ def check_description(description: Mapping[str, Any], *, is_onnx: bool) -> dict[
     allowed = _ONNX_OPTIONS if is_onnx else _TIMM_OPTIONS
     for key, value in description.items():
         if key not in allowed:
-            raise ValueError(f"it has an unknown key {_shorten(key)}{did_you_mean(str(key), allowed)}")
+            raise ValueError(f"it has an unknown key {brief(key)}{did_you_mean(str(key), allowed)}")
         if not allowed[key](value):
-            raise ValueError(f"its {key} is {_shorten(value)}, which is not allowed")
+            raise ValueError(f"its {key} is {brief(value)}, which is not allowed")
     for key in ("preprocessing", "embedding_dim" if is_onnx else "backbone"):
         if key not in description:
             raise ValueError(f"it lacks the key {key!r}")
@@ -130,6 +132,26 @@ def check_description(description: Mapping[str, Any], *, is_onnx: bool) -> dict[
     if preprocessing.resize > LARGEST_SIDE:
         raise ValueError(f"its preprocessing resizes to {preprocessing.resize} pixels, more than {LARGEST_SIDE}")
     return {**description, "preprocessing": preprocessing}
+
+
+def _read_weights(content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        return load_tensors(content)
+    except (SafetensorError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"its weights are no safetensors file ({reason_of(error)})") from error
+
+
+def _require_fit(options: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+    """Checks the weights against a network without memory: a few bytes of a description can ask for a network of any size."""
+    try:
+        with torch.device("meta"):
+            expected = create_embedder(**options).state_dict()
+    except (AssertionError, RuntimeError):  # a network that cannot be built without memory
+        return
+    for name in expected.keys() | weights.keys():
+        shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (weights, expected)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"its weights do not fit ({brief(name, 200)} is {shapes[0]}, expected {shapes[1]})")
 
 
 def _require_size(network: Embedder, size: int) -> None:
@@ -161,8 +183,3 @@ _TIMM_OPTIONS: dict[str, Callable[[Any], bool]] = {
     "preprocessing": lambda value: isinstance(value, dict),
 }
 _ONNX_OPTIONS = {"embedding_dim": _is_number(LARGEST_DIMENSION), "preprocessing": _TIMM_OPTIONS["preprocessing"]}
-
-
-def _shorten(value: Any, length: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= length else f"{text[:length]}..."

@@ -130,7 +130,10 @@ def compare(content: bytes, network: nn.Module, inputs: Tensor) -> float:
     """
     with torch.inference_mode():
         expected = _unit(torch.cat([network(images) for images in inputs.split(_BATCH)]))
-    session = OnnxNetwork(content, expected.shape[1])
+    try:
+        session = OnnxNetwork(content, expected.shape[1])
+    except ValueError as error:
+        raise RetrievalError(f"this model cannot be exported as ONNX ({error})") from error
     vectors = _unit(torch.cat([session(images) for images in inputs.split(_BATCH)]))
     largest = float(np.abs(vectors - expected).max())  # NaN if a vector has no direction
     if not largest <= TOLERANCE:
@@ -208,6 +211,8 @@ def _check_content(content: bytes) -> None:
         for node in graph.node:
             if node.domain not in _DOMAINS and (node.domain, node.op_type) not in own:
                 raise ValueError(f"it uses the operator {node.domain}.{node.op_type}, which is not standard")
+            if node.op_type == "Loop":
+                raise ValueError("it uses the operator Loop, which may never end")
             for attribute in node.attribute:
                 graphs += [attribute.g] if attribute.HasField("g") else []
                 graphs += attribute.graphs

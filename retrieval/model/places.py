@@ -149,11 +149,12 @@ def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | Non
     else:
         # A copy: the models of two checkpoints must not share their weights, nor change those of the caller.
         embedder = own_network(copy.deepcopy(network), config)
-    name = checkpoint or ("best" if folder.best.is_file() else "last")
-    state = folder.load_last() if name == "last" else load_checkpoint(folder.best)
+    name = checkpoint or ("best" if folder.best.exists() else "last")
+    needs = ("model", "step")
+    state = folder.load_last(needs) if name == "last" else load_checkpoint(folder.best, needs)
     try:
         embedder.load_state_dict(trained_weights(state))
-    except RuntimeError as error:
+    except (AttributeError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"{place}: its config.yaml and its checkpoint are of different models ({reason_of(error)}); train again"
         ) from error

@@ -51,11 +51,21 @@ from retrieval.runs.images import require_same_images, write_images
 from retrieval.runs.measuring import Measuring, describe
 from retrieval.runs.objects import Objects
 from retrieval.runs.pictures import draw_neighbours
-from retrieval.runs.record import Figures, Record, below_frozen_features, labelled, result_name, unlabelled
+from retrieval.runs.record import (
+    Figures,
+    Record,
+    below_frozen_features,
+    check_results,
+    check_rows,
+    labelled,
+    result_name,
+    unlabelled,
+)
 from retrieval.runs.resume import known_unreadable, require_same
 from retrieval.runs.run import Run
 from retrieval.runs.summary import summarize_training
 from retrieval.training import (
+    PARTS,
     RunFolder,
     RunLog,
     Stopped,
@@ -64,6 +74,7 @@ from retrieval.training import (
     describe_environment,
     distributed,
     load_checkpoint,
+    restoring,
     save_checkpoint,
 )
 from retrieval.training.callbacks import Callbacks
@@ -206,9 +217,10 @@ class _Process:
         """Restores the state at which the run stopped."""
         require_same(self.config, self.folder)
         require_same_images(self.splits, self.folder, "or start a new run")
-        state = self.folder.load_last(self.trainer.find_fault)
-        self.trainer.load_state_dict(state)
-        self.record = Record(state["rows"], state["results"])
+        state = self.folder.load_last(PARTS, self.trainer.find_fault)
+        with restoring(self.folder.last):
+            self.record = Record(check_rows(state["rows"]), check_results(state["results"]))
+            self.trainer.load_state_dict(state)
         if distributed.is_main():
             write_text(self.folder.config, to_yaml(self.config))
         self.callbacks.begin(self.run)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from retrieval.errors import brief
 
 Figures = dict[str, float]
 
@@ -47,6 +52,47 @@ class Record:
         """The number of measurements of a split after its best row."""
         best = self.best(split)
         return sum(f"{split} recall@1" in row and row["step"] > best["step"] for row in self.rows) if best else 0
+
+
+def parse_rows(text: str) -> list[Figures]:
+    """The rows in the text of metrics.jsonl.
+
+    Raises:
+        ValueError: The text is damaged.
+    """
+    return check_rows([_parse(line) for line in text.splitlines()])
+
+
+def parse_results(text: str) -> dict[str, Figures]:
+    """The results in the text of results.json; none in an empty text.
+
+    Raises:
+        ValueError: The text is damaged.
+    """
+    return check_results(_parse(text or "{}"))
+
+
+def check_rows(rows: list[Any]) -> list[Figures]:
+    """Returns the rows if they are rows of a `Record`.
+
+    Raises:
+        ValueError: They are not.
+    """
+    for number, row in enumerate(rows, start=1):
+        if not _are_figures(row) or not {"epoch", "step"} <= row.keys() or not _measured_together(row):
+            raise ValueError(f"row {number} is {brief(row)}, expected epoch, step and figures")
+    return rows
+
+
+def check_results(results: Any) -> dict[str, Figures]:
+    """Returns the results if they are results of a `Record`.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if not isinstance(results, dict) or not all(_are_figures(figures) for figures in results.values()):
+        raise ValueError(f"the results are {brief(results)}, expected figures by what was measured")
+    return results
 
 
 def labelled(split: str, figures: Mapping[str, float]) -> Figures:
@@ -101,3 +147,22 @@ def _below(figures: Figures, frozen: Figures) -> str:
         for name, title in (("recall@1", "recall@1"), ("map@r", "MAP@R"))
         if figures[name] < frozen[name]
     )
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("lists or objects inside one another") from error
+
+
+def _are_figures(values: Any) -> bool:
+    """Whether values are finite numbers by name."""
+    return isinstance(values, dict) and all(
+        isinstance(name, str) and type(value) in (int, float) and math.isfinite(value) for name, value in values.items()
+    )
+
+
+def _measured_together(row: Figures) -> bool:
+    """Whether the figures that `Record.best` needs of a split are all there or none is."""
+    return all((f"{split} recall@1" in row) == (f"{split} map@r" in row) for split in ("validation", "test"))

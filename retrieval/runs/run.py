@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,8 @@ from torch import nn
 from retrieval.config import Config, load
 from retrieval.config.splits import measured_splits, read_splits
 from retrieval.data import ImageSet, is_published, union
-from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError
+from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError, reason_of
+from retrieval.files import read_text
 from retrieval.files.manifest import MANIFEST
 from retrieval.index import Index
 from retrieval.index.reporting import check_replaceable
@@ -24,7 +24,7 @@ from retrieval.model import Model
 from retrieval.model.description import WEIGHTS
 from retrieval.model.places import load_run, require_known
 from retrieval.runs.images import indexing_remedy, require_same_images
-from retrieval.runs.record import Figures, Record
+from retrieval.runs.record import Figures, Record, parse_results, parse_rows
 from retrieval.runs.resume import known_unreadable
 from retrieval.runs.run_list import RunSummary, summarize
 from retrieval.runs.summary import TrainingSummary
@@ -103,7 +103,7 @@ class Run:
     @property
     def metrics(self) -> list[Figures]:
         """A row for every epoch: "epoch", "step", "loss", and figures such as "validation recall@1"."""
-        return self._parse(self.folder.metrics_lines, lambda text: [json.loads(line) for line in text.splitlines()])
+        return self._parse(self.folder.metrics_lines, parse_rows)
 
     @property
     def results(self) -> dict[str, Figures]:
@@ -114,7 +114,7 @@ class Run:
         `index` take. "best on test" was chosen by the test figures themselves and is therefore too good; it is measured only if
         `evaluation.test_every` is set. Empty as long as the run is not finished.
         """
-        return self._parse(self.folder.results, lambda text: json.loads(text or "{}"))
+        return self._parse(self.folder.results, parse_results)
 
     @property
     def best_epoch(self) -> int | None:
@@ -333,9 +333,13 @@ class Run:
     def _parse(self, file: Path, parse: Callable[[str], Any]) -> Any:
         """The parsed text of a file of the run; that of an empty text where there is no file."""
         try:
-            return parse(file.read_text(encoding="utf-8") if file.is_file() else "")
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.path}: {file.name} is damaged ({error})") from error
+            return parse(read_text(file) if file.exists() else "")
+        except OSError as error:
+            raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.path}: {file.name} is damaged ({reason_of(error)}); restore it, or train again"
+            ) from error
 
 
 def report(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from retrieval.config.yaml_text import parse
 from retrieval.errors import RetrievalError
-from retrieval.files import is_locked
-from retrieval.runs.record import Figures, Record, unlabelled
+from retrieval.files import is_locked, read_text
+from retrieval.runs.record import Figures, Record, parse_results, parse_rows, unlabelled
 from retrieval.training import RunFolder
 
 
@@ -137,13 +136,12 @@ def summarize(run: RunFolder) -> RunSummary:
     """The summary of a run."""
     try:
         config, _ = parse(_read(run.config), str(run.config))
-        rows = [json.loads(line) for line in _read(run.metrics_lines).splitlines()]
-        results = json.loads(_read(run.results) or "{}")
+        rows = parse_rows(_read(run.metrics_lines))
+        results = parse_results(_read(run.results))
         best: dict[str, float] = {}
         for name, value in (item for row in rows for item in row.items()):
             if name not in ("epoch", "step"):
                 best[name] = (min if name == "loss" else max)(best.get(name, value), value)
-        results = {name: dict(figures) for name, figures in results.items()}
         epochs = len({row["epoch"] for row in rows} - {0})  # 0 is before training; an epoch may have several rows
         validation = unlabelled("validation", Record(rows).best("validation") or {})
         summary = RunSummary(run.path, _state(run), epochs, best, results, validation, config)
@@ -159,4 +157,4 @@ def _state(run: RunFolder) -> str:
 
 def _read(path: Path) -> str:
     """The text of a file, "" where there is none."""
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    return read_text(path) if path.exists() else ""

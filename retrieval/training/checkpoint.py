@@ -7,10 +7,12 @@ because the format does not detect altered bytes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from retrieval.errors import CheckpointError
-from retrieval.files import write_bytes
+from retrieval.errors import CheckpointError, brief, reason_of
+from retrieval.files import open_file, write_bytes
 
 FORMAT = "retrieval-checkpoint-1"
+
+# The parts of the state of a run, and their types.
+PARTS: dict[str, type] = {
+    **{"model": dict, "loss": dict, "optimizer": dict, "scaler": dict, "step": int, "seed": int, "losses": list},
+    **{"rows": list, "results": dict},
+}
+_REMEDY = "use another checkpoint of the run"
+# What torch, json and a walk through the state raise on values of other kinds.
+_MISFITS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 log = logging.getLogger("retrieval")
 
@@ -48,36 +59,37 @@ def save_checkpoint(path: str | Path, state: dict[str, Any], *, keep: Path | Non
     write_bytes(path, save(tensors, metadata=header), keep=keep)
 
 
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
+def load_checkpoint(path: str | Path, needs: Iterable[str] = ()) -> dict[str, Any]:
     """Reads a checkpoint of `save_checkpoint` to the CPU.
 
+    Args:
+        path: The file.
+        needs: Keys of `PARTS` that the state must have.
+
     Raises:
-        CheckpointError: The file is missing or damaged, or is not a checkpoint.
+        CheckpointError: The file is missing or damaged, is not a checkpoint, or lacks a part or has another type of it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        with path.open("rb"):
-            pass  # safetensors reports every file that it cannot open as missing
+        with open_file(path):  # safetensors reports every file that it cannot open as missing
+            pass
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except PermissionError as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({error.strerror}); change its permissions or use another checkpoint"
-        ) from error
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: not a readable safetensors file ({error}); use another checkpoint of the run"
-        ) from error
-    if header.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: not a checkpoint of a training run (format {header.get('format')!r}, expected {FORMAT!r})"
-        )
-    if _digest(header.get("state", ""), tensors) != header.get("sha256"):
-        raise CheckpointError(f"{path}: the file was altered after it was written; use another checkpoint of the run")
-    state: dict[str, Any] = _put_tensors(json.loads(header["state"]), tensors)
+        if header.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: not a checkpoint of a training run (format {brief(header.get('format'))}, expected {FORMAT!r})"
+            )
+        if _digest(header.get("state", ""), tensors) != header.get("sha256"):
+            raise CheckpointError(f"{path}: the file was altered after it was written; {_REMEDY}")
+        state = _put_tensors(json.loads(header["state"]), tensors)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such checkpoint") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); mend that, or {_REMEDY}") from error
+    except (SafetensorError, *_MISFITS) as error:
+        raise CheckpointError(f"{path}: not a readable safetensors file ({reason_of(error)}); {_REMEDY}") from error
+    _check_parts(path, state, needs)
     return state
 
 
@@ -89,11 +101,14 @@ def not_finite(state: Any, place: str = "") -> list[str]:
     return [name for key, value in items for name in not_finite(value, f"{place}.{key}".lstrip("."))]
 
 
-def load_newest(*paths: Path, check: Callable[[dict[str, Any]], str | None] = lambda state: None) -> dict[str, Any]:
+def load_newest(
+    *paths: Path, needs: Iterable[str] = (), check: Callable[[dict[str, Any]], str | None] = lambda state: None
+) -> dict[str, Any]:
     """Reads the newest checkpoint that can be used. Logs a warning if newer ones are missing, damaged or refused.
 
     Args:
         *paths: The checkpoints, newest first.
+        needs: See `load_checkpoint`.
         check: A function that returns why a state cannot be used, or None if it can.
 
     Raises:
@@ -102,7 +117,7 @@ def load_newest(*paths: Path, check: Callable[[dict[str, Any]], str | None] = la
     errors = []
     for path in paths:
         try:
-            state = load_checkpoint(path)
+            state = load_checkpoint(path, needs)
             if reason := check(state):
                 raise CheckpointError(f"{path}: {reason}")
         except CheckpointError as error:
@@ -112,6 +127,24 @@ def load_newest(*paths: Path, check: Callable[[dict[str, Any]], str | None] = la
             log.warning("%s; continuing from the previous checkpoint %s", errors[0], path.name)
         return state
     raise errors[0]
+
+
+@contextlib.contextmanager
+def restoring(path: Path) -> Iterator[None]:
+    """A block that restores parts of a run from a checkpoint.
+
+    Args:
+        path: The file, for messages.
+
+    Raises:
+        CheckpointError: The block raises an error, because the state is that of other parts.
+    """
+    try:
+        yield
+    except _MISFITS as error:
+        raise CheckpointError(
+            f"{path}: its state is not that of this run ({type(error).__name__}: {reason_of(error)}); {_REMEDY}"
+        ) from error
 
 
 def _take_tensors(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:
@@ -135,14 +168,33 @@ def _take_tensors(tree: Any, place: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _put_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """The tree of `_take_tensors` with its tensors.
+
+    Raises:
+        LookupError, TypeError, ValueError, RecursionError: It is not such a tree.
+    """
     if not isinstance(tree, dict):
+        if isinstance(tree, list) or (isinstance(tree, float) and not math.isfinite(tree)):
+            raise ValueError(f"{brief(tree)} is not a value of a state")
         return tree
     ((kind, content),) = tree.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":
         return {key: _put_tensors(value, tensors) for key, value in content}
-    return [_put_tensors(value, tensors) for value in content]
+    if kind == "list":
+        return [_put_tensors(value, tensors) for value in content]
+    raise ValueError(f"{brief(kind)} is not a kind of a state")
+
+
+def _check_parts(path: Path, state: Any, needs: Iterable[str]) -> None:
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: its state is {brief(state)}, expected parts by name; {_REMEDY}")
+    for key in needs:
+        if type(state.get(key)) is not PARTS[key] or (PARTS[key] is int and state[key] < 0):
+            raise CheckpointError(
+                f"{path}: its {key} is {brief(state.get(key))}, expected a value of type {PARTS[key].__name__}; {_REMEDY}"
+            )
 
 
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:

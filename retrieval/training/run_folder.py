@@ -6,7 +6,7 @@ import contextlib
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,16 +109,19 @@ class RunFolder:
         """Writes the last checkpoint; the one before it becomes the previous one."""
         save_checkpoint(self.last, state, keep=self.previous)
 
-    def load_last(self, check: Callable[[dict[str, Any]], str | None] = lambda state: None) -> dict[str, Any]:
+    def load_last(
+        self, needs: Iterable[str] = (), check: Callable[[dict[str, Any]], str | None] = lambda state: None
+    ) -> dict[str, Any]:
         """Reads the last checkpoint, or the previous one, with a warning, if the last cannot be used.
 
         Args:
+            needs: See `load_checkpoint`.
             check: See `load_newest`.
 
         Raises:
             CheckpointError: Neither can be used.
         """
-        return load_newest(self.last, self.previous, check=check)
+        return load_newest(self.last, self.previous, needs=needs, check=check)
 
     def write_rows(self, rows: Rows) -> None:
         """Writes the figures of all epochs, as CSV and as one JSON object a line.

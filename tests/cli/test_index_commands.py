@@ -359,7 +359,7 @@ class TestMistakes:
             (np.array([[0, 0], [0, 1]]), "row 0 is zero and has no direction (1 of 2 rows)"),
             (np.zeros(3), "shape (3,), expected (number, dimension)"),
             (np.array([["a"]]), "<U1 values, expected an array of floats or integers"),
-            (np.array([[None]]), "it is not an array of numbers"),
+            (np.array([[None]]), "it holds values of type object, expected numbers or texts"),
         ],
     )
     def test_vectors_that_cannot_be_used(self, capsys, tmp_path, vectors, message):

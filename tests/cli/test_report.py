@@ -182,7 +182,7 @@ def test_a_damaged_record_of_a_run_is_one_line(run, tmp_path, capsys, name):
     (run / name).write_text("{no json")
     code, _, err = call(capsys, "report", str(run))
     assert code == 1
-    assert re.fullmatch(rf"error: {run}: {name} is damaged \(.*\)\n", err)
+    assert re.fullmatch(rf"error: {run}: {name} is damaged \(.*\); restore it, or train again\n", err)
 
 
 def test_a_report_of_vectors_alone_has_no_places_for_pictures(tmp_path, capsys):

@@ -207,7 +207,7 @@ def test_the_values_of_the_split_column_are_in_any_case(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_pipe_in_place_of_a_list_or_an_image_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "images.csv")
-    with pytest.raises(DatasetError, match=r"images.csv: cannot be read \(Not a regular file\)"):
+    with pytest.raises(DatasetError, match=r"images.csv: cannot be read \(it is a pipe\)"):
         csv_list.read(tmp_path)
     root = write(tmp_path / "root", PLAIN)
     (root / "a" / "0.jpg").unlink()

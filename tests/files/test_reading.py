@@ -1,33 +1,75 @@
-"""Promises of `retrieval.files.reading`."""
+"""Only regular files are read."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from retrieval.files import open_regular, read_regular
+from retrieval.files import open_file, read_file, read_text
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 
 
-def test_a_regular_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"\r\n\0")
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(path.parent)  # the path of a socket has at most 108 bytes
+        server.bind(path.name)
+
+
+KINDS: dict[str, Callable[[Path], object]] = {
+    "a pipe": os.mkfifo,
+    "a socket": make_socket,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "Is a directory": Path.mkdir,
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", KINDS)
+def test_anything_but_a_regular_file_is_refused_at_once(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    KINDS[kind](tmp_path / "file")
+    for read in (open_file, read_file, read_text):
+        with pytest.raises(OSError, match="file") as caught:
+            read(tmp_path / "file")
+        assert kind in str(caught.value.strerror)
+
+
+def test_a_file_that_becomes_a_pipe_meanwhile_is_refused_at_once(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    before = file.stat()
+    file.unlink()
+    os.mkfifo(file)
+    monkeypatch.setattr(Path, "stat", lambda _: before)
+    with pytest.raises(OSError, match="it is a pipe"):
+        open_file(file)
+
+
+def test_a_regular_file_and_a_link_to_one_are_read_whole(tmp_path):
+    (tmp_path / "file").write_bytes("\ufeffä\r\n".encode())
     (tmp_path / "link").symlink_to("file")
-    assert read_regular(str(tmp_path / "file")) == read_regular(tmp_path / "link") == b"\r\n\0"
-    with open_regular(tmp_path / "file") as file:
-        assert file.read(1) == b"\r"
+    assert read_file(tmp_path / "link") == "\ufeffä\r\n".encode()
+    assert read_text(tmp_path / "link", largest=7) == "ä\r\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
-def test_a_pipe_a_device_a_socket_and_a_folder_are_refused_at_once(tmp_path: Path, monkeypatch) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    monkeypatch.chdir(tmp_path)  # the path of a socket is short
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind("socket")
-        for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path / "socket", tmp_path):
-            with pytest.raises(OSError, match=r"\[Errno \d+\]") as caught:
-                read_regular(path)
-            assert caught.value.strerror
-    with pytest.raises(OSError, match="Not a regular file"):
-        read_regular(tmp_path / "pipe")
+def test_a_file_above_the_largest_size_is_refused_without_reading_it(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(2**40)  # a hole: takes no space, and does not fit into memory
+    with pytest.raises(OSError, match="it is larger than 1,000 bytes"):
+        read_file(tmp_path / "file", largest=1000)
+
+
+def test_a_missing_file_keeps_the_error_of_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_file(tmp_path / "none")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800"])
+def test_a_name_that_no_file_can_have_is_an_error_of_the_system_too(name):
+    with pytest.raises(OSError, match="no file can have this name"):
+        open_file(name)

@@ -179,6 +179,32 @@ def test_lists_on_disk_are_refused_and_their_file_is_never_opened(tmp_path):
     assert "keeps its lists in another file, expected them inside" in refused(folder)
 
 
+def test_a_file_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(tmp_path):
+    import faiss
+
+    write(tmp_path / "index", "PQ2x1")
+    file = tmp_path / "index" / "approximate.faiss"
+    content = bytearray(file.read_bytes())
+    before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+    content[0x25 + 2] = 1  # bytes 0x25 to 0x2c are the dimension: now 65,552
+    file.write_bytes(content)
+    rewrite(tmp_path / "index")
+    assert "would exceed deserialization byte limit" in refused(tmp_path / "index")
+    assert (faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()) == before
+
+
+def test_the_effort_of_a_search_is_not_that_of_the_file(tmp_path):
+    import faiss
+
+    vectors = write(tmp_path / "index", "HNSW8", count=50)
+    index = faiss.index_factory(DIMENSION, "HNSW8", faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efSearch = 2**30
+    index.add(vectors)
+    (tmp_path / "index" / "approximate.faiss").write_bytes(faiss.serialize_index(index).tobytes())
+    rewrite(tmp_path / "index")
+    assert read_bundle(tmp_path / "index").approximate._index.hnsw.efSearch == 128
+
+
 def test_a_manifest_whose_type_does_not_fit_its_files_is_refused(tmp_path):
     write(tmp_path / "index", "exact", count=20)
     rewrite(tmp_path / "index", type="HNSW32")

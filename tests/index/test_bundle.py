@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
 import shutil
 import struct
@@ -168,6 +169,36 @@ def test_a_folder_in_the_place_of_a_file_is_named(folder, name):
     (folder / name).unlink()
     (folder / name).mkdir()
     assert f"{name}: cannot be read" in refused(folder)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("put", "kind"), [(os.mkfifo, "a pipe"), (lambda path: path.symlink_to("/dev/zero"), "a device")]
+)
+def test_a_pipe_or_device_in_the_place_of_a_file_is_refused_at_once(folder, name, put, kind):
+    (folder / name).unlink()
+    put(folder / name)
+    assert f"{name}: cannot be read (it is {kind})" in refused(folder)
+
+
+def test_a_file_that_is_larger_than_memory_is_refused_by_its_size(folder):
+    with (folder / "vectors.npy").open("wb") as file:
+        file.truncate(2**43)  # a hole: takes no space
+    assert f"vectors.npy: size is {2**43}, expected" in refused(folder)
+    with (folder / "manifest.json").open("wb") as file:
+        file.truncate(2**43)
+    assert "manifest.json: cannot be read (it is larger than 1,048,576 bytes)" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"), [("images_root", "a\0b"), ("images_root", "\ud800"), ("split", "\ud800\udcff")]
+)
+def test_texts_of_the_manifest_that_no_path_holds_are_refused(folder, tmp_path, key, text):
+    with pytest.raises(IndexFormatError, match=f"{key} is .* with the character"):
+        bundles.write(tmp_path / "other", **(gallery() | {key: text}))
+    bundles.rewrite(folder, **{key: text[:1] + "\0"})
+    assert f"manifest.json: {key} is" in refused(folder)
 
 
 @pytest.mark.parametrize("name", FILES)

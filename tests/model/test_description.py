@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 import sys
@@ -18,6 +17,7 @@ import timm
 import torch
 from model.folders import KINDS, write_forged
 from model.networks import DIMENSION, PREPARE, SIDE, own_model, pixels_of, timm_model
+from mutation import mutate_tree
 from numpy.testing import assert_array_equal
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load as load_tensors
@@ -296,68 +296,34 @@ def test_an_image_size_that_differs_from_the_preprocessing_is_right_where_the_ne
     assert_array_equal(Model.load(folder).encode(IMAGES), timm_model().encode(IMAGES))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": "vit_giant_patch14_dinov2", "image_size": 518},  # 1.1 billion parameters
+        {"embedding_dim": 2**16},
+        {"backbone": "vit_tiny_patch16_224", "image_size": 2048},  # attention between 16,384 patches
+    ],
+)
+def test_a_network_that_the_weights_do_not_fit_is_refused_before_it_takes_memory(
+    tmp_path, stored, changes, monkeypatch
+):
+    def create(*arguments, **options):
+        assert torch.get_default_device().type == "meta"
+        return create_embedder(*arguments, **options)
+
+    monkeypatch.setattr(description, "create_embedder", create)
+    assert "its weights do not fit" in refused(
+        forge(tmp_path / "model", "saved model", stored, {**stored.description, **changes}), "saved model"
+    )
+
+
 # Random changes
-
-VALUES = [
-    *(None, True, False, 0, -1, 1, 7, 8, 9, 33, 2049, 10**9, -(10**9), 10**400, 0.5, -0.5, 8.0, 1e-300, 1e300),
-    *(
-        "",
-        "8",
-        "test_resnet",
-        "test_vit",
-        "resnet18",
-        "hf-hub:x/y",
-        "local-dir:/tmp",
-        "os:system",
-        "my.py:f",
-        "gem",
-        "cls",
-    ),
-    *("bicubic", "/etc/passwd", "\0", "\ud800", "日本語", "x" * 1000, [], {}, [[]], [0.5, 0.5, 0.5], {"a": {"b": []}}),
-]
-KEYS = ["pretrained", "backbone", "embedding_dim", "size", "resize", "mean", "std", "__proto__", "pooling", "a", ""]
-
-
-def places_in(value: Any) -> list[tuple[Any, Any]]:
-    """Every container of a JSON value, with each of its keys."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [place for key, part in items for place in [(value, key), *places_in(part)]]
-
-
-def mutate(given: dict[str, Any], rng: random.Random) -> Any:
-    """A description with one to three random changes of keys and values."""
-    given = copy.deepcopy(given)
-    for _ in range(rng.choice([1, 1, 1, 2, 3])):
-        places = places_in(given)
-        if not places:
-            return rng.choice(VALUES)
-        container, key = rng.choice(places)
-        way = rng.randrange(8)
-        if way <= 2:
-            container[key] = copy.deepcopy(rng.choice(VALUES))
-        elif way == 3:
-            del container[key]
-        elif way == 4 and isinstance(container, dict):
-            container[rng.choice(KEYS)] = container.pop(key)
-        elif way == 5 and isinstance(container, dict):
-            container[rng.choice(KEYS)] = copy.deepcopy(rng.choice(VALUES))
-        elif way == 6 and type(container[key]) in (int, float):
-            container[key] += rng.choice([-1, 1, 0.5, -1000])
-        elif isinstance(container[key], str) and container[key]:
-            text = container[key]
-            place = rng.randrange(len(text))
-            container[key] = text[:place] + rng.choice(["", "x", ".", ":", "/", "\n"]) + text[place + 1 :]
-        else:
-            other_container, other = rng.choice(places)
-            if other in (other_container if isinstance(other_container, dict) else range(len(other_container))):
-                container[key] = copy.deepcopy(other_container[other])
-    return given
 
 
 def mutants(given: dict[str, Any], count: int, seed: int) -> Iterator[bytes]:
     rng = random.Random(seed)
     for number in range(count):
-        text = json.dumps(mutate(given, rng)).encode()
+        text = json.dumps(mutate_tree(given, rng)).encode()
         if number % 5 == 0:  # the bytes themselves are changed
             content = bytearray(json.dumps(given).encode())
             for _ in range(rng.randrange(1, 4)):
@@ -563,6 +529,22 @@ def test_operators_that_are_not_standard_are_refused(tmp_path):
         always = numpy_helper.from_array(np.array(True), "always")
         content = onnx_file([choice, *mean_nodes()], weights=[always], domains=[domain])
         assert "which is not standard" in onnx_refused(tmp_path / "model", content)
+
+
+@pytest.mark.timeout(60)
+def test_a_loop_that_may_never_end_is_refused(tmp_path):
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go on"], ["again"])],
+        "body",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go on", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("again", TensorProto.BOOL, [])],
+    )
+    always = numpy_helper.from_array(np.array(True), "always")
+    content = onnx_file([helper.make_node("Loop", ["", "always"], [], body=body), *mean_nodes()], weights=[always])
+    assert "it uses the operator Loop, which may never end" in onnx_refused(tmp_path / "model", content)
 
 
 def test_functions_of_the_file_itself_are_allowed_but_not_what_they_hide(tmp_path):

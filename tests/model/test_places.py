@@ -332,7 +332,7 @@ def test_a_saved_model_whose_parts_do_not_fit_is_refused(saved, tmp_path):
     assert "model.json: its model cannot be built (its weights do not fit" in refused(saved)
     (saved / "model.safetensors").write_bytes(b"garbage")
     rewrite(saved)
-    assert "its weights do not fit" in refused(saved)
+    assert "its weights are no safetensors file" in refused(saved)
 
 
 # Anything else

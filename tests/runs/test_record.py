@@ -1,6 +1,16 @@
 from __future__ import annotations
 
-from retrieval.runs.record import Record, below_frozen_features, labelled, result_name, unlabelled
+import pytest
+
+from retrieval.runs.record import (
+    Record,
+    below_frozen_features,
+    labelled,
+    parse_results,
+    parse_rows,
+    result_name,
+    unlabelled,
+)
 
 
 def record(*figures: tuple[float, float] | None) -> Record:
@@ -126,3 +136,45 @@ def test_where_nothing_is_tested_the_validation_images_decide_about_the_line():
     names = [result_name(what, "validation") for what in ("frozen features", "last")]
     line = below_frozen_features(dict(zip(names, (figures(0.9, 0.4), figures(0.8, 0.5)), strict=True)), None)
     assert "on the validation images" in str(line)
+
+
+ROW = '{"epoch": 1, "step": 3, "validation recall@1": 0.5, "validation map@r": 0.25}'
+
+
+def test_rows_and_results_are_read_as_they_were_written():
+    assert parse_rows(f"{ROW}\n{ROW}\n")[1]["validation map@r"] == 0.25
+    assert parse_rows("") == []
+    assert parse_results("") == {}
+    assert parse_results('{"last": {"recall@1": 1}}') == {"last": {"recall@1": 1}}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "5",
+            "null",
+            "[]",
+            "{",
+            "{}",
+            '"x"',
+            '{"epoch": 1}',
+            '{"step": 1}',
+            '{"epoch": null, "step": 1}',
+            "[" * 100_000,
+        ),
+        *('{"epoch": NaN, "step": 1}', '{"epoch": true, "step": 1}', ROW.replace("0.25", "1e999"), "1" * 5000),
+        *(ROW.replace("0.5", '"0.5"'), ROW.replace("map@r", "mrr"), ROW.replace("recall@1", "recall@2")),
+    ],
+)
+def test_rows_that_are_none_are_damage(line):
+    with pytest.raises(ValueError, match=r"row 2 is|Expecting|inside one another|integer string"):
+        parse_rows(f"{ROW}\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "[]", "null", '{"last": 1}', '{"last": {"recall@1": "1"}}', '{"last": {"r": NaN}}']
+)
+def test_results_that_are_none_are_damage(text):
+    with pytest.raises(ValueError, match="the results are"):
+        parse_results(text)

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 from retrieval.errors import CheckpointError, RetrievalError
-from retrieval.training import RunFolder, load_checkpoint, load_newest, save_checkpoint
+from retrieval.training import PARTS, RunFolder, checkpoint, load_checkpoint, load_newest, restoring, save_checkpoint
 from retrieval.training.checkpoint import not_finite
 
 
@@ -109,6 +109,72 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     torch.save({"x": torch.zeros(2)}, tmp_path / "pickle")
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_checkpoint(tmp_path / "pickle")
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_place_of_a_checkpoint_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "last")
+    with pytest.raises(CheckpointError, match=r"last: cannot be read \(it is a pipe\)"):
+        load_checkpoint(tmp_path / "last")
+
+
+def forge(path: Path, text: str, tensors: dict[str, torch.Tensor] | None = None) -> None:
+    """Writes a checkpoint of any state, with the digest that fits it."""
+    tensors = tensors or {"a": torch.zeros(1)}
+    digest = checkpoint._digest(text, tensors)
+    path.write_bytes(save(tensors, metadata={"format": checkpoint.FORMAT, "state": text, "sha256": digest}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "",
+            "{",
+            "[]",
+            "{}",
+            "7",
+            '{"a": 1, "b": 2}',
+            '{"tensor": "none"}',
+            '{"tensor": ["a"]}',
+            '{"code": "os.system"}',
+        ),
+        *(
+            '{"dict": [1]}',
+            '{"dict": [[[], 1]]}',
+            '{"dict": [["a", NaN]]}',
+            '{"dict": [["a", 1e999]]}',
+            '{"dict": [["a", []]]}',
+        ),
+        *('{"dict": {"a": 1}}', '{"list": 7}', "[" * 100_000, '{"list": [' * 400 + "]}" * 400, "1" * 5000),
+    ],
+)
+def test_a_state_that_is_none_is_refused_although_its_digest_fits(tmp_path, text):
+    forge(tmp_path / "last", text)
+    with pytest.raises(CheckpointError, match=r"last: (not a readable|its state is)") as caught:
+        load_checkpoint(tmp_path / "last")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("key", PARTS)
+def test_a_state_without_a_part_falls_back_to_the_one_before(tmp_path, caplog, key):
+    whole = {name: type_() for name, type_ in PARTS.items()}
+    save_checkpoint(tmp_path / "previous", whole)
+    for given in ("7", -1, None, [1] if PARTS[key] is dict else {"a": 1}):
+        save_checkpoint(tmp_path / "last", {**whole, key: given})
+        with pytest.raises(CheckpointError, match=f"last: its {key} is .*, expected a value of type"):
+            load_checkpoint(tmp_path / "last", PARTS)
+        assert load_newest(tmp_path / "last", tmp_path / "previous", needs=PARTS) == whole
+        assert "continuing from the previous checkpoint" in caplog.text
+
+
+def test_a_state_of_other_parts_is_one_line():
+    message = r"^last: its state is not that of this run \(RuntimeError: Error.* use another"
+    with pytest.raises(CheckpointError, match=message), restoring(Path("last")):
+        torch.nn.Linear(2, 2).load_state_dict({"weight": 7})
+    with pytest.raises(CheckpointError, match=r"KeyError: 'none'"), restoring(Path("last")):
+        _ = {}["none"]
 
 
 @pytest.mark.parametrize("keys", [("a.b", "a"), (0, "0")])
