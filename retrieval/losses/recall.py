@@ -19,12 +19,14 @@ from torch.linalg import vector_norm
 
 from retrieval.losses.closed_form import Settings, closed_form
 from retrieval.losses.local_projection import LocalProjection
+from retrieval.losses.mean_gradient import MeanGradient
 from retrieval.losses.score_matrix import (
     STATISTICS,
     AllButOwn,
     ScoreMatrixLoss,
     at_least_float32,
     check_masks,
+    in_one_dtype,
     rank_as_scores,
     record_statistics,
     reduce_queries,
@@ -86,7 +88,8 @@ def recall_loss(
             CVPR 2020, equation 14).
         local_margin: reach of the local projection below a relevant item, in standard deviations of the query's scores.
         temperature: of the softmax, in the same units; the higher, the more alike are the shares, as with "std".
-        gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`.
+        gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`. A rule sees the
+            gradient of the mean over the queries; what multiplies the losses multiplies its result.
         generator: source of the noise.
         reduction: "mean" over the queries that have a relevant item (0 if none has), or "none": one loss a query (num_queries,),
             0 for those without a relevant item.
@@ -121,12 +124,16 @@ def recall_loss(
     if margin:
         projected = projected - margin * relevant
     rule = Blackbox(lambda_=4.0) if gradient == "blackbox" else gradient
+    mean_gradient = MeanGradient()
+    projected = mean_gradient.before_solver(projected)
     rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), rank_as_scores, gradient=rule)
     rank_among_relevant = rank_as_scores(projected.detach().masked_fill(~relevant, -torch.inf))
     intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
     weigh = WEIGHTINGS[weighting] if ks is None else soft_cut_offs(ks, tau)
     weights = weigh(intruders).masked_fill(~relevant, 0)
-    return reduce_queries(weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1), relevant, reduction)
+    losses = weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1)
+    losses = mean_gradient.after_solver(losses, relevant.any(dim=1))
+    return reduce_queries(losses, relevant, reduction)
 
 
 OPTIONS = set(inspect.signature(recall_loss).parameters) - {"scores", "relevant", "irrelevant", "reduction"}
@@ -141,6 +148,13 @@ class RecallLoss(ScoreMatrixLoss):
 
     From labels, and with inner products for scores, value and gradient come in closed form (`retrieval.losses.closed_form`) and the
     matrix of scores never exists. Mined pairs, other distances and other gradients than the identity take the definition.
+
+    For candidates from earlier batches, wrap it in `retrieval.losses.CrossBatchMemory`; the class of that name in
+    pytorch-metric-learning takes its own losses only, as does its `SelfSupervisedLoss`. Two views of the same images need no
+    wrapper: an image is its own class. For embeddings `first` and `second` of the views, (batch, dim) each:
+
+        labels = torch.arange(len(first), device=first.device)
+        loss = loss_function(torch.cat([first, second]), labels.repeat(2))
 
     Args:
         projection: "none", "mean", "norm", "std", "local" or "softmax".
@@ -215,6 +229,7 @@ class RecallLoss(ScoreMatrixLoss):
         mined = indices_tuple is not None and not isinstance(indices_tuple, AllButOwn)
         if mined or labels is None or ref_labels is None or not self._has_closed_form():
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        labels, ref_labels = in_one_dtype(labels, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             queries = at_least_float32(embeddings)
             references = None if ref_emb is embeddings else at_least_float32(ref_emb)
@@ -226,6 +241,9 @@ class RecallLoss(ScoreMatrixLoss):
                 with torch.no_grad():
                     seen = closed_form(queries, references, labels, ref_labels, plain, own)
                 record_statistics(self, seen.intruders, seen.num_relevant, settings.slope * seen.spread)
+            if self.distance.collect_stats:  # the norms, which a distance records when it is called
+                rows = [at_least_float32(part.detach()) for part in (embeddings, ref_emb)]
+                self.distance.set_default_stats(*rows, *map(self.distance.maybe_normalize, rows))
         return self.as_elements(found.losses, found.num_relevant > 0)
 
     def _settings(self) -> Settings:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
 
-from retrieval.losses import RecallLoss, closed_form, recall_loss
+from retrieval.losses import RamboLoss, RecallLoss, closed_form, recall_loss
 from retrieval.losses.recall import PROJECTIONS
 from retrieval.losses.weightings import WEIGHTINGS
 
@@ -229,6 +231,59 @@ def test_a_second_backward_pass_gives_the_same_and_a_second_derivative_is_an_err
         assert torch.equal(first, second)
         with pytest.raises(RuntimeError, match="differentiated once only"):
             torch.autograd.grad(loss, embeddings, create_graph=True)
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_inference_mode_and_no_grad_give_the_value(projection):
+    embeddings, labels = unit(12).requires_grad_(), torch.arange(3).repeat_interleave(4)
+    expected = RecallLoss(projection)(embeddings, labels)
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            assert RecallLoss(projection)(embeddings, labels) == expected
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_loss_kept_after_its_backward_pass_keeps_no_tensor_alive(projection):
+    embeddings, labels = unit(24).requires_grad_(), torch.arange(6).repeat_interleave(4)
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(type(item) is torch.Tensor for item in gc.get_objects())
+
+    for loss in (RecallLoss(projection), RamboLoss()):
+        loss(embeddings, labels).backward()
+        before = tensors()
+        kept = [loss(embeddings, labels) for _ in range(5)]
+        for value in kept:
+            value.backward()
+        assert tensors() <= before + len(kept)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int32),
+        *(torch.float16, torch.bfloat16, torch.float64),
+    ],
+)
+def test_labels_are_of_any_dtype_also_of_two(dtype):
+    embeddings, labels = unit(12), numbers(12, 2)
+    expected = RecallLoss()(embeddings, labels)
+    apart = RecallLoss()(embeddings, labels, ref_emb=unit(9, seed=1), ref_labels=labels[:9])
+    for loss in (RecallLoss(), RecallLoss(gradient="blackbox")):
+        torch.testing.assert_close(loss(embeddings, labels.to(dtype)), expected)
+        for ref_labels in (labels[:9], labels[:9].to(dtype)):
+            value = loss(embeddings, labels.to(dtype), ref_emb=unit(9, seed=1), ref_labels=ref_labels)
+            torch.testing.assert_close(value, apart)
+
+
+def test_whole_labels_do_not_meet_fractions():
+    labels, fractions = torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.0, 1.5, 1.0])
+    found, expected = (
+        loss(unit(4), labels, ref_emb=unit(4, seed=1), ref_labels=fractions)
+        for loss in (RecallLoss(), RecallLoss(gradient="blackbox"))
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_weights_of_the_reducer_reach_the_gradient():
