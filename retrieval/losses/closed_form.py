@@ -3,7 +3,7 @@
 The gradient of the loss with respect to the scores of one query, taken by identity with projection, is a sparse part (the slope
 of the weighting at each relevant item), plus a constant, plus a multiple of the scores themselves. With G = A + c 1^T + diag(b) S,
 where S = Q R^T, the gradients G R and G^T Q need only sums over the references and d x d matrices, never G or S. The forward pass
-needs one number for each relevant pair, how many irrelevant references score higher, and counts it tile by tile. The projections
+needs one number for each relevant pair, how many irrelevant references score as high, and counts it tile by tile. The projections
 "local" and "softmax" add a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
 
 One product of all scores is all the arithmetic that grows with the square of the batch (three for those two projections), half of
@@ -94,7 +94,8 @@ def closed_form(
         settings: projection, weighting, noise.
         own: (num_queries,) places of the queries' own copies, no candidates, among separate references; None if there are none.
 
-    Scores that differ by no more than the rounding of an inner product are ties.
+    Scores that differ by no more than the rounding of an inner product are ties, and an irrelevant reference that ties with a
+    relevant one counts as above it.
     """
     labels, order = labels.sort(stable=True)
     if references is None:
@@ -251,14 +252,15 @@ class _Scores:
                 yield rows, columns, tile
 
     def thresholds(self, below: Tensor) -> Tensor:
-        """(num_queries, slots): what an irrelevant score must exceed to count against a slot; infinite in empty slots.
+        """(num_queries, slots): what an irrelevant score must reach to count against a slot, so that it counts if it ties with
+        the relevant score; infinite in empty slots.
 
         Args:
             below: (num_queries,) by how much it may be below the relevant score.
         """
         rounding = 4 * torch.finfo(self.queries.dtype).eps * self.largest
         rounding = rounding.where(~self.flat, 2 * self.num_candidates**0.5 * rounding)
-        return (self.raw_slots() + (rounding - below)[:, None]).masked_fill_(~self.relevant, torch.inf)
+        return (self.raw_slots() - (rounding + below)[:, None]).masked_fill_(~self.relevant, torch.inf)
 
     def count_intruders(self) -> None:
         """Counts the intruders of each slot and, for the local projection, the rivals in its block: (num_queries, slots)."""
@@ -314,21 +316,21 @@ class _Scores:
 
 
 def _count_above(tile: Tensor, limits: Tensor) -> Tensor:
-    """How many entries of each row of `tile` exceed each of the row's limits (rows, slots).
+    """How many entries of each row of `tile` reach each of the row's limits (rows, slots).
 
     Comparing into a buffer of floats and summing that costs a hundredth of the product that made the tile; a boolean tile, which
     is summed as integers, costs more than the product.
     """
     above = torch.empty_like(tile)
     by_slot = limits.T.contiguous()  # strided limits compare forty times slower
-    return torch.stack([torch.gt(tile, limit[:, None], out=above).sum(1) for limit in by_slot], dim=1)
+    return torch.stack([torch.ge(tile, limit[:, None], out=above).sum(1) for limit in by_slot], dim=1)
 
 
 def _weigh_above(tile: Tensor, limits: Tensor, weights: Tensor) -> Tensor:
-    """For each entry of `tile` the sum of the weights (rows, slots) of those limits of its row that it exceeds."""
+    """For each entry of `tile` the sum of the weights (rows, slots) of those limits of its row that it reaches."""
     above, total = torch.empty_like(tile), torch.zeros_like(tile)
     for limit, weight in zip(limits.T.contiguous(), weights.T.contiguous(), strict=True):
-        total.addcmul_(torch.gt(tile, limit[:, None], out=above), weight[:, None])
+        total.addcmul_(torch.ge(tile, limit[:, None], out=above), weight[:, None])
     return total
 
 

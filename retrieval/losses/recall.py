@@ -3,6 +3,11 @@
 For query i with relevant items P_i, an item p in P_i has r_p intruders: the irrelevant items that score higher. With the
 ranking solver rk, r_p = rk(all scores)_p - rk(relevant scores)_p, and the loss of the query is the mean of w(r_p) over P_i
 (Rolinek et al., CVPR 2020). Its gradient is taken by identity with projection (Sahoo et al., ICLR 2023).
+
+An irrelevant item with the score of a relevant one is an intruder. Several rankings are then consistent with the scores; the loss
+is that of the worst, which is also the limit of the loss with a margin when the margin goes to 0. So it is 0 only if every relevant
+item is strictly above every irrelevant one, and embeddings that are all equal have the largest loss that there is. Were ties left
+out, these would have a perfect score; counted half, they would have that of random embeddings, at the price of a second comparison.
 """
 
 from __future__ import annotations
@@ -75,7 +80,7 @@ def recall_loss(
             query itself, above all) are no candidates: they are not ranked and receive no gradient.
         projection: "none", "mean", "norm" or "std", see `retrieval.solvers.projections`; over the candidates of each query.
             "local": "std", and then the mean is taken off in blocks: what raises a relevant item lowers those items only that
-            compete with it, the irrelevant ones that are above it or less than `local_margin` below. "softmax": "std", and then
+            compete with it, the irrelevant ones that are above it or at most `local_margin` below. "softmax": "std", and then
             what raises a relevant item lowers the irrelevant ones by their shares in softmax(scores / temperature) of it and
             them; its own share is what it does not get. These two leave the division by the norm of the scores out of the
             gradient, which with them does not grow when the scores collapse. See `retrieval.losses.local_projection`.
@@ -95,7 +100,7 @@ def recall_loss(
             0 for those without a relevant item.
 
     Returns:
-        The loss in the dtype of the scores, at least float32. An irrelevant item that ties with a relevant one is not above it.
+        The loss in the dtype of the scores, at least float32. An irrelevant item that ties with a relevant one counts as above it.
         NaN among the candidates' scores gives NaN.
 
     Raises:

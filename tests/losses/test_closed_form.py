@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
+from pytorch_metric_learning.reducers import DoNothingReducer
 
 from retrieval.losses import RamboLoss, RecallLoss, closed_form, recall_loss
 from retrieval.losses.recall import PROJECTIONS
@@ -177,7 +178,43 @@ def test_collapsed_embeddings_and_flat_rows_have_a_finite_value_and_no_gradient(
     assert loss >= 0
     collapsed_loss = RecallLoss(projection)(collapsed, labels)
     assert torch.autograd.grad(collapsed_loss, collapsed)[0].eq(0).all()
-    assert collapsed_loss == 0  # ties are no intruders
+
+
+COLLAPSED = {
+    "equal": lambda dtype: unit(1).to(dtype).expand(9, -1).clone(),
+    "equal but for rounding": lambda dtype: unit(1).to(dtype) * (1 + torch.finfo(dtype).eps * numbers(9, 2)[:, None]),
+    "zero": lambda dtype: torch.zeros(9, 16, dtype=dtype),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("collapsed", COLLAPSED)
+@pytest.mark.parametrize("gradient", ["identity", "blackbox"], ids=["closed form", "definition"])
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_collapsed_embeddings_have_the_largest_loss_that_there_is(projection, gradient, collapsed, dtype):
+    if gradient == "blackbox" and projection in ("local", "softmax"):
+        gradient = "identity"
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 3])
+    embeddings = COLLAPSED[collapsed](dtype)
+    loss = RecallLoss(projection, weighting="linear", gradient=gradient, collect_stats=True)
+    if gradient == "identity" or collapsed == "zero":  # products of equal rows may differ in their last bits
+        assert loss(embeddings, labels) == pytest.approx((6 * 7 + 3 * 6) / 9)
+        assert (loss.perfect_queries, loss.mean_intruders) == (0, pytest.approx((6 * 7 + 3 * 2 * 6) / 12))
+    scores = torch.ones(9, 9, dtype=dtype)
+    relevant = (labels[:, None] == labels) & ~torch.eye(9, dtype=torch.bool)
+    defined = recall_loss(
+        scores, relevant, labels[:, None] != labels, projection=projection, weighting="linear", gradient=gradient
+    )
+    assert defined == pytest.approx((6 * 7 + 3 * 6) / 9)
+    assert loss(unit(9), labels) < defined
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_copy_in_another_class_is_one_intruder_of_its_queries(projection):
+    embeddings, labels = torch.eye(8, dtype=torch.float64)[[0, 0, 0, 1, 2, 2]], torch.tensor([0, 0, 1, 1, 2, 2])
+    out = RecallLoss(projection, weighting="linear", reducer=DoNothingReducer())(embeddings, labels)["loss"]["losses"]
+    # The third is a copy of the first two, and its own relevant item scores as low as the two of the last class.
+    assert out.tolist() == [1, 1, 4, 4, 0, 0]
 
 
 def test_one_class_only_has_no_loss_and_no_gradient():
