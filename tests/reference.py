@@ -8,7 +8,7 @@ import numpy as np
 
 
 def plain_recall_loss(scores, relevant, irrelevant, weighting: str) -> float:
-    """The recall loss of a matrix of scores, by counting intruders with loops."""
+    """The recall loss of a matrix of scores, by counting intruders, ties among them, with loops."""
     weights = {
         "loglog": lambda r: math.log1p(math.log1p(r)),
         "log": math.log1p,
@@ -20,7 +20,7 @@ def plain_recall_loss(scores, relevant, irrelevant, weighting: str) -> float:
         values = []
         for p in range(len(row)):
             if right[p]:
-                intruders = sum(wrong[n] and row[n] > row[p] for n in range(len(row)))
+                intruders = sum(wrong[n] and row[n] >= row[p] for n in range(len(row)))
                 values.append(weights[weighting](intruders))
         if values:
             per_query.append(sum(values) / len(values))

@@ -3,7 +3,7 @@
 The gradient of the loss with respect to the scores of one query, taken by identity with projection, is a sparse part (the slope
 of the weighting at each relevant item), plus a constant, plus a multiple of the scores themselves. With G = A + c 1^T + diag(b) S,
 where S = Q R^T, the gradients G R and G^T Q need only sums over the references and d x d matrices, never G or S. The forward pass
-needs one number for each relevant pair, how many irrelevant references score higher, and counts it tile by tile. The projections
+needs one number for each relevant pair, how many irrelevant references score as high, and counts it tile by tile. The projections
 "local" and "softmax" add a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
 
 One product of all scores is all the arithmetic that grows with the square of the batch (three for those two projections), half of
@@ -89,12 +89,13 @@ def closed_form(
     Args:
         queries: (num_queries, dim), float32 or float64; the score is the inner product.
         references: (num_references, dim); None for the queries themselves, each without its own entry.
-        labels: (num_queries,) labels of the queries.
-        ref_labels: (num_references,) labels of the references, `labels` again if these are the queries.
+        labels: (num_queries,) labels of the queries, of a signed or floating dtype.
+        ref_labels: (num_references,) labels of the references in the same dtype, `labels` again if these are the queries.
         settings: projection, weighting, noise.
         own: (num_queries,) places of the queries' own copies, no candidates, among separate references; None if there are none.
 
-    Scores that differ by no more than the rounding of an inner product are ties.
+    Scores that differ by no more than the rounding of an inner product are ties, and an irrelevant reference that ties with a
+    relevant one counts as above it.
     """
     labels, order = labels.sort(stable=True)
     if references is None:
@@ -139,25 +140,25 @@ class _ClosedForm(torch.autograd.Function):
     def forward(ctx: Any, queries: Tensor, *others: Any) -> tuple[Tensor, ...]:
         scores = _Scores(queries, *others)
         scores.count_intruders()
-        with torch.enable_grad():
-            intruders = scores.intruders.detach().requires_grad_()
-            weights = scores.settings.weight(intruders).masked_fill(~scores.relevant, 0)
-            losses = weights.sum(1) / scores.num_relevant.clamp(min=1)
-            (slopes,) = torch.autograd.grad(losses.sum(), intruders)
-        ctx.scores, ctx.slopes = scores, slopes
+        losses = scores.weigh_intruders(scores.intruders)
         # Comparisons hide what is not finite; a diverged network must show in the loss.
-        losses = losses.detach() + 0 * (queries.sum(1) + scores.references.sum())
+        losses = losses + 0 * (queries.sum(1) + scores.references.sum())
         found = scores.num_relevant, scores.intruders, scores.spread
         ctx.mark_non_differentiable(*found)
+        tensors = {name: value for name, value in vars(scores).items() if isinstance(value, Tensor)}
+        ctx.save_for_backward(*tensors.values())  # freed after the backward pass, unlike attributes of ctx
+        ctx.names, ctx.others = list(tensors), {n: v for n, v in vars(scores).items() if n not in tensors}
         return losses, *found
 
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         refuse_second_derivative()
-        pull = -ctx.slopes * grad_losses[:, None]  # minus: the higher the score, the lower the rank
-        with torch.autocast(pull.device.type, enabled=False):  # the backward pass may be called inside one
-            grad_queries, grad_references = _gradients(ctx.scores, pull, of_references=ctx.needs_input_grad[1])
-        return grad_queries, None if ctx.scores.symmetric else grad_references, None, None, None, None
+        scores = object.__new__(_Scores)
+        vars(scores).update(ctx.others, **dict(zip(ctx.names, ctx.saved_tensors, strict=True)))
+        with torch.autocast(grad_losses.device.type, enabled=False):  # the backward pass may be called inside one
+            pull = -scores.slopes() * grad_losses[:, None]  # minus: the higher the score, the lower the rank
+            grad_queries, grad_references = _gradients(scores, pull, of_references=ctx.needs_input_grad[1])
+        return grad_queries, None if scores.symmetric else grad_references, None, None, None, None
 
 
 class _Scores:
@@ -251,14 +252,15 @@ class _Scores:
                 yield rows, columns, tile
 
     def thresholds(self, below: Tensor) -> Tensor:
-        """(num_queries, slots): what an irrelevant score must exceed to count against a slot; infinite in empty slots.
+        """(num_queries, slots): what an irrelevant score must reach to count against a slot, so that it counts if it ties with
+        the relevant score; infinite in empty slots.
 
         Args:
             below: (num_queries,) by how much it may be below the relevant score.
         """
         rounding = 4 * torch.finfo(self.queries.dtype).eps * self.largest
         rounding = rounding.where(~self.flat, 2 * self.num_candidates**0.5 * rounding)
-        return (self.raw_slots() + (rounding - below)[:, None]).masked_fill_(~self.relevant, torch.inf)
+        return (self.raw_slots() - (rounding + below)[:, None]).masked_fill_(~self.relevant, torch.inf)
 
     def count_intruders(self) -> None:
         """Counts the intruders of each slot and, for the local projection, the rivals in its block: (num_queries, slots)."""
@@ -269,15 +271,30 @@ class _Scores:
             self.block_limits = self.thresholds(settings.local_margin * deviation)
             counted.append((self.block_limits, torch.zeros_like(limits), 0.0))
         if settings.temperature is not None:
-            self.softmax = RunningSoftmax(1 / (settings.temperature * deviation))
+            self.sharpness = 1 / (settings.temperature * deviation)
+            softmax = RunningSoftmax(self.sharpness)
         for rows, columns, tile in self.tiles():
             mirrored = [(columns, tile.T)] if self.symmetric and rows != columns else []
             for here, part in [(rows, tile), *mirrored]:
                 for limits, counts, noise in counted:
                     counts[here] += _count_above(self._with_noise(part, here, noise), limits[here])
                 if settings.temperature is not None:
-                    self.softmax.add(part, here)
+                    softmax.add(part, here)
         self.intruders, self.rivals = counted[0][1], counted[-1][1]
+        if settings.temperature is not None:
+            self.softmax_state = softmax.state
+
+    def weigh_intruders(self, intruders: Tensor) -> Tensor:
+        """The losses of the queries: the mean of w(r) over their relevant references."""
+        weights = self.settings.weight(intruders).masked_fill(~self.relevant, 0)
+        return weights.sum(1) / self.num_relevant.clamp(min=1)
+
+    def slopes(self) -> Tensor:
+        """(num_queries, slots): the derivative of a query's loss by the intruders of each slot."""
+        with torch.enable_grad():
+            intruders = self.intruders.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.weigh_intruders(intruders).sum(), intruders)
+        return found
 
     def raw_slots(self) -> Tensor:
         """(num_queries, slots): the scores of the slots as tiles have them."""
@@ -287,7 +304,10 @@ class _Scores:
         """What the entries of a tile take of their rows' `shares`, see `_add_dense_gradients`."""
         if self.settings.temperature is None:
             return _weigh_above(tile, self.block_limits[rows], shares[rows])
-        return self.softmax.weights(tile, rows).mul_(shares[rows])
+        return self.softmax().weights(tile, rows).mul_(shares[rows])
+
+    def softmax(self) -> RunningSoftmax:
+        return RunningSoftmax(self.sharpness, self.softmax_state)
 
     def _with_noise(self, tile: Tensor, rows: slice, noise: float) -> Tensor:
         if not noise:
@@ -296,21 +316,21 @@ class _Scores:
 
 
 def _count_above(tile: Tensor, limits: Tensor) -> Tensor:
-    """How many entries of each row of `tile` exceed each of the row's limits (rows, slots).
+    """How many entries of each row of `tile` reach each of the row's limits (rows, slots).
 
     Comparing into a buffer of floats and summing that costs a hundredth of the product that made the tile; a boolean tile, which
     is summed as integers, costs more than the product.
     """
     above = torch.empty_like(tile)
     by_slot = limits.T.contiguous()  # strided limits compare forty times slower
-    return torch.stack([torch.gt(tile, limit[:, None], out=above).sum(1) for limit in by_slot], dim=1)
+    return torch.stack([torch.ge(tile, limit[:, None], out=above).sum(1) for limit in by_slot], dim=1)
 
 
 def _weigh_above(tile: Tensor, limits: Tensor, weights: Tensor) -> Tensor:
-    """For each entry of `tile` the sum of the weights (rows, slots) of those limits of its row that it exceeds."""
+    """For each entry of `tile` the sum of the weights (rows, slots) of those limits of its row that it reaches."""
     above, total = torch.empty_like(tile), torch.zeros_like(tile)
     for limit, weight in zip(limits.T.contiguous(), weights.T.contiguous(), strict=True):
-        total.addcmul_(torch.gt(tile, limit[:, None], out=above), weight[:, None])
+        total.addcmul_(torch.ge(tile, limit[:, None], out=above), weight[:, None])
     return total
 
 
@@ -377,7 +397,7 @@ def _add_dense_gradients(
         shares = (pull / (scores.rivals + 1)).masked_fill(scores.rivals == 0, 0)
         pull = shares * scores.rivals
     else:
-        pull = pull * scores.softmax.weight_beside(scores.raw_slots())
+        pull = pull * scores.softmax().weight_beside(scores.raw_slots())
         shares = pull.sum(1, keepdim=True)
     total = pull.sum(1)  # what the others lose
     along = q.new_zeros(len(q))

@@ -6,7 +6,7 @@ permutahedron takes the mean off within such blocks (Blondel et al., "Fast Diffe
 relevant item p competes with irrelevant ones only, for these are what is counted. What p gains, the others of its block lose by
 their shares, and p keeps what is not its own share:
 
-- "local": the block is p and the irrelevant items above it or less than a reach below, all with the same share, which is
+- "local": the block is p and the irrelevant items above it or at most a reach below, all with the same share, which is
   the mean of the block taken off;
 - "softmax": it is p and all irrelevant items, with the shares softmax(scores / temperature), which is their soft maximum,
   temperature * logsumexp(scores / temperature), taken off.
@@ -53,7 +53,7 @@ class LocalProjection(torch.autograd.Function):
         query, item = relevant.nonzero(as_tuple=True)
         ahead = projected[query] - projected[query, item, None]
         logits = ahead / temperature[query] if reach is None else torch.zeros_like(ahead)
-        competes = irrelevant[query] if reach is None else irrelevant[query] & (ahead > -reach[query])
+        competes = irrelevant[query] if reach is None else irrelevant[query] & (ahead >= -reach[query])
         logits = torch.cat([logits.masked_fill(~competes, -torch.inf), logits.new_zeros(len(query), 1)], dim=1)
         shares = logits.softmax(dim=1)[:, :-1] * incoming[query, item, None]  # the last is the item's own
         gradient = torch.zeros_like(incoming).index_put((query, item), shares.sum(dim=1))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retrieval.losses.mean_gradient import MeanGradient
 from retrieval.losses.score_matrix import ScoreMatrixLoss, check_masks, rank_as_scores, reduce_queries
 from retrieval.solvers import Blackbox, solve
 
@@ -35,7 +36,7 @@ def rambo_loss(
         lambda_: of `retrieval.solvers.Blackbox`, above 0. As in the released code it applies to ranks divided by the number
             of references: the ranks themselves see lambda_ x num_references.
         reduction: "mean" over the queries that have a relevant item (0 if none has), or "none": one loss a query (num_queries,),
-            0 for those without a relevant item. lambda_ is meant for the mean: summing instead acts like a larger one.
+            0 for those without a relevant item. lambda_ is that of the mean: what multiplies the losses multiplies the gradient.
 
     Returns:
         The loss in the dtype of the scores, at least float32.
@@ -48,11 +49,13 @@ def rambo_loss(
     shifted = torch.where(relevant, scores - margin / 2, scores + margin / 2).masked_fill(
         ~(relevant | irrelevant), -torch.inf
     )
+    mean_gradient = MeanGradient()
+    shifted = mean_gradient.before_solver(shifted)
     rank_among_all = solve(shifted, rank_as_scores, gradient=Blackbox(lambda_ * max(1, scores.shape[1])))
     rank_among_relevant = rank_as_scores(shifted.detach().masked_fill(~relevant, -torch.inf))
     intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
     losses = torch.log1p(torch.log1p(intruders)).sum(dim=1) / relevant.sum(dim=1).clamp(min=1)
-    return reduce_queries(losses, relevant, reduction)
+    return reduce_queries(mean_gradient.after_solver(losses, relevant.any(dim=1)), relevant, reduction)
 
 
 class RamboLoss(ScoreMatrixLoss):

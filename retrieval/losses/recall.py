@@ -3,6 +3,11 @@
 For query i with relevant items P_i, an item p in P_i has r_p intruders: the irrelevant items that score higher. With the
 ranking solver rk, r_p = rk(all scores)_p - rk(relevant scores)_p, and the loss of the query is the mean of w(r_p) over P_i
 (Rolinek et al., CVPR 2020). Its gradient is taken by identity with projection (Sahoo et al., ICLR 2023).
+
+An irrelevant item with the score of a relevant one is an intruder. Several rankings are then consistent with the scores; the loss
+is that of the worst, which is also the limit of the loss with a margin when the margin goes to 0. So it is 0 only if every relevant
+item is strictly above every irrelevant one, and embeddings that are all equal have the largest loss that there is. Were ties left
+out, these would have a perfect score; counted half, they would have that of random embeddings, at the price of a second comparison.
 """
 
 from __future__ import annotations
@@ -19,12 +24,14 @@ from torch.linalg import vector_norm
 
 from retrieval.losses.closed_form import Settings, closed_form
 from retrieval.losses.local_projection import LocalProjection
+from retrieval.losses.mean_gradient import MeanGradient
 from retrieval.losses.score_matrix import (
     STATISTICS,
     AllButOwn,
     ScoreMatrixLoss,
     at_least_float32,
     check_masks,
+    in_one_dtype,
     rank_as_scores,
     record_statistics,
     reduce_queries,
@@ -73,7 +80,7 @@ def recall_loss(
             query itself, above all) are no candidates: they are not ranked and receive no gradient.
         projection: "none", "mean", "norm" or "std", see `retrieval.solvers.projections`; over the candidates of each query.
             "local": "std", and then the mean is taken off in blocks: what raises a relevant item lowers those items only that
-            compete with it, the irrelevant ones that are above it or less than `local_margin` below. "softmax": "std", and then
+            compete with it, the irrelevant ones that are above it or at most `local_margin` below. "softmax": "std", and then
             what raises a relevant item lowers the irrelevant ones by their shares in softmax(scores / temperature) of it and
             them; its own share is what it does not get. These two leave the division by the norm of the scores out of the
             gradient, which with them does not grow when the scores collapse. See `retrieval.losses.local_projection`.
@@ -86,13 +93,14 @@ def recall_loss(
             CVPR 2020, equation 14).
         local_margin: reach of the local projection below a relevant item, in standard deviations of the query's scores.
         temperature: of the softmax, in the same units; the higher, the more alike are the shares, as with "std".
-        gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`.
+        gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`. A rule sees the
+            gradient of the mean over the queries; what multiplies the losses multiplies its result.
         generator: source of the noise.
         reduction: "mean" over the queries that have a relevant item (0 if none has), or "none": one loss a query (num_queries,),
             0 for those without a relevant item.
 
     Returns:
-        The loss in the dtype of the scores, at least float32. An irrelevant item that ties with a relevant one is not above it.
+        The loss in the dtype of the scores, at least float32. An irrelevant item that ties with a relevant one counts as above it.
         NaN among the candidates' scores gives NaN.
 
     Raises:
@@ -121,12 +129,16 @@ def recall_loss(
     if margin:
         projected = projected - margin * relevant
     rule = Blackbox(lambda_=4.0) if gradient == "blackbox" else gradient
+    mean_gradient = MeanGradient()
+    projected = mean_gradient.before_solver(projected)
     rank_among_all = solve(projected.masked_fill(~candidates, -torch.inf), rank_as_scores, gradient=rule)
     rank_among_relevant = rank_as_scores(projected.detach().masked_fill(~relevant, -torch.inf))
     intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
     weigh = WEIGHTINGS[weighting] if ks is None else soft_cut_offs(ks, tau)
     weights = weigh(intruders).masked_fill(~relevant, 0)
-    return reduce_queries(weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1), relevant, reduction)
+    losses = weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1)
+    losses = mean_gradient.after_solver(losses, relevant.any(dim=1))
+    return reduce_queries(losses, relevant, reduction)
 
 
 OPTIONS = set(inspect.signature(recall_loss).parameters) - {"scores", "relevant", "irrelevant", "reduction"}
@@ -141,6 +153,13 @@ class RecallLoss(ScoreMatrixLoss):
 
     From labels, and with inner products for scores, value and gradient come in closed form (`retrieval.losses.closed_form`) and the
     matrix of scores never exists. Mined pairs, other distances and other gradients than the identity take the definition.
+
+    For candidates from earlier batches, wrap it in `retrieval.losses.CrossBatchMemory`; the class of that name in
+    pytorch-metric-learning takes its own losses only, as does its `SelfSupervisedLoss`. Two views of the same images need no
+    wrapper: an image is its own class. For embeddings `first` and `second` of the views, (batch, dim) each:
+
+        labels = torch.arange(len(first), device=first.device)
+        loss = loss_function(torch.cat([first, second]), labels.repeat(2))
 
     Args:
         projection: "none", "mean", "norm", "std", "local" or "softmax".
@@ -215,6 +234,7 @@ class RecallLoss(ScoreMatrixLoss):
         mined = indices_tuple is not None and not isinstance(indices_tuple, AllButOwn)
         if mined or labels is None or ref_labels is None or not self._has_closed_form():
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        labels, ref_labels = in_one_dtype(labels, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             queries = at_least_float32(embeddings)
             references = None if ref_emb is embeddings else at_least_float32(ref_emb)
@@ -226,6 +246,9 @@ class RecallLoss(ScoreMatrixLoss):
                 with torch.no_grad():
                     seen = closed_form(queries, references, labels, ref_labels, plain, own)
                 record_statistics(self, seen.intruders, seen.num_relevant, settings.slope * seen.spread)
+            if self.distance.collect_stats:  # the norms, which a distance records when it is called
+                rows = [at_least_float32(part.detach()) for part in (embeddings, ref_emb)]
+                self.distance.set_default_stats(*rows, *map(self.distance.maybe_normalize, rows))
         return self.as_elements(found.losses, found.num_relevant > 0)
 
     def _settings(self) -> Settings:

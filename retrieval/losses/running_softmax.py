@@ -15,12 +15,14 @@ class RunningSoftmax:
 
     Args:
         sharpness: (num_rows,) one over the temperature.
+        state: `state` of another one with the same sharpness, which has all columns; none of them if left out.
     """
 
-    def __init__(self, sharpness: Tensor) -> None:
+    def __init__(self, sharpness: Tensor, state: Tensor | None = None) -> None:
         self._sharpness = sharpness
-        self._highest = torch.full_like(sharpness, torch.finfo(sharpness.dtype).min)
-        self._sum = torch.zeros_like(sharpness)
+        lowest = torch.full_like(sharpness, torch.finfo(sharpness.dtype).min)
+        self.state = torch.stack([lowest, torch.zeros_like(sharpness)]) if state is None else state
+        self._highest, self._sum = self.state  # views
 
     def add(self, scores: Tensor, rows: slice) -> None:
         """Takes further columns of some rows (rows, num_columns) in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, NamedTuple
 
 import torch
@@ -55,6 +56,11 @@ class ScoreMatrixLoss(BaseMetricLossFunction):
     def get_default_distance(self) -> CosineSimilarity:
         return CosineSimilarity()
 
+    def extra_repr(self) -> str:
+        classes = [kind for kind in type(self).__mro__ if issubclass(kind, ScoreMatrixLoss)]
+        options = {name: vars(self).get(name) for kind in classes for name in inspect.signature(kind).parameters}
+        return ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
+
 
 def relevance_masks(
     embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
@@ -63,6 +69,7 @@ def relevance_masks(
     if indices_tuple is None or isinstance(indices_tuple, AllButOwn):
         assert labels is not None
         assert ref_labels is not None
+        labels, ref_labels = in_one_dtype(labels, ref_labels)
         same = labels[:, None] == ref_labels[None, :]
         if isinstance(indices_tuple, AllButOwn):
             return same.scatter(1, indices_tuple.own[:, None], False), ~same
@@ -77,6 +84,13 @@ def relevance_masks(
     masks[0, indices_tuple[0], indices_tuple[1]] = True
     masks[1, indices_tuple[2], indices_tuple[3]] = True
     return masks[0], masks[1]
+
+
+def in_one_dtype(labels: Tensor, ref_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels as int64, or in a floating dtype where they are: torch sorts, searches and mixes other integers only in part."""
+    labels, ref_labels = (part if part.is_floating_point() else part.long() for part in (labels, ref_labels))
+    common = torch.promote_types(labels.dtype, ref_labels.dtype)
+    return labels.to(common), ref_labels.to(common)
 
 
 def check_masks(scores: Tensor, relevant: Tensor, irrelevant: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,8 @@ class Blackbox:
 
     Args:
         lambda_: how far the costs are moved, in units of costs per unit of dL/dy; above 0. Too small and the solution
-            does not change, so that the gradient is 0; too large and it says little about the costs at hand.
+            does not change, so that the gradient is 0; too large and it says little about the costs at hand. What multiplies
+            the loss, such as the scale of float16 training, acts as another lambda; `retrieval.losses` take it out.
     """
 
     lambda_: float

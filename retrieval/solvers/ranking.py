@@ -10,8 +10,8 @@ def rank(scores: Tensor) -> Tensor:
     """Ranks along the last dimension, 1 for the highest score.
 
     Without ties this is argmin over the permutations y of 1..n of <scores, y> (Rolinek et al., "Optimizing Rank-based Metrics
-    with Blackbox Differentiation", CVPR 2020, proposition 1). Tied scores share the best of their ranks, so that the
-    result never depends on the order of the entries.
+    with Blackbox Differentiation", CVPR 2020, proposition 1). Tied scores share the worst of their ranks, the number of scores
+    that are at least as high: the result does not depend on the order of the entries, and equal scores rank nothing first.
 
     Args:
         scores: any shape (..., n) of floats; -inf is allowed and ranks last.
@@ -21,6 +21,6 @@ def rank(scores: Tensor) -> Tensor:
         a NaN among them have no order: their ranks are NaN too, so that a diverged network shows in the loss.
     """
     ordered = scores.sort(dim=-1).values
-    not_above = torch.searchsorted(ordered.contiguous(), scores.contiguous(), right=True)
-    ranks = (scores.shape[-1] + 1 - not_above).to(torch.float32)
+    below = torch.searchsorted(ordered.contiguous(), scores.contiguous())
+    ranks = (scores.shape[-1] - below).to(torch.float32)
     return ranks.masked_fill(scores.isnan().any(dim=-1, keepdim=True), torch.nan)

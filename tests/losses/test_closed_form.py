@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
+from pytorch_metric_learning.reducers import DoNothingReducer
 
-from retrieval.losses import RecallLoss, closed_form, recall_loss
+from retrieval.losses import RamboLoss, RecallLoss, closed_form, recall_loss
 from retrieval.losses.recall import PROJECTIONS
 from retrieval.losses.weightings import WEIGHTINGS
 
@@ -175,7 +178,43 @@ def test_collapsed_embeddings_and_flat_rows_have_a_finite_value_and_no_gradient(
     assert loss >= 0
     collapsed_loss = RecallLoss(projection)(collapsed, labels)
     assert torch.autograd.grad(collapsed_loss, collapsed)[0].eq(0).all()
-    assert collapsed_loss == 0  # ties are no intruders
+
+
+COLLAPSED = {
+    "equal": lambda dtype: unit(1).to(dtype).expand(9, -1).clone(),
+    "equal but for rounding": lambda dtype: unit(1).to(dtype) * (1 + torch.finfo(dtype).eps * numbers(9, 2)[:, None]),
+    "zero": lambda dtype: torch.zeros(9, 16, dtype=dtype),
+}
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("collapsed", COLLAPSED)
+@pytest.mark.parametrize("gradient", ["identity", "blackbox"], ids=["closed form", "definition"])
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_collapsed_embeddings_have_the_largest_loss_that_there_is(projection, gradient, collapsed, dtype):
+    if gradient == "blackbox" and projection in ("local", "softmax"):
+        gradient = "identity"
+    labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 3])
+    embeddings = COLLAPSED[collapsed](dtype)
+    loss = RecallLoss(projection, weighting="linear", gradient=gradient, collect_stats=True)
+    if gradient == "identity" or collapsed == "zero":  # products of equal rows may differ in their last bits
+        assert loss(embeddings, labels) == pytest.approx((6 * 7 + 3 * 6) / 9)
+        assert (loss.perfect_queries, loss.mean_intruders) == (0, pytest.approx((6 * 7 + 3 * 2 * 6) / 12))
+    scores = torch.ones(9, 9, dtype=dtype)
+    relevant = (labels[:, None] == labels) & ~torch.eye(9, dtype=torch.bool)
+    defined = recall_loss(
+        scores, relevant, labels[:, None] != labels, projection=projection, weighting="linear", gradient=gradient
+    )
+    assert defined == pytest.approx((6 * 7 + 3 * 6) / 9)
+    assert loss(unit(9), labels) < defined
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_copy_in_another_class_is_one_intruder_of_its_queries(projection):
+    embeddings, labels = torch.eye(8, dtype=torch.float64)[[0, 0, 0, 1, 2, 2]], torch.tensor([0, 0, 1, 1, 2, 2])
+    out = RecallLoss(projection, weighting="linear", reducer=DoNothingReducer())(embeddings, labels)["loss"]["losses"]
+    # The third is a copy of the first two, and its own relevant item scores as low as the two of the last class.
+    assert out.tolist() == [1, 1, 4, 4, 0, 0]
 
 
 def test_one_class_only_has_no_loss_and_no_gradient():
@@ -229,6 +268,59 @@ def test_a_second_backward_pass_gives_the_same_and_a_second_derivative_is_an_err
         assert torch.equal(first, second)
         with pytest.raises(RuntimeError, match="differentiated once only"):
             torch.autograd.grad(loss, embeddings, create_graph=True)
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_inference_mode_and_no_grad_give_the_value(projection):
+    embeddings, labels = unit(12).requires_grad_(), torch.arange(3).repeat_interleave(4)
+    expected = RecallLoss(projection)(embeddings, labels)
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            assert RecallLoss(projection)(embeddings, labels) == expected
+
+
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_a_loss_kept_after_its_backward_pass_keeps_no_tensor_alive(projection):
+    embeddings, labels = unit(24).requires_grad_(), torch.arange(6).repeat_interleave(4)
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(type(item) is torch.Tensor for item in gc.get_objects())
+
+    for loss in (RecallLoss(projection), RamboLoss()):
+        loss(embeddings, labels).backward()
+        before = tensors()
+        kept = [loss(embeddings, labels) for _ in range(5)]
+        for value in kept:
+            value.backward()
+        assert tensors() <= before + len(kept)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        *(torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int32),
+        *(torch.float16, torch.bfloat16, torch.float64),
+    ],
+)
+def test_labels_are_of_any_dtype_also_of_two(dtype):
+    embeddings, labels = unit(12), numbers(12, 2)
+    expected = RecallLoss()(embeddings, labels)
+    apart = RecallLoss()(embeddings, labels, ref_emb=unit(9, seed=1), ref_labels=labels[:9])
+    for loss in (RecallLoss(), RecallLoss(gradient="blackbox")):
+        torch.testing.assert_close(loss(embeddings, labels.to(dtype)), expected)
+        for ref_labels in (labels[:9], labels[:9].to(dtype)):
+            value = loss(embeddings, labels.to(dtype), ref_emb=unit(9, seed=1), ref_labels=ref_labels)
+            torch.testing.assert_close(value, apart)
+
+
+def test_whole_labels_do_not_meet_fractions():
+    labels, fractions = torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.0, 1.5, 1.0])
+    found, expected = (
+        loss(unit(4), labels, ref_emb=unit(4, seed=1), ref_labels=fractions)
+        for loss in (RecallLoss(), RecallLoss(gradient="blackbox"))
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_weights_of_the_reducer_reach_the_gradient():

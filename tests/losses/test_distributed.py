@@ -12,8 +12,8 @@ import torch
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import distributed
 
-from retrieval.losses import RecallLoss
-from retrieval.losses.memory import CrossBatchMemory
+from retrieval.losses import CrossBatchMemory, RamboLoss, RecallLoss
+from retrieval.solvers import Blackbox
 
 PROJECTIONS = ("std", "local", "softmax")
 TIMEOUT = timedelta(seconds=120)
@@ -33,19 +33,19 @@ def model() -> torch.nn.Linear:
 
 
 def gradients(rows: slice, wrap: Callable[[torch.nn.Module], torch.nn.Module]) -> dict[str, torch.Tensor]:
-    """The gradient of the weights, for every projection, without and (over three batches) with a memory."""
-    found = {}
+    """The gradient of the weights: with blackbox, and for projections without and (over three batches) with a memory."""
+    losses = {"rambo": RamboLoss(), "blackbox": RecallLoss(gradient=Blackbox(20.0))}
     for projection in PROJECTIONS:
-        for name, loss, steps in (
-            (projection, RecallLoss(projection), 1),
-            (f"{projection} with a memory", CrossBatchMemory(RecallLoss(projection), 5, 48), 3),
-        ):
-            network, wrapped = model(), wrap(loss)
-            for step in range(steps):
-                images, labels = inputs(step)
-                network.zero_grad()
-                wrapped(network(images[rows]), labels[rows]).backward()
-            found[name] = network.weight.grad
+        losses[projection] = RecallLoss(projection)
+        losses[f"{projection} with a memory"] = CrossBatchMemory(RecallLoss(projection), 5, 48)
+    found = {}
+    for name, loss in losses.items():
+        network, wrapped = model(), wrap(loss)
+        for step in range(3 if isinstance(loss, CrossBatchMemory) else 1):
+            images, labels = inputs(step)
+            network.zero_grad()
+            wrapped(network(images[rows]), labels[rows]).backward()
+        found[name] = network.weight.grad
     return found
 
 

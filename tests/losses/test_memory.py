@@ -155,17 +155,38 @@ def test_mined_pairs_of_the_batch_count_besides_those_with_the_memory():
 
 
 @pytest.mark.parametrize("loss", [RecallLoss(distance=LpDistance(p=1)), RecallLoss(distance=DotProductSimilarity())])
-def test_a_miner_chooses_the_candidates(loss):
-    memory, plain = CrossBatchMemory(loss, DIM, 20, miner=miners.MultiSimilarityMiner()), PlainMemory(20)
+@pytest.mark.parametrize("miner", [miners.MultiSimilarityMiner(), miners.TripletMarginMiner(margin=0.3)], ids=repr)
+def test_a_miner_chooses_the_candidates_in_the_batch_and_in_the_earlier_entries(loss, miner):
+    memory, plain = CrossBatchMemory(loss, DIM, 20, miner=miner), PlainMemory(20)
     for embeddings, labels in batches(8, 8, 8):
         value = memory(embeddings, labels)
         plain.add(embeddings, labels)
     # Old and new entries lie in another order here; the mined pairs follow their entries.
     references, ref_labels = torch.stack([e for _, e, _ in plain.entries]), torch.tensor([y for *_, y in plain.entries])
-    anchors, positives, others, negatives = miners.MultiSimilarityMiner()(embeddings, labels, references, ref_labels)
-    apart = positives != anchors + 12
-    pairs = anchors[apart], positives[apart], others, negatives
+    within, across = miner(embeddings, labels), miner(embeddings, labels, references[:12], ref_labels[:12])
+    moved = [items if place in (0, len(within) - 2) else items + 12 for place, items in enumerate(within)]
+    if len(within) == 3:
+        moved = [within[0], within[1] + 12, within[2] + 12]
+    pairs = tuple(torch.cat(both) for both in zip(moved, across, strict=True))
     torch.testing.assert_close(value, loss(embeddings, labels, pairs, references, ref_labels))
+    assert value > 0
+
+
+@pytest.mark.parametrize("negatives", ["hard", "all"])
+def test_a_miner_never_finds_the_own_copy(negatives):
+    seen = []
+
+    class Miner(miners.BatchEasyHardMiner):
+        def mine(self, embeddings, labels, ref_emb, ref_labels):
+            found = super().mine(embeddings, labels, ref_emb, ref_labels)
+            own = (embeddings[found[0]] == ref_emb[found[1]]).all(dim=1)
+            seen.append((len(found[0]), int(own.sum())))
+            return found
+
+    memory = CrossBatchMemory(RecallLoss(), DIM, 20, miner=Miner("easy", negatives))
+    assert [bool(memory(*batch) > 0) for batch in batches(8, 8, 8, 8)] == [True] * 4
+    assert all(found > 0 and own == 0 for found, own in seen)
+    assert len(seen) == 7  # within each batch, and with the entries before it from the second on
 
 
 @pytest.mark.parametrize("stop", [1, 3], ids=["not yet full", "full"])
@@ -183,10 +204,61 @@ def test_a_run_saved_and_resumed_goes_on_as_one_without_a_break(tmp_path, stop):
     assert [resumed(*batch).item() for batch in inputs[stop:]] == expected[stop:]
     assert (resumed.queue_idx, resumed.has_been_filled) == (whole.queue_idx, whole.has_been_filled)
 
-    incomplete = copy.copy(stopped.state_dict())
-    del incomplete["_extra_state"]
-    with pytest.raises(RuntimeError, match="_extra_state"):
-        resumed.load_state_dict(incomplete)
+
+def test_the_state_is_tensors_and_goes_through_safetensors(tmp_path):
+    from safetensors.torch import load_file, save_model
+
+    inputs = batches(8, 8, 8, dtype=torch.float32)
+    whole, resumed = (torch.nn.ModuleDict({"loss": CrossBatchMemory(RecallLoss(), DIM, 20)}) for _ in range(2))
+    for batch in inputs[:2]:
+        whole["loss"](*batch)
+    save_model(whole, tmp_path / "model.safetensors")
+    resumed.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert resumed["loss"](*inputs[2]) == whole["loss"](*inputs[2])
+    copied = copy.deepcopy(whole)
+    assert copied["loss"](*inputs[0]) == whole["loss"](*inputs[0])
+
+
+def test_states_of_before_and_of_the_wrapped_class_load(caplog):
+    inputs = batches(8, 8, 8, dtype=torch.float32)
+    memory, resumed = (torch.nn.ModuleDict({"loss": CrossBatchMemory(RecallLoss(), DIM, 20)}) for _ in range(2))
+    for batch in inputs[:2]:
+        memory["loss"](*batch)
+    state = memory.state_dict()
+    del state["loss.queue"]
+    old = state | {"loss._extra_state": {"queue_idx": 16, "has_been_filled": False}}
+    resumed.load_state_dict(old)
+    assert old["loss._extra_state"]["queue_idx"] == 16  # the caller's dict stays
+    assert not caplog.records
+    assert resumed["loss"](*inputs[2]) == memory["loss"](*inputs[2])
+
+    resumed.load_state_dict(state)
+    assert (resumed["loss"].queue_idx, resumed["loss"].has_been_filled) == (0, False)
+    assert "the state has no place in the queue; the memory starts empty" in caplog.text
+    with pytest.raises(RuntimeError, match="embedding_memory"):
+        resumed.load_state_dict({})
+
+
+def test_a_validation_in_inference_mode_before_training_leaves_the_memory_trainable():
+    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    first, second = batches(8, 8)  # float64, to which the memory is converted
+    with torch.inference_mode():
+        memory(*first)
+    embeddings = second[0].requires_grad_()
+    memory(embeddings, second[1]).backward()
+    assert embeddings.grad.any()
+
+
+def test_labels_of_every_dtype_enter():
+    embeddings, labels = batches(8)[0]
+    expected = CrossBatchMemory(RecallLoss(), DIM, 20)(embeddings, labels % 2)
+    for dtype in (torch.bool, torch.uint8, torch.uint16, torch.uint64, torch.int8, torch.float16):
+        memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+        assert memory(embeddings, (labels % 2).to(dtype)) == expected
+
+
+def test_its_text_shows_its_sizes():
+    assert "embedding_size=6, memory_size=20" in repr(CrossBatchMemory(RecallLoss(), DIM, 20))
 
 
 def test_the_memory_keeps_float32_and_whole_labels_whatever_comes():

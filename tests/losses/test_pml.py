@@ -8,8 +8,9 @@ import pytest
 import torch
 from pytorch_metric_learning import distances, losses, miners, reducers, regularizers, samplers, trainers
 
-from retrieval.losses import RecallLoss, recall_loss
+from retrieval.losses import RecallLoss, SmoothAPLoss, recall_loss
 from retrieval.losses.recall import PROJECTIONS
+from retrieval.solvers import Blackbox
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 1, 7, 2, 2, 2, 3, 3])  # unequal sizes and a lone label
 
@@ -112,7 +113,7 @@ class TestReducers:
         ],
         ids=lambda reducer: type(reducer).__name__,
     )
-    @pytest.mark.parametrize("gradient", ["identity", "blackbox"], ids=["closed form", "definition"])
+    @pytest.mark.parametrize("gradient", ["identity", Blackbox(30.0)], ids=["closed form", "definition"])
     def test_a_reducer_gets_one_loss_a_query_with_its_label(self, reducer, expected, gradient):
         value, slopes = value_and_gradient(RecallLoss(reducer=reducer, gradient=gradient), batch(), LABELS)
         torch.testing.assert_close(value, expected)
@@ -224,7 +225,8 @@ def test_the_squared_distance_of_unit_vectors_is_twice_the_cosine_which_std_undo
     assert squared.score_spread == pytest.approx(2 * cosine.score_spread)
     assert squared.mean_intruders == cosine.mean_intruders
     collapsed = torch.nn.functional.normalize(torch.ones(len(LABELS), 64) + 1e-6 * torch.rand(64), dim=1)
-    assert value_and_gradient(squared, collapsed, LABELS)[0] == 0  # where rounded distances are in any order
+    most = value_and_gradient(RecallLoss(projection), torch.ones_like(collapsed), LABELS)[0]
+    assert value_and_gradient(squared, collapsed, LABELS)[0] == most  # where rounded distances are in any order
     assert not caplog.records
 
     # And it is what the definition makes of the distances themselves.
@@ -255,3 +257,41 @@ def test_a_backward_pass_inside_autocast_gives_the_same_gradient(projection):
         inside, slopes = value_and_gradient(RecallLoss(projection), batch(torch.float32), LABELS)
     assert torch.equal(inside, value)
     assert torch.equal(slopes, gradient)
+
+
+@pytest.mark.parametrize("distance", [distances.CosineSimilarity, distances.DotProductSimilarity])
+def test_a_distance_that_collects_statistics_records_the_norms(distance):
+    closed, defined = (RecallLoss(gradient=g, distance=distance(collect_stats=True)) for g in ("identity", "blackbox"))
+    names = ["initial_avg_query_norm", "initial_avg_ref_norm", "final_avg_query_norm", "final_avg_ref_norm"]
+    other = 2 * batch(torch.float32, seed=1)[:9]
+    for references in ({}, {"ref_emb": other, "ref_labels": LABELS[:9]}):
+        for loss in (closed, defined):
+            loss(batch(torch.float32), LABELS, **references)
+        found, expected = ([getattr(loss.distance, name) for name in names] for loss in (closed, defined))
+        assert found == pytest.approx(expected)
+        assert min(found) > 0
+
+
+def test_two_views_of_images_are_classes_of_two():
+    first, second = batch(), batch(seed=1)
+    labels = torch.arange(len(first))
+    value = RecallLoss()(torch.cat([first, second]), labels.repeat(2))
+    queries = unit(torch.cat([first, second]))
+    relevant = torch.eye(len(first), dtype=torch.bool).repeat(2, 2)
+    expected = recall_loss(queries @ queries.T, relevant & ~torch.eye(2 * len(first), dtype=torch.bool), ~relevant)
+    torch.testing.assert_close(value, expected)
+    with pytest.raises(Exception, match="SelfSupervisedLoss not supported for RecallLoss"):
+        losses.SelfSupervisedLoss(RecallLoss())
+
+
+def test_the_text_of_a_loss_shows_its_options():
+    class Special(RecallLoss):
+        def __init__(self, extra: int = 3, **kwargs) -> None:
+            super().__init__(**kwargs)
+            self.extra = extra
+
+    text = repr(Special(margin=0.1, gradient=Blackbox(0.2)))
+    for option in ("extra=3", "projection='std'", "margin=0.1", "gradient=Blackbox(lambda_=0.2)", "weighting='sqrt'"):
+        assert option in text
+    assert "ks" not in text
+    assert "tau=0.02" in repr(SmoothAPLoss(tau=0.02))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_in_blocks_what_a_relevant_item_gains_its_rivals_lose_by_their_shares(pr
         blocks = torch.zeros_like(row)
         for p in torch.where(relevant[i])[0].tolist():
             pull = -1 / (1 + int((irrelevant[i] & (row > row[p])).sum())) / relevant[i].sum()
-            rivals = [n for n in torch.where(irrelevant[i])[0].tolist() if deviations[n] > deviations[p] - 1]
+            rivals = [n for n in torch.where(irrelevant[i])[0].tolist() if deviations[n] >= deviations[p] - 1]
             if projection == "softmax":
                 rivals = torch.where(irrelevant[i])[0].tolist()
             weights = {n: math.exp(deviations[n] / 0.5) if projection == "softmax" else 1.0 for n in (p, *rivals)}
@@ -124,6 +125,20 @@ def test_a_perfect_ranking_has_no_loss_and_the_worst_one_the_most():
     assert recall_loss(-scores, relevant, weighting="linear") == 2
     assert recall_loss(-scores, relevant, weighting="log").item() == pytest.approx(math.log(3))
     assert recall_loss(-scores, relevant, weighting="loglog").item() == pytest.approx(math.log(1 + math.log(3)))
+
+
+def test_the_loss_with_ties_is_that_of_the_worst_order_of_equal_scores():
+    scores = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.1]])
+    relevant = torch.tensor([[False, True, False, True, False]])
+    for projection in PROJECTIONS:
+        tied = recall_loss(scores, relevant, projection=projection, weighting="linear")
+        orders = [
+            recall_loss(scores + torch.tensor([0, a, b, c, 0]), relevant, projection=projection, weighting="linear")
+            for a, b, c in permutations((0.0, 0.01, 0.02))
+        ]
+        assert tied == max(orders) == 2
+        assert min(orders) == 1
+        assert tied == recall_loss(scores, relevant, projection=projection, weighting="linear", margin=1e-6)
 
 
 def test_items_in_neither_mask_change_nothing_and_receive_no_gradient():

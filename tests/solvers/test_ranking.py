@@ -9,8 +9,8 @@ from retrieval.solvers import rank
 
 
 def plain_ranks(scores: torch.Tensor) -> torch.Tensor:
-    """One more than the number of higher scores in the row, by a double loop."""
-    ranks = [[1.0 + sum(other > own for other in row) for own in row] for row in scores.tolist()]
+    """The number of scores in the row that are at least as high, by a double loop."""
+    ranks = [[0.0 + sum(other >= own for other in row) for own in row] for row in scores.tolist()]
     return torch.tensor(ranks).reshape(scores.shape)
 
 
