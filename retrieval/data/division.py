@@ -45,8 +45,8 @@ def divide(
         names = ", ".join(shorten(name) for name in images.class_names)
         need = "train and test need two or more each" if split == "classes" else "training needs two or more"
         raise DatasetError(
-            f"{images.origin}: has {images.num_classes} classes with images ({names}); {need}: "
-            "add classes, or choose the folder that contains all of them"
+            f"{images.origin}: has {images.num_classes} classes with images ({names}); {need}: add classes, or choose "
+            f"{_folder_of_classes(images) or 'the folder that contains all of them'}"
         )
     if split == "all":
         return {"train": images}
@@ -56,6 +56,15 @@ def divide(
         return {"train": train, "test": test}
     gallery, query = _take_queries(images, share, seed)
     return {"train": gallery, "query": query, "gallery": gallery}
+
+
+def _folder_of_classes(images: ImageSet) -> str | None:
+    """The only class folder, if its images are in folders of it, which are then the classes that were meant."""
+    parts = [path.split("/") for path in images.paths]
+    inner = {names[1] for names in parts if len(names) > 2}
+    if images.num_classes > 1 or len(inner) < 2 or not images.is_on_disk:
+        return None
+    return f"{images.root / parts[0][0]}, which has {len(inner)} folders with images"
 
 
 def require_pairs_to_find(splits: dict[str, ImageSet], origin: str) -> dict[str, ImageSet]:

@@ -123,3 +123,9 @@ def test_nothing_is_held_out_where_fewer_than_two_classes_are_large_enough() -> 
     for sizes in ([3] * 10, [3, 3, 50]):
         images = image_set(sizes)
         assert hold_out_images(images, 0.1, seed=0) == (images, None)
+
+
+def test_the_only_folder_is_named_where_the_classes_are_inside_it() -> None:
+    images = ImageSet.from_pairs("data", [(f"photos/{name}/{i}.png", "photos") for name in "abcd" for i in range(2)])
+    with pytest.raises(DatasetError, match=r"has 1 classes .* or choose data/photos, which has 4 folders with images"):
+        divide(images)
