@@ -22,8 +22,8 @@ from retrieval.config.splits import (
     build_augmentation,
     build_sampler,
     build_training_loader,
-    name_images,
     find_unreadable,
+    name_images,
     read_splits,
     with_absolute_paths,
 )
