@@ -15,18 +15,7 @@ def open_regular(path: str | Path) -> BinaryIO:
     Raises:
         OSError: The file cannot be opened, or it is a folder, a named pipe, a socket or a device. None of these is waited for.
     """
-    # O_NONBLOCK: without it, opening a named pipe waits for a writer.
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-    try:
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "Not a regular file", str(path))
-        return os.fdopen(handle, "rb")
-    except OSError:
-        os.close(handle)
-        raise
+    return open(path, "rb", opener=_open)  # Path.open takes no opener
 
 
 def read_regular(path: str | Path) -> bytes:
@@ -37,3 +26,13 @@ def read_regular(path: str | Path) -> bytes:
     """
     with open_regular(path) as file:
         return file.read()
+
+
+def _open(path: str, flags: int) -> int:
+    """Opens a file without waiting, as a named pipe otherwise would for a writer."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # `open` refuses a folder itself
+        os.close(handle)
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return handle
