@@ -7,7 +7,7 @@ import numpy as np
 from retrieval.data.class_splits import split_classes
 from retrieval.data.image_set import ImageSet
 from retrieval.data.list_file import shorten
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, plural
 
 SPLITS = ("classes", "all", "images")
 TEST_SHARES = {"classes": 0.5, "images": 0.2}
@@ -46,8 +46,8 @@ def divide(
         need = "train and test need two or more each" if split == "classes" else "training needs two or more"
         other = ", or train on every class with data.split=images or data.split=all" if images.num_classes > 1 else ""
         raise DatasetError(
-            f"{images.origin}: has {images.num_classes} {'class' if images.num_classes == 1 else 'classes'} with images "
-            f"({names}); {need}: add classes{other}, or choose the folder that contains all of them"
+            f"{images.origin}: has {plural(images.num_classes, 'class', 'classes')} with images ({names}); {need}: "
+            f"add classes{other}, or choose {_folder_of_classes(images) or 'the folder that contains all of them'}"
         )
     if split == "all":
         return {"train": images}
@@ -57,6 +57,15 @@ def divide(
         return {"train": train, "test": test}
     gallery, query = _take_queries(images, share, seed)
     return {"train": gallery, "query": query, "gallery": gallery}
+
+
+def _folder_of_classes(images: ImageSet) -> str | None:
+    """The only class folder, if its images are in folders of it, which are then the classes that were meant."""
+    parts = [path.split("/") for path in images.paths]
+    inner = {names[1] for names in parts if len(names) > 2}
+    if images.num_classes > 1 or len(inner) < 2 or not images.is_on_disk:
+        return None
+    return f"{images.root / parts[0][0]}, which has {len(inner)} folders with images"
 
 
 def require_pairs_to_find(splits: dict[str, ImageSet], origin: str) -> dict[str, ImageSet]:

@@ -25,7 +25,7 @@ from pathlib import Path
 from retrieval.data.image_set import ImageSet
 from retrieval.data.names import natural_key, refuse_alike, warn_missing
 from retrieval.data.own_splits import check_names, split_of
-from retrieval.data.tree import SECOND_LINK, Tree, describe_left_out, log_left_out, search
+from retrieval.data.tree import SECOND_LINK, Tree, describe_left_out, list_images, log_left_out
 from retrieval.errors import DatasetError
 
 # Folders that only a root with splits of its own has. One that is called `valid` alone is a class.
@@ -58,12 +58,10 @@ def find(root: Path) -> Layout:
     Raises:
         DatasetError: A folder cannot be read, a name does not work on every system, or two classes look alike.
     """
-    tree = search(root)
-    direct = {
-        path.split("/")[0] for path in tree.images if path.count("/") == 1
-    }  # folders with images directly in them
-    marks = [name for name in tree.folders if split_of(name)]
-    lone_class = len(marks) == 1 and len(tree.folders) > 1 and marks[0] in direct
+    tree = list_images(root)
+    marks = [name for name in tree.top if split_of(name)]
+    direct = {path.split("/")[0] for path in tree.images if path.count("/") == 1}  # with images directly in them
+    lone_class = len(marks) == 1 and len(tree.top) > 1 and marks[0] in direct
     has_splits = not lone_class and any(split_of(name) in _MARKS for name in marks)
     splits: dict[str, dict[str | None, list[str]]] = {name: {} for name in (marks if has_splits else [""])}
     beside = []
@@ -110,9 +108,10 @@ def find_classes(root: Path) -> Layout:
     layout = find(root)
     for classes in layout.splits.values():
         layout.tree.leave_out("images next to the class folders", classes.pop(None, []))
-    seen = {path.rstrip("/") for path in layout.tree.left_out.get(SECOND_LINK, [])}
-    with_images = {path.split("/")[0] for path in layout.tree.images if "/" in path}
-    empty = [name for name in layout.tree.folders if name not in with_images | seen]
+    depth = 1 if "" in layout.splits else 2  # of class folders
+    known = {path.rstrip("/") for path in layout.tree.left_out.get(SECOND_LINK, [])}
+    known |= {"/".join(path.split("/")[:depth]) for path in layout.tree.images}
+    empty = [name for name in layout.tree.folders if name.count("/") == depth - 1 and name not in known]
     layout.tree.leave_out("folders without images", [f"{name}/" for name in empty])
     return layout
 
@@ -129,7 +128,7 @@ def _image_set(layout: Layout, split: str) -> ImageSet:
 
 def _searched(tree: Tree, split: str) -> str:
     """The folders that were searched, and what is in them, for the message that there are no images."""
-    names = [name for name in tree.folders if not split or name == split]
+    names = [name for name in tree.top if not split or name == split]
     shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     below = {
         reason: [path for path in paths if path.startswith(f"{split}/" if split else "")]

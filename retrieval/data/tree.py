@@ -52,7 +52,7 @@ class Tree:
     Args:
         root: The folder.
         images: The paths of the images, relative to the root with "/", in no particular order.
-        folders: The names of the folders directly in the root that were searched, in natural order.
+        folders: The paths of the folders that were searched, relative to the root, in natural order.
         left_out: For every reason, the relative paths of what was not read. A folder is one path that ends in "/".
     """
 
@@ -61,13 +61,18 @@ class Tree:
     folders: list[str] = field(default_factory=list)
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def top(self) -> list[str]:
+        """The names of the folders directly in the root."""
+        return [folder for folder in self.folders if "/" not in folder]
+
     def leave_out(self, reason: str, paths: Iterable[str]) -> None:
         """Records why paths are not read."""
         if paths := list(paths):
             self.left_out.setdefault(reason, []).extend(paths)
 
 
-def search(root: Path) -> Tree:
+def list_images(root: Path) -> Tree:
     """Finds the images below a folder, at any depth.
 
     An image is a file with the suffix of an image format, or any other file that can be opened as an image. A link to a folder is
@@ -91,7 +96,7 @@ def search(root: Path) -> Tree:
                 continue
         known.add(str(place))
         for entry in reversed(list(_entries(tree, root, below))):
-            if entry.is_symlink():
+            if entry.is_symlink() or getattr(entry, "is_junction", bool)():
                 heapq.heappush(links, (f"{below}{entry.name}/", Path(os.path.realpath(entry.path))))
             elif str(place / entry.name) in known:
                 tree.leave_out(SECOND_LINK, [f"{below}{entry.name}/"])
@@ -124,7 +129,7 @@ def _entries(tree: Tree, root: Path, below: str) -> Iterator[os.DirEntry[str]]:
         if reason:
             tree.leave_out(reason, [f"{path}/" if is_folder else path])
         elif is_folder:
-            tree.folders += [] if below else [entry.name]
+            tree.folders.append(path)
             yield entry
         else:
             require_portable(root, path)

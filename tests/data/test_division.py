@@ -122,3 +122,9 @@ def test_about_the_share_of_the_images_is_held_out_and_decided_by_the_seed() -> 
 def test_nothing_is_held_out_where_no_class_has_three_images() -> None:
     images = image_set([2] * 10)
     assert hold_out_images(images, 0.1, seed=0) == (images, None)
+
+
+def test_the_only_folder_is_named_where_the_classes_are_inside_it() -> None:
+    images = ImageSet.from_pairs("data", [(f"photos/{name}/{i}.png", "photos") for name in "abcd" for i in range(2)])
+    with pytest.raises(DatasetError, match=r"has 1 class .* or choose data/photos, which has 4 folders with images"):
+        divide(images)

@@ -116,6 +116,7 @@ def test_nothing_is_passed_over_in_silence(tmp_path: Path, caplog: pytest.LogCap
         "camera raw": ["test/c/x.nef"],
         "images next to test, train": ["extra/d/1.png", "more/2.png"],
         "images next to the class folders": ["train/cover.png"],
+        "folders without images": ["train/b/"],
     }
     line, *named = caplog.messages
     assert line.startswith(f"{tmp_path}: not read: ")
