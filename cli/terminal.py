@@ -6,7 +6,7 @@ import contextlib
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import click
 
@@ -33,7 +33,7 @@ class _EscapingStream:
 def escaped_stdout() -> Iterator[None]:
     """A block in which stdout shows control characters escaped; inside of JSON, they stay what they are."""
     stdout = sys.stdout
-    sys.stdout = _EscapingStream(stdout)
+    sys.stdout = cast(TextIO, _EscapingStream(stdout))
     try:
         yield
     finally:

@@ -180,7 +180,7 @@ def _read_first_edition(
 
 
 def _read_class_folders(
-    folder: Path, halves: Sequence[str], _: Mapping[str, str]
+    folder: Path, halves: Sequence[str], _md5: Mapping[str, str]
 ) -> tuple[list[str], list[_Photograph]]:
     remedy = "put names.csv, anno_train.csv and anno_test.csv next to car_data/"
     listed = read_lines(folder / "names.csv", remedy=remedy)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from retrieval.data.damage import without_end_marker, without_metadata
 from retrieval.errors import DatasetError
 from retrieval.files import open_file
+from retrieval.files.damage import content_of, without_end_marker, without_metadata
 from retrieval.files.image_formats import formats, missing_package
 
 log = logging.getLogger("retrieval")
@@ -131,8 +131,7 @@ def _read(path: str | Path, file: IO[bytes], max_pixels: int | None) -> Image.Im
     try:
         return _open_and_decode(path, file, max_pixels)
     except (OSError, *_DAMAGE):
-        file.seek(0)
-        content = file.read()
+        content = content_of(file)
         if (plain := without_metadata(content)) is not None:
             return _open_and_decode(path, io.BytesIO(plain), max_pixels)
         image = without_end_marker(content, lambda content: _open_and_decode(path, io.BytesIO(content), max_pixels))
@@ -165,7 +164,8 @@ def _open(file: IO[bytes]) -> Image.Image:
     head = file.read(16)
     for name in formats():
         factory, accepts = Image.OPEN[name]
-        if accepts is None or accepts(head) is True:
+        accepted = accepts is None or accepts(head)
+        if accepted and not isinstance(accepted, str):  # a string says why Pillow cannot read it
             file.seek(0)
             try:
                 return factory(file, "")

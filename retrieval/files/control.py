@@ -32,8 +32,8 @@ class LineFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The text of a record."""
-        given, named = record.args, (str, PurePath, BaseException)
-        if isinstance(given, tuple):
+        if isinstance(args := record.args, tuple):
             record = copy.copy(record)
-            record.args = tuple(escape(str(value)) if isinstance(value, named) else value for value in given)
+            named = (str, PurePath, BaseException)
+            record.args = tuple(escape(str(value)) if isinstance(value, named) else value for value in args)
         return escape(super().format(record), keep="\n\t")

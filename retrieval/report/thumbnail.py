@@ -8,11 +8,12 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, features
 
+from retrieval.files.damage import content_of, without_end_marker, without_metadata
 from retrieval.files.image_formats import formats
 
 # What Pillow raises on missing and damaged files.
@@ -31,18 +32,35 @@ def read_picture(source: Path | bytes, side: int) -> Image.Image | None:
     try:
         if isinstance(source, Path) and not source.is_file():  # a named pipe would be waited for
             return None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            opened = io.BytesIO(source) if isinstance(source, bytes) else source
-            with Image.open(opened, formats=formats()) as file:
-                file.draft("RGB", (side, side))
-                image = _to_8_bits(ImageOps.exif_transpose(file))
+        with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            image = _decode(file, side)
     except _UNREADABLE:
+        return None
+    if image is None:
         return None
     image.thumbnail((side, side), Image.Resampling.BICUBIC)
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image)
     return white.convert("RGB")
+
+
+def _decode(file: IO[bytes], side: int) -> Image.Image | None:
+    """The image of a file, as large as `side` at least; None if it lacks pixels."""
+    try:
+        return _decode_whole(file, side)
+    except _UNREADABLE:
+        content = content_of(file)
+        if (plain := without_metadata(content)) is not None:
+            return _decode_whole(io.BytesIO(plain), side)
+        return without_end_marker(content, lambda content: _decode_whole(io.BytesIO(content), side))
+
+
+def _decode_whole(file: IO[bytes], side: int) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(file, formats=formats()) as image:
+            image.draft("RGB", (side, side))
+            return _to_8_bits(ImageOps.exif_transpose(image))
 
 
 def read_thumbnail(source: Path | bytes, side: int) -> Image.Image | None:

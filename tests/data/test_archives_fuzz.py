@@ -153,7 +153,7 @@ def test_an_archive_with_made_up_sizes_neither_hangs_nor_crashes_nor_fills_the_d
     (tmp_path / "seeds").mkdir()
     (tmp_path / "out").mkdir()
     outcomes = []
-    for number, content in mutants(tmp_path / "seeds", 800):
+    for number, content in mutants(tmp_path / "seeds", 600):
         archive = tmp_path / "a.tar"
         archive.write_bytes(content)
         line = unpack(archive, tmp_path / "out" / "data")
@@ -162,6 +162,6 @@ def test_an_archive_with_made_up_sizes_neither_hangs_nor_crashes_nor_fills_the_d
         assert line == "unpacked" or str(archive) in line, (number, line)
         assert not list((tmp_path / "out").iterdir()), number
         outcomes.append(line == "unpacked")
-    assert len(written) == 800
+    assert len(written) == 600
     assert max(written) <= BOUND
-    assert 50 < sum(outcomes) < 1000
+    assert 30 < sum(outcomes) < 500

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from retrieval.report.thumbnail import data_uri, read_picture, read_thumbnail
 
@@ -59,3 +60,17 @@ def test_what_shows_through_goes_on_doing_so():
     picture = Image.new("RGBA", (40, 40))
     picture.paste((255, 0, 0, 255), (0, 0, 20, 40))
     assert decoded(data_uri(picture)).convert("RGBA").getpixel((30, 20))[3] == 0
+
+
+def test_a_whole_image_in_a_damaged_file_is_shown(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    texts = PngInfo()
+    texts.add_text("Comment", "x" * (2 << 20), zip=True)
+    image.save(tmp_path / "texts.png", pnginfo=texts)
+    image.save(tmp_path / "image.jpg")
+    whole = (tmp_path / "image.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[:-2])
+    np.testing.assert_array_equal(read_picture(tmp_path / "texts.png", 60), image)
+    np.testing.assert_array_equal(read_picture(tmp_path / "cut.jpg", 60), read_picture(tmp_path / "image.jpg", 60))
+    assert read_picture(whole[:-2], 60) is not None
+    assert read_picture(whole[:-40], 60) is None

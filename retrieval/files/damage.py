@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,13 @@ _NOISES = [
     b"".join(marker + bytes([first, *range(1, 200, 3)]) for marker in _RESTARTS)
     for first in (0x45, 0x93, 0xB6, 0xDA, 0xEE)
 ]
+
+
+def content_of(file: IO[bytes]) -> bytes:
+    """The content of a PNG or JPEG file, from its beginning; empty for any other file."""
+    file.seek(0)
+    head = file.read(len(_PNG))
+    return head + file.read() if head.startswith((_PNG, _JPEG)) else b""
 
 
 def without_metadata(content: bytes) -> bytes | None:
