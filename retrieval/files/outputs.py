@@ -36,6 +36,7 @@ def claim_folder(out: str | Path | None, overwrite: bool, check: Callable[[Path]
         return
     require_free_folder(out, overwrite, check)
     with claimed(out):
+        require_free_folder(out, overwrite, check)  # again: another process may just have written it
         yield
 
 

@@ -16,11 +16,12 @@ from retrieval.data import ImageSet, given_images, images_in, listed_images, pix
 from retrieval.data.image_set import first_repeated
 from retrieval.data.names import refuse_alike
 from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
+from retrieval.files import require_free_folder
 from retrieval.index import approximate, arrays, editing
 from retrieval.index.bundle import Bundle, read_bundle
 from retrieval.index.items import check_names
 from retrieval.index.parts import embed_in_parts, parts_folder, thumbnails_of
-from retrieval.index.writing import make_bundle, write_bundle
+from retrieval.index.writing import make_bundle, require_replaceable, write_bundle
 from retrieval.model import Model
 from retrieval.model.description import StoredModel
 from retrieval.training import distributed
@@ -70,6 +71,9 @@ def build(
         return make(model.encode(images))
     with distributed.joined(model.device) as device, contextlib.ExitStack() as stack:
         folder = stack.enter_context(parts_folder(out))
+        distributed.on_main(
+            lambda: require_free_folder(out, overwrite, require_replaceable)
+        )  # another call may have ended
         model.to(device)
         in_parts = None if not images.is_on_disk else stored
         vectors = model.encode(images) if in_parts is None else embed_in_parts(model, in_parts, images, folder)

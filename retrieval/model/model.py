@@ -18,7 +18,7 @@ from retrieval import evaluation
 from retrieval.data import ImageSet, Preprocessing, image_files, pixel_limit, readable_files, to_image
 from retrieval.errors import RetrievalError
 from retrieval.evaluation.inputs import to_numpy
-from retrieval.files import claim_file, claim_folder, folder_in_one_piece, write_bytes
+from retrieval.files import claim_file, claim_folder, folder_in_one_piece, require_free_file, write_bytes
 from retrieval.files.arrays import PATHS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.model import encoding, onnx
 from retrieval.model.description import StoredModel
@@ -261,6 +261,7 @@ class Model:
         with claim_file(file, overwrite, onnx.require_exported):
             files = image_files(images)
             content, report, opset = self._onnx([self._prepared(path) for path in files] if files else None)
+            require_free_file(file, overwrite, onnx.require_exported)  # again, since the work has taken a while
             write_bytes(file, content)
         return {**report, "opset": opset}
 

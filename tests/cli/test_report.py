@@ -120,7 +120,7 @@ def test_a_report_is_replaced_and_another_file_is_left_alone(run, tmp_path, caps
     code, _, err = call(capsys, "report", str(index), "--out", str(tmp_path / "thesis.html"))
     assert (code, err) == (
         1,
-        f"error: {tmp_path}/thesis.html: exists and is not a report, so it is not replaced; choose another --out\n",
+        f"error: {tmp_path}/thesis.html: exists and is not a report, so it is not replaced; choose another name\n",
     )
     assert (tmp_path / "thesis.html").read_text() == "years of work"
 

@@ -361,8 +361,11 @@ class TestNothingIsLost:
             pytest.importorskip(name)
         refused(capsys, 1, "file: exists already", "export", "onnx", run, "--out", "file")
         assert Path("file").read_text() == "years of work"
-        assert call(capsys, "export", "onnx", str(run), "--out", "file", "--overwrite")[0] == 0
-        assert call(capsys, "export", "onnx", str(run), "--out", "new/model.onnx")[0] == 0
+        words = "file: exists and is not an ONNX file of `retrieval export onnx`, so it is not replaced"
+        refused(capsys, 1, words, "export", "onnx", run, "--out", "file", "--overwrite")
+        assert Path("file").read_text() == "years of work"
+        for _ in range(2):
+            assert call(capsys, "export", "onnx", str(run), "--out", "new/model.onnx", "--overwrite")[0] == 0
 
     def test_a_file_that_appears_during_the_work_is_not_lost(self, capsys, here, run, index, query, monkeypatch):
         def meanwhile(owner: Any, name: str, place: str) -> None:
