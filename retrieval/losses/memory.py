@@ -39,6 +39,8 @@ class CrossBatchMemory(losses.CrossBatchMemory):
     """
 
     queue: Tensor
+    embedding_memory: Tensor
+    label_memory: Tensor
 
     def __init__(
         self, loss: Any, embedding_size: int, memory_size: int = 1024, miner: Any = None, **kwargs: Any
