@@ -15,8 +15,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed import DistError, PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from retrieval.errors import RetrievalError, plural
+from retrieval.training.heartbeat import Heartbeat
 
 Result = TypeVar("Result")
 
@@ -27,14 +30,14 @@ def joined(device: torch.device | str, timeout: timedelta = timedelta(hours=1)) 
 
     Args:
         device: The type of device. With CUDA, each process of a machine uses its own GPU.
-        timeout: The longest time to wait for the other processes, for example while one of them evaluates.
+        timeout: The longest time to wait for processes that respond, for example while one of them evaluates.
 
     Yields:
         The device of this process.
 
     Raises:
         RetrievalError: There are more processes than GPUs, the device does not support distributed training, or the processes
-            cannot connect.
+            cannot connect. Or another process has ended; if it no longer responds, this process ends without an exception.
     """
     device = torch.device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -54,16 +57,24 @@ def joined(device: torch.device | str, timeout: timedelta = timedelta(hours=1)) 
     if device.type == "cuda" and not distributed.is_nccl_available():
         raise RetrievalError("several GPUs need NCCL, which this build of torch lacks; train with one process")
     try:
+        store, rank, size = next(rendezvous("env://", timeout=timeout))
+        group: dict[str, Any] = {"store": PrefixStore("group", store), "rank": rank, "world_size": size}
         if device.type == "cuda":
-            distributed.init_process_group("nccl", timeout=timeout, device_id=device)
+            distributed.init_process_group("nccl", timeout=timeout, device_id=device, **group)
         else:
-            distributed.init_process_group("gloo", timeout=timeout)
+            distributed.init_process_group("gloo", timeout=timeout, **group)
     except (ValueError, RuntimeError) as error:
         raise RetrievalError(
             f"the {os.environ['WORLD_SIZE']} processes cannot connect to each other ({error})"
         ) from error
     try:
-        yield device
+        with Heartbeat(PrefixStore("heartbeat", store), rank, size) as heartbeat:
+            try:
+                yield device
+            except RuntimeError as error:
+                if not isinstance(error, DistError) and "gloo" not in str(error):
+                    raise
+                raise RetrievalError(heartbeat.explain_lost()) from error
     finally:
         distributed.destroy_process_group()
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -260,6 +261,77 @@ def test_two_processes_train_the_model_that_one_would(images, tmp_path):
     losses = [[row["loss"] for row in state["rows"][1:]] for state in (one, two)]  # after that of the start
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][0] != losses[0][1]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_goes_on_with_one_to_the_same_figures(images, tmp_path):
+    words = [*STATEFUL, "loss.noise=0", "model.freeze_batchnorm=statistics", "training.epochs=2"]
+    words += ["training.optimizer=sgd", "training.learning_rate=0.001"]
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert cli.run(arguments(images, whole, *words)) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, "-m", "retrieval.cli", *arguments(images, out, *words, "training.max_steps=4")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, capture_output=True, check=True, timeout=300, env=environment)
+    assert load_checkpoint(out / "last.safetensors")["step"] == 4  # of 6, within the second epoch
+    assert cli.run(["train", "--out", str(out), "--resume", "training.max_steps=null"]) == 0
+    states = [load_checkpoint(run / "last.safetensors") for run in (whole, out)]
+    assert [state["step"] for state in states] == [6, 6]
+    for name, weights in states[0]["model"].items():
+        torch.testing.assert_close(states[1]["model"][name], weights, rtol=1e-3, atol=1e-5)
+    ends = [state["rows"][-1] for state in states]
+    assert ends[0].keys() == ends[1].keys()
+    assert (
+        json.loads((out / "results.json").read_text()).keys() == json.loads((whole / "results.json").read_text()).keys()
+    )
+    figures = [json.loads((run / "results.json").read_text())["last"] for run in (whole, out)]
+    assert figures[0] == pytest.approx(figures[1], abs=0.08)  # of 28 queries, two may differ
+
+
+MISSED_SOON = """
+import sys
+from retrieval import cli
+from retrieval.training import heartbeat
+
+heartbeat.LOST = 5
+sys.exit(cli.run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_is_killed_or_stopped_ends_the_other_with_one_line_that_names_it(images, tmp_path, number):
+    out = tmp_path / "run"
+    (tmp_path / "program.py").write_text(MISSED_SOON)
+    words = arguments(images, out, "model.freeze_batchnorm=statistics", "training.epochs=100000", "--quiet")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "program.py"), *words],
+            **{"stderr": subprocess.PIPE, "text": True},
+            env=os.environ | address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+        )
+        for rank in range(2)
+    ]
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.csv").exists() or (out / "metrics.csv").read_text().count("\n") < 3:
+            assert processes[0].poll() is None, processes[0].stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        processes[1].send_signal(number)
+        errors = processes[0].communicate(timeout=120)[1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[0].returncode == 1
+    assert errors.count("\n") == 1
+    assert "rank 1 ended, or does not respond" in errors
+    assert "rank 1 ended, or does not respond" in (out / "log.txt").read_text()
+    assert load_checkpoint(out / "last.safetensors")["step"] > 0
 
 
 STOPPED_IN_A_MEASUREMENT = """
