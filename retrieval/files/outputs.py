@@ -9,13 +9,13 @@ from pathlib import Path
 from retrieval.errors import RetrievalError
 from retrieval.files.claims import claimed
 from retrieval.files.folders import require_elsewhere, require_place
-from retrieval.files.manifest import manifest_text
+from retrieval.files.manifest import MANIFEST
 from retrieval.files.reading import open_file
 
 # Says that a page was made here, and so may be replaced.
 REPORT_MARK = '<meta name="generator" content="retrieval report">'
 _RUN_FILES = ("config.yaml", "environment.json")
-_FORMAT = b'"format": "retrieval '  # of every manifest
+_FORMAT = '"format": "retrieval '  # of every manifest
 _PICTURES = "-pictures"  # the end of the name of the folder with the pictures of a report
 
 
@@ -116,16 +116,17 @@ def own_output(folder: Path) -> str | None:
     """What a folder is if this program has written it: "a run", "an index or a model", "pictures of a report"; otherwise None."""
     if all((folder / name).is_file() for name in _RUN_FILES):
         return "a run"
-    if _FORMAT in (manifest_text(folder) or b""):
+    if _has_mark(folder / MANIFEST, _FORMAT):
         return "an index or a model"
-    if folder.name.endswith(_PICTURES) and is_report(folder.with_name(f"{folder.name.removesuffix(_PICTURES)}.html")):
+    page = folder.with_name(f"{folder.name.removesuffix(_PICTURES)}.html")
+    if folder.name.endswith(_PICTURES) and _has_mark(page, REPORT_MARK):
         return "pictures of a report"
     return None
 
 
-def is_report(page: Path) -> bool:
-    """Whether a file is a page of a report; False if it cannot be read."""
-    return REPORT_MARK.encode() in _beginning(page, 1000)
+def _has_mark(file: Path, mark: str) -> bool:
+    """Whether a file holds a mark near its beginning; False if it cannot be read."""
+    return mark.encode() in _beginning(file, 1000)
 
 
 def _beginning(file: Path, size: int) -> bytes:

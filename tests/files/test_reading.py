@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.files import open_file, read_file, read_text
+from retrieval.files import open_file, own_output, read_file, read_text
+from retrieval.files.outputs import REPORT_MARK
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 
@@ -73,3 +74,19 @@ def test_a_missing_file_keeps_the_error_of_the_system(tmp_path):
 def test_a_name_that_no_file_can_have_is_an_error_of_the_system_too(name):
     with pytest.raises(OSError, match="no file can have this name"):
         open_file(name)
+
+
+def test_outputs_of_this_program_are_known_by_their_marks(tmp_path: Path) -> None:
+    for path, content, expected in (
+        ("run/config.yaml", "", None),
+        ("run/environment.json", "{}", "a run"),
+        ("index/manifest.json", '{\n  "format": "retrieval index",', "an index or a model"),
+        ("other/manifest.json", '{"format": "IIIF"}', None),
+        ("x-pictures/0.png", "", None),
+        ("x.html", "<html>", None),
+        ("x.html", f"<html><head>{REPORT_MARK}", "pictures of a report"),
+    ):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(content)
+        folder = (tmp_path / path).parent if "/" in path else tmp_path / "x-pictures"
+        assert own_output(folder) == expected, path
