@@ -12,7 +12,7 @@ from retrieval.errors import RetrievalError
 from retrieval.files.lock import is_locked, locked
 from retrieval.files.writing import remove_empty, target_of
 
-NEW, OLD = "new", "old"  # the folder that is being written, and the one that it replaces
+NEW, OLD = "new-", "old-"  # the names of folders that are being written, and that are being replaced, begin like this
 
 _own = threading.local()
 
@@ -42,9 +42,10 @@ def claimed(out: str | Path) -> Iterator[Path]:
         return
     folder = _hidden(target)
     try:
-        with locked(folder, user="call", error=RetrievalError, output=Path(out)):
+        with locked(folder, user="call", error=RetrievalError, output=Path(out)) as has_locks:
             claims[target] = folder
-            _take_away(folder, target)
+            if has_locks:  # otherwise, on a file system without locks, another process may be at work
+                _take_away(folder, target)
             yield folder
     finally:
         if claims.pop(target, None):
@@ -55,7 +56,7 @@ def is_being_replaced(path: Path) -> bool:
     """Whether another process is at the moment between the two renames that replace a folder; it then has no name."""
     try:
         folder = _hidden(target_of(path))
-        return (folder / OLD).is_dir() and is_locked(folder)
+        return any(folder.glob(f"{OLD}*")) and is_locked(folder)
     except (OSError, RetrievalError):
         return False
 
@@ -66,8 +67,10 @@ def _hidden(target: Path) -> Path:
 
 def _take_away(folder: Path, target: Path) -> None:
     """Removes the unfinished output of a killed process. The folder that it was about to replace gets its name back."""
-    if (folder / OLD).is_dir() and not target.exists():
-        with contextlib.suppress(OSError):  # another program has just made one
-            (folder / OLD).rename(target)
-    for name in (NEW, OLD):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for old in folder.glob(f"{OLD}*"):
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(target)
+    for new in folder.glob(f"{NEW}*"):
+        shutil.rmtree(new, ignore_errors=True)

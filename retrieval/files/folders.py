@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Collection, Iterator
@@ -41,7 +42,8 @@ def folder_in_one_piece(
     _require_free(path, overwrite)
     with claimed(path) as unfinished:
         _require_free(path, overwrite)  # again: another process may have made it in the meantime
-        target, new = target_of(path), unfinished / NEW
+        target, name = target_of(path), secrets.token_hex(4)
+        new, old = unfinished / f"{NEW}{name}", unfinished / f"{OLD}{name}"
         try:
             new.mkdir()  # which respects the umask
         except OSError as error:
@@ -52,7 +54,7 @@ def folder_in_one_piece(
             copy_permissions(target, new)
             if overwrite and target.exists():
                 check(path)
-                _replace(new, target, unfinished / OLD)
+                _replace(new, target, old)
             else:
                 new.rename(target)  # fails if another program has filled the folder in the meantime
         except OSError as error:

@@ -41,7 +41,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where no process is forke
 @contextlib.contextmanager
 def locked(
     folder: Path, *, user: str = "run", error: type[RetrievalError] = CheckpointError, output: Path | None = None
-) -> Iterator[None]:
+) -> Iterator[bool]:
     """Keeps other processes out of a folder during the block. Every process must enter the folder through this function.
 
     The lock is the file ".lock" in the folder. It contains the process ID. The file stays after the block, unlocked, unless it is
@@ -54,14 +54,17 @@ def locked(
         error: The class of the error.
         output: What the lock is for, in messages; by default the folder.
 
+    Yields:
+        Whether the folder is locked: False on a file system without locks.
+
     Raises:
         RetrievalError: As the given class. Another process holds the lock, or the folder cannot be created or written to. It is
             raised at once; nothing waits for the other process.
     """
     output, folder = output or folder, target_of(folder)
-    handle, made = _open_and_lock(folder, user, error, output)
+    handle, made, has_locks = _open_and_lock(folder, user, error, output)
     try:
-        yield
+        yield has_locks
     finally:
         if handle in _handles:  # not in a forked process
             # The lock is removed while it is held, so no other process is in the folder. Windows cannot remove an open file; but
@@ -94,16 +97,19 @@ def is_locked(folder: Path) -> bool:
         _close(handle)
 
 
-def _open_and_lock(folder: Path, user: str, error_class: type[RetrievalError], output: Path) -> tuple[int, list[Path]]:
-    """The open and locked file, and the folders that were created for it, the innermost first."""
+def _open_and_lock(
+    folder: Path, user: str, error_class: type[RetrievalError], output: Path
+) -> tuple[int, list[Path], bool]:
+    """The open file, the folders that were created for it (the innermost first), and whether there are locks."""
     while True:
         handle, made = _open(folder, error_class, output)
         _handles.add(handle)
+        has_locks = True
         try:
             free = _try_lock(handle, attempts=10)
         except OSError as error:
             log.warning("%s: cannot be locked (%s); let no other %s write to it", output, error.strerror, user)
-            free = True
+            free, has_locks = True, False
         if not free:
             process = _read_process(handle)
             _close(handle)
@@ -112,7 +118,7 @@ def _open_and_lock(folder: Path, user: str, error_class: type[RetrievalError], o
             )
         if os.fstat(handle).st_nlink:
             _write_process(handle)
-            return handle, made
+            return handle, made, has_locks
         _close(handle)  # the previous owner has just removed its empty folder, and this file with it
 
 

@@ -93,15 +93,16 @@ def target_of(path: str | Path) -> Path:
     try:
         kind = _special_kind(path)
         target = Path(os.path.realpath(path))
-        is_lost = path.is_symlink() and (target.is_symlink() or not target.parent.is_dir())
+        lost = [place for place in path.parents if place.is_symlink() and not place.exists()]
+        if path.is_symlink() and (target.is_symlink() or not target.parent.is_dir()):
+            lost.append(path)
     except OSError as error:
         raise RetrievalError(f"{path}: cannot be created ({error.strerror}); choose another path") from error
     if kind:
         raise RetrievalError(f"{path}: is a {kind}, expected a file or a folder; choose another path")
-    if is_lost:
-        raise RetrievalError(
-            f"{path}: is a link to {path.readlink()}, which cannot be made; mend it or choose another path"
-        )
+    if lost:
+        where = f"{path}: is" if lost == [path] else f"{path}: {lost[0]} is"
+        raise RetrievalError(f"{where} a link to nothing that can be made; mend it or choose another path")
     return target
 
 
@@ -138,7 +139,8 @@ def sync_folder(path: Path) -> None:
 def copy_permissions(old: Path, new: Path) -> None:
     """Gives a new file or folder the permissions of the one that it replaces. Without one, it keeps those of the umask."""
     with contextlib.suppress(OSError):  # there is none, or the file system has no permissions
-        new.chmod(stat.S_IMODE(old.stat().st_mode))
+        writable = stat.S_IWUSR if new.is_dir() else 0  # or it could neither be moved nor removed
+        new.chmod(stat.S_IMODE(old.stat().st_mode) | writable)
 
 
 def remove_empty(folders: Iterable[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_what_a_killed_writer_leaves_behind_is_taken_away_by_the_next_one(tmp_pa
     writer.kill()
     writer.wait(timeout=60)
     assert names(tmp_path) == [".out.unfinished"]
-    assert names(tmp_path / ".out.unfinished") == [".lock", "new"]
+    assert [name[:4] for name in names(tmp_path / ".out.unfinished")] == [".loc", "new-"]
     write(tmp_path / "out")
     assert names(tmp_path) == ["out"]
     assert (tmp_path / "out" / "a").read_text() == "new"
@@ -67,13 +68,28 @@ def test_what_a_killed_writer_leaves_behind_is_taken_away_by_the_next_one(tmp_pa
 
 def test_a_folder_that_a_killed_writer_was_about_to_replace_gets_its_name_back(tmp_path):
     unfinished = tmp_path / ".out.unfinished"
-    (unfinished / "old").mkdir(parents=True)
-    (unfinished / "old" / "a").write_text("years of work")
-    (unfinished / "new").mkdir()
+    (unfinished / "old-1").mkdir(parents=True)
+    (unfinished / "old-1" / "a").write_text("years of work")
+    (unfinished / "new-1").mkdir()
     with pytest.raises(RetrievalError, match="out: exists already"), folder_in_one_piece(tmp_path / "out"):
         pytest.fail("not reached")
     assert (tmp_path / "out" / "a").read_text() == "years of work"
     assert names(tmp_path) == ["out"]
+
+
+def test_without_locks_nothing_of_another_process_is_taken_away(tmp_path, monkeypatch, caplog):
+    def refuse(handle: int, *, blocking: bool) -> bool:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("retrieval.files.lock.lock_descriptor", refuse)
+    with folder_in_one_piece(tmp_path / "out", overwrite=True) as new:
+        (new / "a").write_text("first")
+        monkeypatch.setattr("retrieval.files.claims._own", threading.local())  # as another process
+        write(tmp_path / "out", "second")
+        assert (tmp_path / "out" / "a").read_text() == "second"
+    assert (tmp_path / "out" / "a").read_text() == "first"
+    assert names(tmp_path) == ["out"]
+    assert "out: cannot be locked (Function not implemented); let no other call write to it" in caplog.text
 
 
 def test_another_thread_is_refused_and_the_same_one_may_claim_an_output_again(tmp_path):

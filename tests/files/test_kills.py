@@ -56,7 +56,7 @@ for number in itertools.count():
         path = tmp_path / str(number) / "folder"
         kill_in_the_middle(program, path, delay)
         # Without an exchange in one step, the old folder may still have its temporary name.
-        complete = [path] if path.exists() else list(path.parent.glob(".folder.unfinished/old"))
+        complete = [path] if path.exists() else list(path.parent.glob(".folder.unfinished/old-*"))
         assert len(complete) == 1
         first, second = ((complete[0] / name).read_text() for name in ("a", "b"))
         assert first == second

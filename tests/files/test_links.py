@@ -77,12 +77,16 @@ def test_a_link_that_cannot_be_followed_is_named(places, write):
     links, targets = places
     (links / "circle").symlink_to("circle")
     (links / "lost").symlink_to(targets / "nowhere" / "out")  # a disk that is not mounted, perhaps
+    (links / "disk").symlink_to(targets / "nowhere")
     for name in ("circle", "lost"):
         with pytest.raises(
-            RetrievalError, match=f"{name}: is a link to .*, which cannot be made; mend it or choose another"
+            RetrievalError, match=f"{name}: is a link to nothing that can be made; mend it or choose another"
         ):
             write(links / name)
-    assert (names(links), names(targets)) == (["circle", "lost"], [])
+    for name in ("disk/out", "disk/deep/out"):
+        with pytest.raises(RetrievalError, match=rf"{name}: \S+/disk is a link to nothing that can be made"):
+            write(links / name)
+    assert (names(links), names(targets)) == (["circle", "disk", "lost"], [])
 
 
 @pytest.mark.parametrize("write", [write_file, write_folder, require_place])
