@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from retrieval.data import folder as folder_reader
 from retrieval.data.image_set import ImageSet
 from retrieval.data.typeface import OVERSAMPLING, SIZE, choose_characters, draw, load_faces
 from retrieval.errors import DatasetError, RetrievalError
-from retrieval.files import folder_in_one_piece
+from retrieval.files import folder_in_one_piece, is_claimed
 
 CLASSES = 1_200
 VIEWS = 12
@@ -119,11 +120,11 @@ def cache_folder() -> Path:
 
 
 def _generate_once(root: Path) -> None:
-    if root.is_dir():
-        return
-    try:
-        generate(root)
-    except RetrievalError as error:
-        # Another process may have written the same images in the meantime.
-        if not root.is_dir():
-            raise DatasetError(f"{error}; or set RETRIEVAL_CACHE to a folder that can be written") from error
+    while not root.is_dir():
+        try:
+            generate(root)
+        except RetrievalError as error:
+            # Another process writes the same images, or has written them in the meantime.
+            if not root.is_dir() and not is_claimed(root):
+                raise DatasetError(f"{error}; or set RETRIEVAL_CACHE to a folder that can be written") from error
+            time.sleep(0.1)

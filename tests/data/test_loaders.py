@@ -215,7 +215,7 @@ def test_too_many_open_files_are_one_line_wherever_they_are_opened(images, monke
             read(images, workers=1)
     for workers in (0, 1):
         with monkeypatch.context() as context:
-            context.setattr(Image, "open", refuse(errno.EMFILE))  # in a worker
+            context.setattr("retrieval.data.images.open_file", refuse(errno.EMFILE))  # in a worker
             with pytest.raises(RetrievalError, match=rf"3\.png: {message}") as caught:
                 read(images, workers=workers)
             assert type(caught.value) is RetrievalError  # no fault of the image
