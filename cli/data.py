@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from retrieval.errors import plural
+
 from .output import paste, print_json
 from .parameters import DATASET, FILE, PLACE, Count, json_option
 
@@ -150,7 +152,7 @@ def prepare(name: str, archives: tuple[str, ...], root: str, as_json: bool) -> N
     if as_json:
         print_json({"root": root, "files": unpacked.files, "bytes": unpacked.bytes, "md5_checked": unpacked.md5})
         return
-    click.echo(f"unpacked  {unpacked.files:,} files, {unpacked.bytes / 1e6:,.1f} MB: {paste(root)}")
+    click.echo(f"unpacked  {plural(unpacked.files, 'file')}, {unpacked.bytes / 1e6:,.1f} MB: {paste(root)}")
     for archive, checked in unpacked.md5.items():
         click.echo(f"md5       {paste(archive)}: {'as published' if checked else 'none published, not checked'}")
     click.echo(f"next      retrieval data verify {name} --root {paste(root)}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from retrieval.errors import plural
+
 from .output import paste, print_json, print_weights
 from .parameters import (
     FOLDER,
@@ -54,4 +56,4 @@ def command(
         print_json({"out": out, "count": files.count, "source": source.source})
     else:
         print_weights(source.source)
-        click.echo(f"embedded  {files.count:,} images: {paste(files.vectors)}, {files.table.name}")
+        click.echo(f"embedded  {plural(files.count, 'image')}: {paste(files.vectors)}, {files.table.name}")

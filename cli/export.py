@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from retrieval.errors import plural
+
 from .output import paste, print_json, print_weights
 from .parameters import FILE, FOLDER, PLACE, checkpoint_option, json_option, overwrite_option
 
@@ -42,7 +44,7 @@ def npy(index: str, out: str, overwrite: bool, as_json: bool) -> None:
     if as_json:
         print_json({"out": out, "count": files.count})
     else:
-        click.echo(f"exported  {files.count:,} vectors: {paste(files.vectors)}, {files.table.name}")
+        click.echo(f"exported  {plural(files.count, 'vector')}: {paste(files.vectors)}, {files.table.name}")
 
 
 @group.command(
@@ -102,4 +104,6 @@ def onnx(model: str, out: str, images: tuple[str, ...], checkpoint: str | None, 
         return
     print_weights(source.source)
     click.echo(f"exported  {paste(out)}: images to vectors, opset {report['opset']}")
-    click.echo(f"checked   {report['images']} images: differ by {report['largest_difference']:.1e}, same neighbours")
+    click.echo(
+        f"checked   {plural(report['images'], 'image')}: differ by {report['largest_difference']:.1e}, same neighbours"
+    )

@@ -22,7 +22,7 @@ from retrieval.data.image_set import ImageSet
 from retrieval.data.list_file import Line, image_path, read_lines, shorten, split_commas
 from retrieval.data.names import MISSING, refuse_alike
 from retrieval.data.own_splits import NAMES, check_names
-from retrieval.errors import DatasetError, did_you_mean
+from retrieval.errors import DatasetError, did_you_mean, plural
 
 log = logging.getLogger("retrieval")
 
@@ -89,10 +89,10 @@ def read_list(path: Path) -> dict[str, list[Entry]]:
         raise DatasetError(f"{first.where}: no image is listed; {_REMEDY}")
     for label, wheres in missing.items():
         log.warning(
-            "%s: label %r is the text of a missing value; %d images form a class of this name",
+            "%s: label %r is the text of a missing value; the class has %s",
             wheres[0],
             label,
-            len(wheres),
+            plural(len(wheres), "image"),
         )
     refuse_alike((entry.class_name for entries in splits.values() for entry in entries), path)
     return {split: entries for split, entries in splits.items() if entries}

@@ -13,7 +13,7 @@ from retrieval.data.folder import find
 from retrieval.data.image_set import ImageSet, require_portable, require_utf_8
 from retrieval.data.names import refuse_alike
 from retrieval.data.tree import describe_left_out, log_left_out
-from retrieval.errors import ConfigError, DatasetError
+from retrieval.errors import ConfigError, DatasetError, plural
 
 log = logging.getLogger("retrieval")
 
@@ -119,7 +119,7 @@ def _classes_of(folder: Path) -> list[tuple[str, str | None]]:
     beside = sum(name is None for _, name in found)
     if 0 < beside < len(found):
         name = _absolute(folder).name
-        log.info("%s: %d images are beside its folders; their class is %r", folder, beside, name)
+        log.info("%s: %s beside its folders: the class is %r", folder, plural(beside, "image"), name)
     return found
 
 

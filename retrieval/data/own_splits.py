@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from retrieval.data.image_set import ImageSet
-from retrieval.errors import DatasetError
+from retrieval.errors import DatasetError, plural
 
 log = logging.getLogger("retrieval")
 
@@ -111,4 +111,5 @@ def _arrange_queries(query: ImageSet, gallery: ImageSet, origin: str) -> tuple[d
 
 def _count(images: ImageSet, mask: np.ndarray) -> str:
     """The number of images in a mask and of their classes: "12 images of 3 classes"; ready for "of classes that ..."."""
-    return f"{mask.sum():,} images ({len(np.unique(images.labels[mask])):,} classes)"
+    count = len(np.unique(images.labels[mask]))
+    return f"{plural(mask.sum(), 'image')} ({plural(count, 'class', 'classes')})"

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from retrieval.errors import plural
+
 
 class MPerClassSampler(Sampler[list[int]]):
     """Batches of a few images from each of many classes.
@@ -73,9 +75,9 @@ class MPerClassSampler(Sampler[list[int]]):
         self._sizes = sizes
         self._given = np.where(sizes > 1, np.minimum(sizes, samples_per_class), 0)
         if batch_size > self._given.sum():
-            most, classes = self._given.sum(), np.count_nonzero(self._given)
+            most, classes = self._given.sum(), plural(np.count_nonzero(self._given), "class", "classes")
             raise ValueError(
-                f"a batch of {batch_size} cannot be filled: {classes} classes with at least 2 images provide {most} at "
+                f"a batch of {batch_size} cannot be filled: {classes} with at least 2 images provide {most} at "
                 f"{samples_per_class} each; lower the batch size to {most} or less, raise the samples per class or add classes"
             )
         self.batch_size = batch_size

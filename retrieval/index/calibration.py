@@ -61,7 +61,7 @@ class Calibration:
             found.append(
                 f"min-score auto rests on {plural(self.queries, 'query', 'queries')}, too few to show a rate of "
                 f"{100 * self.false_accept_rate:g} %: it may accept up to {100 * bound:.1f} % of queries of unknown classes; "
-                f"index {needed} images or more"
+                f"{needed} queries or more are needed"
             )
         if self.right_accept_rate is not None and self.right_accept_rate < _USEFUL:
             found.append(

@@ -192,8 +192,8 @@ def test_labels_that_are_the_text_of_a_missing_value_give_a_warning_with_the_lin
     csv_list.read(root)
     assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     assert caplog.messages == [
-        f"{root}/images.csv, line 3: label 'nan' is the text of a missing value; 2 images form a class of this name",
-        f"{root}/images.csv, line 5: label 'None' is the text of a missing value; 1 images form a class of this name",
+        f"{root}/images.csv, line 3: label 'nan' is the text of a missing value; the class has 2 images",
+        f"{root}/images.csv, line 5: label 'None' is the text of a missing value; the class has 1 image",
     ]
 
 

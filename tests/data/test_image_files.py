@@ -97,7 +97,7 @@ def test_images_beside_the_folders_of_a_given_folder_are_of_that_folder_and_coun
     touch(tmp_path, "all/a/1.png", "all/2.png", "all/3.png")
     with caplog.at_level("INFO", "retrieval"):
         assert sorted(given_classes(tmp_path / "all").values()) == ["a", "all", "all"]
-    assert "all: 2 images are beside its folders; their class is 'all'" in caplog.text
+    assert "all: 2 images beside its folders: the class is 'all'" in caplog.text
 
 
 def test_an_image_that_is_given_twice_is_taken_once(tmp_path: Path) -> None:
