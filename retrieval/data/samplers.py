@@ -75,7 +75,7 @@ class MPerClassSampler(Sampler[list[int]]):
         self._sizes = sizes
         self._given = np.where(sizes > 1, np.minimum(sizes, samples_per_class), 0)
         if batch_size > self._given.sum():
-            most, classes = self._given.sum(), plural(np.count_nonzero(self._given), "class", "classes")
+            most, classes = self._given.sum(), plural(int(np.count_nonzero(self._given)), "class", "classes")
             raise ValueError(
                 f"a batch of {batch_size} cannot be filled: {classes} with at least 2 images provide {most} at "
                 f"{samples_per_class} each; lower the batch size to {most} or less, raise the samples per class or add classes"

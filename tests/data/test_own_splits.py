@@ -52,11 +52,11 @@ def test_of_mixed_test_classes_the_kind_with_more_images_is_tested_and_the_other
 ) -> None:
     closed = sets(train="aabb", test="aabc")
     assert arrange(closed, "photos")["query"] is closed["test"]
-    assert "their gallery; 1 images (1 classes) of classes that are not in train are left out" in line(caplog)
+    assert "their gallery; 1 image (1 class) of classes that are not in train are left out" in line(caplog)
     caplog.clear()
     found = arrange(sets(train="aabb", test="accdd"), "photos")
     assert (list(found), found["test"].class_names, len(found["test"])) == (["train", "test"], ("c", "d"), 4)
-    assert "1 images (1 classes) of training classes are left out" in line(caplog)
+    assert "1 image (1 class) of training classes are left out" in line(caplog)
 
 
 def test_validation_images_are_used_and_training_with_nothing_tested_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -70,6 +70,6 @@ def test_queries_without_a_class_in_the_gallery_are_counted_and_all_of_them_are_
 ) -> None:
     given = sets(train="aabb", query="cx", gallery="ccd")
     assert arrange(given, "photos") == given
-    assert "1 images (1 classes) of classes that are not in gallery are left out" in line(caplog)
+    assert "1 image (1 class) of classes that are not in gallery are left out" in line(caplog)
     with pytest.raises(DatasetError, match="photos: no class of query is in gallery"):
         arrange(sets(train="aabb", query="x", gallery="ccd"), "photos")
