@@ -19,4 +19,5 @@ def docstring(thing: ModuleType | Callable[..., Any]) -> str:
     except OSError:  # the source is not installed
         return ""
     node = tree if inspect.ismodule(thing) else tree.body[0]
-    return ast.get_docstring(node) or ""  # type: ignore[arg-type] - a function or a module
+    assert isinstance(node, (ast.Module, ast.FunctionDef))
+    return ast.get_docstring(node) or ""

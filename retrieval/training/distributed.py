@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed import DistError, PrefixStore
+from torch.distributed import DistError, PrefixStore  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from retrieval.errors import RetrievalError, plural

@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Self
 
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 log = logging.getLogger("retrieval")
 
