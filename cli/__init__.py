@@ -48,10 +48,14 @@ def _be_verbose(context: click.Context, parameter: click.Parameter, value: bool)
         logging.getLogger("retrieval").setLevel(logging.DEBUG)
 
 
-def _give_common_options(command: click.Command) -> None:
-    """Adds --quiet, --verbose and --debug to a command, and to the commands of a group."""
+def _complete(command: click.Command) -> None:
+    """Adds --quiet, --verbose and --debug to a command, and to the commands of a group. Under `python -OO`, adds the help text too."""
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
-        _give_common_options(inner)
+        _complete(inner)
+    if command.help is None and command.callback is not None:
+        from retrieval.files.docstrings import docstring
+
+        command.help = docstring(command.callback)
     flag: dict[str, Any] = {"is_flag": True, "expose_value": False}
     command.params += [
         click.Option(["--quiet"], **flag, callback=_be_quiet, help="No progress on stderr, only errors."),
@@ -65,7 +69,7 @@ for command in (
     *(report.command, runs.command, data.group, config.group, completion.command),
 ):
     retrieval.add_command(command)
-_give_common_options(retrieval)
+_complete(retrieval)
 
 
 def main() -> None:

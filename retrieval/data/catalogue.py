@@ -14,6 +14,7 @@ from typing import Any
 from retrieval.data import cars196
 from retrieval.data.registry import DATASETS, DIVISION, is_published
 from retrieval.errors import did_you_mean
+from retrieval.files.docstrings import docstring
 
 _OWNERS = "for research; the photographs belong to their owners, and the authors' page has the terms"
 
@@ -112,7 +113,7 @@ def find_source(name: str) -> Source:
 def read_description(name: str) -> str:
     """The docstring of the reader's module: the data set, the files that it expects, and how it is divided."""
     find_source(name)
-    return inspect.getdoc(sys.modules[DATASETS[name].__module__]) or ""
+    return docstring(sys.modules[DATASETS[name].__module__])
 
 
 def read_options(name: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Any, Self, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from retrieval.training import distributed
 
@@ -32,13 +32,15 @@ class StopSignals:
     """A context in which SIGTERM and Ctrl-C (SIGINT) stop the run only after the current step.
 
     The training loop iterates over `each(batches)`, which raises `Stopped` instead of returning the next batch. A second Ctrl-C
-    stops the process at once. The previous signal handlers are restored on exit. In a thread other than the main thread, the
-    context does nothing, because Python handles signals in the main thread only.
+    stops the process at once. The exit from the context restores the previous signal handlers, and raises `Stopped` if a signal
+    arrived after the last batch. In a thread other than the main thread, the context does nothing, because Python handles signals
+    in the main thread only.
     """
 
     def __init__(self) -> None:
         self.requested = 0
         self._waiting = False
+        self._raised = False
         self._before: dict[int, Any] = {}
         self._process = os.getpid()
 
@@ -49,10 +51,12 @@ class StopSignals:
                 self._set(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
         self._before.clear()
+        if kind is None and self.requested and not self._raised:
+            raise Stopped(self.requested)
 
     def each(self, batches: Iterable[Batch], *, together: bool = False) -> Iterator[Batch]:
         """Iterates over batches until a signal arrives.
@@ -89,7 +93,7 @@ class StopSignals:
         """
         number = distributed.largest(self.requested) if together else self.requested
         if number:
-            raise Stopped(number)
+            self._stop(number)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
@@ -107,7 +111,11 @@ class StopSignals:
             self._set(signal.SIGCHLD, lambda *_: None)
         log.warning("%s: stopping after this step; press Ctrl-C to stop at once", signal.Signals(number).name)
         if self._waiting:
-            raise Stopped(number)
+            self._stop(number)
+
+    def _stop(self, number: int) -> NoReturn:
+        self._raised = True
+        raise Stopped(number)
 
     def _set(self, number: int, handler: Any) -> None:
         before = signal.signal(number, handler)

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from small_run import arguments, call, draw_images, record_training
 
 from retrieval import cli
-from retrieval.runs import measuring
+from retrieval.runs import measuring, process
 from retrieval.training import RunFolder, Trainer, load_checkpoint
 
 # All that a run remembers from step to step.
@@ -133,6 +133,25 @@ def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(images, tmp_p
     assert not (out / "results.json").exists()
     assert cli.run(arguments(images, out, *words, "--resume")) == 0
     assert_same_run(tmp_path / "whole", out)
+
+
+@pytest.mark.parametrize("picture", ["draw_neighbours", "plot_training"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_the_last_pictures_are_drawn_ends_a_finished_run_with_its_code(
+    images, tmp_path, monkeypatch, capsys, picture, number, code
+):
+    draw, out = getattr(process, picture), tmp_path / "run"
+
+    def after_a_signal(*words, **more):
+        os.kill(os.getpid(), number)
+        draw(*words, **more)
+
+    monkeypatch.setattr(process, picture, after_a_signal)
+    found, printed, err = call(capsys, *arguments(images, out, "training.max_steps=1"))
+    assert (found, printed) == (code, "")
+    assert "Traceback" not in err
+    assert "last" in json.loads((out / "results.json").read_text())
+    assert all((out / name).is_file() for name in ("last.safetensors", "curves.png", "gallery.png"))
 
 
 @pytest.mark.slow
@@ -385,15 +404,15 @@ def test_ctrl_c_and_kill_at_any_moment_leave_a_run_that_can_be_resumed(images, t
         (signal.SIGINT, 130),
     ):
         resume = ["--resume"] if out.exists() else []
-        process = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
+        training = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
         before = out.joinpath("metrics.csv").read_text().count("\n") if resume else 0
         deadline = time.monotonic() + 120
         while not (out / "metrics.csv").exists() or (out / "metrics.csv").read_text().count("\n") < before + 3:
-            assert process.poll() is None, process.stderr.read()
+            assert training.poll() is None, training.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        os.killpg(process.pid, stop)  # as a terminal does: to the data workers too
-        errors = process.communicate(timeout=60)[1]
-        assert process.returncode == code, errors
+        os.killpg(training.pid, stop)  # as a terminal does: to the data workers too
+        errors = training.communicate(timeout=60)[1]
+        assert training.returncode == code, errors
         assert "Traceback" not in errors
     assert load_checkpoint(out / "last.safetensors")["step"] > 0

@@ -63,6 +63,32 @@ def test_a_signal_in_the_last_step_counts_too():
         [os.kill(os.getpid(), signal.SIGINT) for _ in signals.each([1])]
 
 
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_after_the_last_batch_stops_at_the_end_of_the_context(number, code):
+    before, done = handlers(), []
+
+    def run():
+        with StopSignals() as signals:
+            list(signals.each([1, 2]))
+            os.kill(os.getpid(), number)
+            done.append("pictures")
+
+    with pytest.raises(Stopped) as stopped:
+        run()
+    assert (stopped.value.code, done) == (code, ["pictures"])
+    assert handlers() == before
+
+
+def test_an_error_after_a_signal_is_not_replaced():
+    def run():
+        with StopSignals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        run()
+
+
 def test_the_end_of_a_child_that_received_the_signal_too_is_not_reported():
     def report(number, frame):
         raise AssertionError("a worker has ended")
