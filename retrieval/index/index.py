@@ -85,8 +85,9 @@ class Index:
 
         Args:
             model: The model, or the folder of a run, an index or a saved model.
-            images: A folder, whose subfolders are the classes; a CSV list with the columns path and label; a list of image files
-                and folders, see `add`; an `ImageSet`; or a `torch.utils.data.Dataset` of (image, label).
+            images: A folder, whose subfolders (or those of `train`, `test`, ...) are the classes; a CSV list with the columns path
+                and label; a list of image files and folders, see `add`; an `ImageSet`; or a `torch.utils.data.Dataset` of (image,
+                label). `retrieval.data.readable` leaves out the images that cannot be read.
             out: The folder of the index; without it, the index is in memory only.
             kind: "exact", "ivf", "hnsw", "pq", or an allowed faiss factory string such as "IVF256,Flat".
             thumbnails: Whether to keep a small picture of every image.
