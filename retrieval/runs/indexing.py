@@ -45,7 +45,7 @@ def build_index(
         raise ConfigError("a split, a folder of images and a list exclude each other; give one of them")
     if root is not None and listed is None:
         raise ConfigError("--root belongs to --list, whose paths start from there")
-    is_run = RunFolder(source).config.is_file()
+    is_run = RunFolder(source).config.exists()
     if images is None and listed is None:
         if not is_run:
             Model.load(source)  # an error if it is neither an index nor a saved model

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Mapping
 
-from retrieval.config import Config, load
+from retrieval.config import Config
+from retrieval.config.reading import load_of_run
 from retrieval.data import ImageSet
 from retrieval.errors import CheckpointError
+from retrieval.files import read_text
+from retrieval.runs.record import LARGEST_RECORD
 from retrieval.training import RunFolder
 from retrieval.training.callbacks.tracker import flatten_options
+
+log = logging.getLogger("retrieval")
 
 # Options that may change, because they change no step. Images that have moved are compared by `require_same_images`.
 FREE_TO_CHANGE = (
@@ -28,7 +34,7 @@ def require_same(config: Config, folder: RunFolder) -> None:
     free = set(FREE_TO_CHANGE)
     if config.training.schedule not in ("cosine", "tanh"):  # these depend on the number of epochs
         free.add("training.epochs")
-    now, then = flatten_options(config.model_dump()), flatten_options(load(folder.config).model_dump())
+    now, then = flatten_options(config.model_dump()), flatten_options(load_of_run(folder.config).model_dump())
     changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
     if changed:
         differences = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
@@ -45,8 +51,9 @@ def require_same_images(splits: Mapping[str, ImageSet], folder: RunFolder) -> No
         CheckpointError: It was not; the message names the splits that differ.
     """
     try:
-        then = json.loads(folder.environment.read_text(encoding="utf-8"))["data"]
-    except (OSError, ValueError, KeyError, TypeError):  # a lost file of information is no reason to lose a run
+        then = dict(json.loads(read_text(folder.environment, LARGEST_RECORD))["data"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # no reason to lose a run
+        log.warning("%s: cannot be read, so it is not known whether the images are still the same", folder.environment)
         return
     changed = sorted(name for name, images in splits.items() if images.fingerprint() != then.get(name))
     if changed:

@@ -13,7 +13,7 @@ from typing import Any
 
 from retrieval.errors import CheckpointError
 from retrieval.files import LOCK_NAME as LOCK
-from retrieval.files import locked, write_json, write_text
+from retrieval.files import locked, open_file, write_json, write_text
 from retrieval.training.callbacks import EVENT_FILES, RUN_ID_FILE
 from retrieval.training.checkpoint import load_newest, save_checkpoint
 
@@ -95,7 +95,7 @@ class RunFolder:
         Raises:
             CheckpointError: It is not.
         """
-        if not self.config.is_file():
+        if not self.config.exists():
             raise CheckpointError(f"{self.path}: not the folder of a training run (it has no {self.config.name})")
 
     def save_last(self, state: dict[str, Any]) -> None:
@@ -130,6 +130,8 @@ class RunFolder:
             CheckpointError: The log cannot be opened.
         """
         try:
+            with contextlib.suppress(FileNotFoundError), open_file(self.log):
+                pass  # a pipe would be waited for
             handler = _LogFile(self.log, encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"{self.log}: cannot be written ({error.strerror})") from error
