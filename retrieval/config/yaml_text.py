@@ -76,8 +76,8 @@ def write(values: dict[str, Any]) -> str:
 def _problem(error: Exception, text: str) -> str:
     """The line and the problem of an error of PyYAML."""
     if isinstance(error, yaml.reader.ReaderError):
-        line = text.count("\n", 0, error.position) + 1
-        return f" line {line}: not valid YAML (the control character U+{error.character:04X}); remove it"
+        number = text.count("\n", 0, error.position) + 1
+        return f" line {number}: not valid YAML (the control character U+{error.character:04X}); remove it"
     mark = getattr(error, "problem_mark", None)
     line = f" line {mark.line + 1}:" if mark else ""
     return f"{line} not valid YAML ({shorten(getattr(error, 'problem', None) or reason_of(error), 200)})"
@@ -98,7 +98,7 @@ class _Loader(yaml.SafeLoader):
         tag = getattr(event, "tag", None)
         problem = None
         if isinstance(event, yaml.AliasEvent):
-            problem = f"the alias *{shorten(event.anchor)}; write the value out"
+            problem = f"the alias *{shorten(str(event.anchor))}; write the value out"
         elif tag is not None and tag != "!":
             problem = f"the tag {shorten(tag.replace('tag:yaml.org,2002:', '!!'))!r}; leave it out"
         elif self._depth > _DEEPEST:
