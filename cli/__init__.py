@@ -49,7 +49,7 @@ def _be_verbose(context: click.Context, parameter: click.Parameter, value: bool)
 
 
 def _complete(command: click.Command) -> None:
-    """Adds --quiet, --verbose and --debug to a command, and to the commands of a group. Under `python -OO`, adds the help text too."""
+    """Adds --quiet, --verbose and --debug to a command or the commands of a group; under `python -OO`, the help text too."""
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
         _complete(inner)
     if command.help is None and command.callback is not None:

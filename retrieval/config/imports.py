@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from retrieval.errors import CheckpointError, RetrievalError, did_you_mean, reason_of
+from retrieval.files import read_text
 
 TRUST = "RETRIEVAL_TRUST_CODE"  # an environment variable: 1 accepts any code that a run names
 
@@ -149,8 +150,8 @@ def _module_of_file(file: Path) -> ModuleType:
 def _definitions(file: Path) -> str:
     """A hint of the public classes and functions in a file, which does not run, ready to append."""
     try:
-        parts = ast.parse(file.read_text(encoding="utf-8")).body
-    except (OSError, ValueError, SyntaxError):
+        parts = ast.parse(read_text(file)).body
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):  # the last two of deep expressions
         parts = []
     names = [part.name for part in parts if isinstance(part, (ast.ClassDef, ast.FunctionDef)) and part.name[0] != "_"]
     paths = [shlex.quote(f"{file}:{name}") for name in names[:5]]

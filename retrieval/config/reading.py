@@ -19,7 +19,7 @@ from retrieval.config.mistakes import mistake
 from retrieval.config.schema import Config
 from retrieval.config.suggestions import suggest
 from retrieval.config.yaml_text import LARGEST, UNREADABLE, missing_space, parse, parse_value, shorten, write
-from retrieval.errors import ConfigError, brief, did_you_mean
+from retrieval.errors import CheckpointError, ConfigError, brief, did_you_mean
 from retrieval.files import read_text
 from retrieval.files.reading import IMPOSSIBLE
 
@@ -90,6 +90,21 @@ def load(source: str | Path | Config, overrides: Overrides = (), data: str | Pat
         raise ConfigError(mistakes + _mistakes(error, origin, set(changes), kind)) from None
     if mistakes:
         raise ConfigError(mistakes)
+    return config
+
+
+def load_of_run(path: Path) -> Config:
+    """Reads the configuration in the folder of a run, which `to_yaml` has written.
+
+    Raises:
+        ConfigError: See `load`.
+        CheckpointError: A part of the file is gone: it would be replaced by defaults.
+    """
+    config = load(path)
+    missing = [name for name in Config.model_fields if name not in config.model_fields_set]
+    if missing or not _read(path)[1].endswith("\n"):
+        gone = f"it lacks {missing[0]}" if missing else "its last line has no end"
+        raise CheckpointError(f"{path}: is not whole ({gone}); restore it, or train again")
     return config
 
 

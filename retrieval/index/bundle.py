@@ -138,7 +138,7 @@ def read_bundle(folder: str | Path) -> Bundle:
         IndexFormatError: The folder does not hold a complete and unaltered bundle; the message names the file.
     """
     folder = Path(folder)
-    if not (folder / MANIFEST).exists() and RunFolder(folder).config.is_file():
+    if not (folder / MANIFEST).exists() and RunFolder(folder).config.exists():
         raise IndexFormatError(_is_a_run(folder))
     contents = INDEX_FOLDER.read(folder)
     manifest, files = contents.manifest, contents.files

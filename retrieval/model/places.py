@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from retrieval.config import Config, load
+from retrieval.config import Config
 from retrieval.config.imports import is_import_path, require_trusted
 from retrieval.config.network import build_network, build_preprocessing, own_network
+from retrieval.config.reading import load_of_run
 from retrieval.data import Preprocessing
 from retrieval.errors import CheckpointError, ConfigError, IndexFormatError, reason_of
 from retrieval.files import require_only
@@ -85,7 +86,7 @@ def load_place(place: Path, checkpoint: str | None) -> Loaded:
         except ValueError as error:
             raise kind.error(f"{place / DESCRIPTION}: {error}; {kind.remedy}") from error
         return load_stored(place, contents.manifest, stored, kind)
-    if not RunFolder(place).config.is_file():
+    if not RunFolder(place).config.exists():
         raise CheckpointError(
             f"{place}: not the folder of a training run, an index or a saved model (it has neither config.yaml nor {MANIFEST})"
         )
@@ -142,7 +143,7 @@ def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | Non
         raise ConfigError(f"checkpoint is {checkpoint!r}; give last or best")
     folder = RunFolder(place)
     folder.require()
-    config = load(folder.config)
+    config = load_of_run(folder.config)
     if network is None:
         require_known([config.model.backbone], folder.path)
         embedder = build_network(config, pretrained=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import shlex
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -16,8 +17,11 @@ from pathlib import Path
 from retrieval.config import Config
 from retrieval.data import ImageSet
 from retrieval.errors import CheckpointError
-from retrieval.files import write_bytes
+from retrieval.files import read_text, write_bytes
+from retrieval.runs.record import LARGEST_RECORD
 from retrieval.training import RunFolder
+
+log = logging.getLogger("retrieval")
 
 COLUMNS = ("split", "class", "path")
 _NAMED = 3  # classes and images that a message names, of each kind of difference
@@ -46,17 +50,12 @@ def require_same_images(splits: Mapping[str, ImageSet], folder: RunFolder, remed
         CheckpointError: They have not; the message names the splits, classes and images that differ.
     """
     try:
-        then = json.loads(folder.environment.read_text(encoding="utf-8"))["data"]
-        changed = sorted(name for name, images in splits.items() if images.fingerprint() != then.get(name))
-        changed += sorted(name for name in then if name not in splits)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # a lost file of information is no reason to lose a run
+        then = dict(json.loads(read_text(folder.environment, LARGEST_RECORD))["data"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # no reason to lose a run
+        log.warning("%s: cannot be read, so it is not known whether the images are still the same", folder.environment)
         return
+    changed = sorted(name for name, images in splits.items() if images.fingerprint() != then.get(name))
+    changed += sorted(name for name in then if name not in splits)
     if changed:
         raise CheckpointError(
             f"{folder.path}: was started with other images or classes ({', '.join(changed)}){_differences(folder, splits)}; "

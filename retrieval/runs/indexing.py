@@ -51,7 +51,7 @@ def build_index(
         raise ConfigError(
             "--skip-unreadable belongs to --images and --list; the images of a run are skipped by data.unreadable"
         )
-    is_run = RunFolder(source).config.is_file()
+    is_run = RunFolder(source).config.exists()
     if images is None and listed is None:
         if not is_run:
             Model.load(source)  # an error if it is neither an index nor a saved model

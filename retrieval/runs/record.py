@@ -10,6 +10,8 @@ from typing import Any
 
 from retrieval.errors import brief
 
+LARGEST_RECORD = 2**28  # bytes of a file of a run besides its weights
+
 Figures = dict[str, float]
 
 
@@ -64,12 +66,12 @@ def parse_rows(text: str) -> list[Figures]:
 
 
 def parse_results(text: str) -> dict[str, Figures]:
-    """The results in the text of results.json; none in an empty text.
+    """The results in the text of results.json.
 
     Raises:
         ValueError: The text is damaged.
     """
-    return check_results(_parse(text or "{}"))
+    return check_results(_parse(text))
 
 
 def check_rows(rows: list[Any]) -> list[Figures]:

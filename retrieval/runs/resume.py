@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 
-from retrieval.config import Config, load
+from retrieval.config import Config
+from retrieval.config.reading import load_of_run
 from retrieval.errors import CheckpointError
+from retrieval.files import read_text
+from retrieval.runs.record import LARGEST_RECORD
 from retrieval.training import RunFolder
 from retrieval.training.callbacks.tracker import flatten_options
 
@@ -26,7 +29,7 @@ def require_same(config: Config, folder: RunFolder) -> None:
     free = set(FREE_TO_CHANGE)
     if config.training.schedule not in ("cosine", "tanh"):  # these depend on the number of epochs
         free.add("training.epochs")
-    now, then = flatten_options(config.model_dump()), flatten_options(load(folder.config).model_dump())
+    now, then = flatten_options(config.model_dump()), flatten_options(load_of_run(folder.config).model_dump())
     changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
     if changed:
         differences = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
@@ -39,7 +42,7 @@ def require_same(config: Config, folder: RunFolder) -> None:
 def known_unreadable(folder: RunFolder) -> dict[str, str] | None:
     """The images that a run skips because they could not be read at its start; None where the run does not record them."""
     try:
-        known = json.loads(folder.environment.read_text(encoding="utf-8"))["unreadable"]
-    except (OSError, ValueError, KeyError, TypeError):
+        known = json.loads(read_text(folder.environment, LARGEST_RECORD))["unreadable"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     return known if isinstance(known, dict) else None

@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from retrieval.config import Config, load
+from retrieval.config import Config
+from retrieval.config.reading import load_of_run
 from retrieval.config.splits import measured_splits, read_splits
 from retrieval.data import ImageSet, is_published, union
 from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError, reason_of
@@ -24,7 +25,7 @@ from retrieval.model import Model
 from retrieval.model.description import WEIGHTS
 from retrieval.model.places import load_run, require_known
 from retrieval.runs.images import indexing_remedy, require_same_images
-from retrieval.runs.record import Figures, Record, parse_results, parse_rows
+from retrieval.runs.record import LARGEST_RECORD, Figures, Record, parse_results, parse_rows
 from retrieval.runs.resume import known_unreadable
 from retrieval.runs.run_list import RunSummary, summarize
 from retrieval.runs.summary import TrainingSummary
@@ -98,12 +99,12 @@ class Run:
     @cached_property
     def config(self) -> Config:
         """The configuration that the run was started with."""
-        return load(self.folder.config)
+        return load_of_run(self.folder.config)
 
     @property
     def metrics(self) -> list[Figures]:
         """A row for every epoch: "epoch", "step", "loss", and figures such as "validation recall@1"."""
-        return self._parse(self.folder.metrics_lines, parse_rows)
+        return self._parse(self.folder.metrics_lines, parse_rows, [])
 
     @property
     def results(self) -> dict[str, Figures]:
@@ -114,7 +115,7 @@ class Run:
         `index` take. "best on test" was chosen by the test figures themselves and is therefore too good; it is measured only if
         `evaluation.test_every` is set. Empty as long as the run is not finished.
         """
-        return self._parse(self.folder.results, parse_results)
+        return self._parse(self.folder.results, parse_results, {})
 
     @property
     def best_epoch(self) -> int | None:
@@ -330,10 +331,10 @@ class Run:
                 f"`retrieval index {shlex.quote(str(self.path))} {options}`, or report the index itself"
             )
 
-    def _parse(self, file: Path, parse: Callable[[str], Any]) -> Any:
-        """The parsed text of a file of the run; that of an empty text where there is no file."""
+    def _parse(self, file: Path, parse: Callable[[str], Any], default: Any) -> Any:
+        """The parsed text of a file of the run; the default where there is no file."""
         try:
-            return parse(read_text(file) if file.exists() else "")
+            return parse(read_text(file, LARGEST_RECORD)) if file.exists() else default
         except OSError as error:
             raise CheckpointError(f"{file}: cannot be read ({error.strerror})") from error
         except ValueError as error:
@@ -356,6 +357,6 @@ def report(
     Returns:
         The page, and the folder of its pictures.
     """
-    if RunFolder(source).config.is_file() and not (Path(source) / MANIFEST).is_file():
+    if RunFolder(source).config.exists() and not (Path(source) / MANIFEST).exists():
         return Run.open(source).report(out, device=device, **options)
     return Index.open(source).report(out, **options)

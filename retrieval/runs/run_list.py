@@ -9,7 +9,7 @@ from typing import Any
 from retrieval.config.yaml_text import parse
 from retrieval.errors import RetrievalError
 from retrieval.files import is_locked, read_text
-from retrieval.runs.record import Figures, Record, parse_results, parse_rows, unlabelled
+from retrieval.runs.record import LARGEST_RECORD, Figures, Record, parse_results, parse_rows, unlabelled
 from retrieval.training import RunFolder
 
 
@@ -129,15 +129,15 @@ def list_runs(folder: str | Path) -> list[RunSummary]:
     if not folder.is_dir():
         raise RetrievalError(f"{folder}: no such folder; give the one that holds the runs")
     runs = (RunFolder(config.parent) for config in sorted(folder.rglob("config.yaml")))
-    return [summarize(run) for run in runs if run.environment.is_file()]
+    return [summarize(run) for run in runs if run.environment.exists()]
 
 
 def summarize(run: RunFolder) -> RunSummary:
     """The summary of a run."""
     try:
         config, _ = parse(_read(run.config), str(run.config))
-        rows = parse_rows(_read(run.metrics_lines))
-        results = parse_results(_read(run.results))
+        rows = parse_rows(_read(run.metrics_lines)) if run.metrics_lines.exists() else []
+        results = parse_results(_read(run.results)) if run.results.exists() else {}
         best: dict[str, float] = {}
         for name, value in (item for row in rows for item in row.items()):
             if name not in ("epoch", "step"):
@@ -156,5 +156,4 @@ def _state(run: RunFolder) -> str:
 
 
 def _read(path: Path) -> str:
-    """The text of a file, "" where there is none."""
-    return read_text(path) if path.exists() else ""
+    return read_text(path, LARGEST_RECORD)

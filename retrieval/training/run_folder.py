@@ -94,7 +94,7 @@ class RunFolder:
         Raises:
             CheckpointError: It is not.
         """
-        if not self.config.is_file():
+        if not self.config.exists():
             raise CheckpointError(f"{self.path}: not the folder of a training run (it has no {self.config.name})")
 
     def _is_marked(self) -> bool:

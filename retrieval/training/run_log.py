@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Self
 
 from retrieval.errors import CheckpointError, RetrievalError
+from retrieval.files import open_file
 from retrieval.files.control import LineFormatter
 
 log = logging.getLogger("retrieval")
@@ -55,6 +57,8 @@ class RunLog(logging.Filter):
             CheckpointError: The file cannot be opened.
         """
         try:
+            with contextlib.suppress(FileNotFoundError), open_file(path):
+                pass  # a pipe would be waited for
             self._file = _LogFile(path, encoding="utf-8")
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be written ({error.strerror})") from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -176,13 +177,25 @@ def test_a_folder_that_is_neither_a_run_nor_an_index_is_one_line(words, tmp_path
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("text", ["{no json", "[" * 5000, "[1, 2]"])
 @pytest.mark.parametrize("name", ["metrics.jsonl", "results.json"])
-def test_a_damaged_record_of_a_run_is_one_line(run, tmp_path, capsys, name):
+def test_a_damaged_record_of_a_run_is_one_line(run, tmp_path, capsys, name, text):
     run = copy_of(run, tmp_path / "run")
-    (run / name).write_text("{no json")
+    (run / name).write_text(text)
     code, _, err = call(capsys, "report", str(run))
     assert code == 1
     assert re.fullmatch(rf"error: {run}: {name} is damaged \(.*\); restore it, or train again\n", err)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["metrics.jsonl", "results.json", "config.yaml", "best.safetensors"])
+def test_a_pipe_in_place_of_a_file_of_a_run_is_one_line(run, tmp_path, capsys, name):
+    run = copy_of(run, tmp_path / "run")
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+    code, _, err = call(capsys, "report", str(run))
+    assert code in (1, 2)
+    assert f"error: {run / name}: cannot be read (it is a pipe)" in err
 
 
 def test_a_report_of_vectors_alone_has_no_places_for_pictures(tmp_path, capsys):

@@ -8,8 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrieval.config import Config, config_names, load, to_yaml
+from retrieval.config.reading import load_of_run
 from retrieval.config.yaml_text import parse, write
-from retrieval.errors import ConfigError
+from retrieval.errors import CheckpointError, ConfigError
 
 
 def mistakes(tmp_path, text: str, *overrides: str) -> list[str]:
@@ -226,6 +227,17 @@ def test_another_loss_on_the_command_line_drops_the_options_of_the_loss_in_the_f
 def test_booleans_of_an_older_version_are_accepted(tmp_path):
     assert load("glyphs", ["model.freeze_batchnorm=true"]).model.freeze_batchnorm == "statistics"
     assert load("glyphs", ["model.freeze_batchnorm=false"]).model.freeze_batchnorm == "none"
+
+
+def test_a_part_of_a_configuration_of_a_run_is_not_replaced_by_defaults(tmp_path):
+    file, config = tmp_path / "config.yaml", load("glyphs")
+    text = to_yaml(config)
+    file.write_text(text)
+    assert load_of_run(file) == config
+    for length in (0, text.index("model:"), text.index("evaluation:"), len(text) - 1):
+        file.write_text(text[:length])
+        with pytest.raises(CheckpointError, match=r"config\.yaml: is not whole \(.*\); restore it, or train again"):
+            load_of_run(file)
 
 
 @pytest.mark.parametrize("text", ["{[1]: 2}", "seed: !!int x", "seed: 99999999999999999999"])

@@ -19,6 +19,17 @@ def names(run: RunFolder) -> list[str]:
     return sorted(path.name for path in run.path.iterdir())
 
 
+@pytest.mark.timeout(20)
+def test_a_pipe_in_place_of_a_file_of_a_run_is_refused_at_once(tmp_path):
+    run = RunFolder(tmp_path)
+    for file in (run.log, run.last, run.previous):
+        os.mkfifo(file)
+    with pytest.raises(CheckpointError, match=r"log\.txt: cannot be written \(it is a pipe\)"), run.logging():
+        pass
+    with pytest.raises(CheckpointError, match=r"last\.safetensors: cannot be read \(it is a pipe\)"):
+        run.load_last()
+
+
 def test_a_run_folder_is_made_with_its_configuration_and_environment(tmp_path):
     run = RunFolder(tmp_path / "a" / "b")
     run.create("seed: 1\n", describe_environment(device="cpu"))
