@@ -65,12 +65,14 @@ def build(
         return make(model.encode(images))
     with distributed.joined(model.device) as device, contextlib.ExitStack() as stack:
         folder = stack.enter_context(parts_folder(out))
-        distributed.on_main(
-            lambda: require_free_folder(out, overwrite, require_replaceable)
-        )  # another call may have ended
+        # Again, since another call may just have written it.
+        distributed.on_main(lambda: require_free_folder(out, overwrite, require_replaceable))
         model.to(device)
-        in_memory = stored is None or not images.is_on_disk
-        vectors = model.encode(images) if in_memory else embed_in_parts(model, stored, images, folder)
+        vectors = (
+            embed_in_parts(model, stored, images, folder)
+            if stored is not None and images.is_on_disk
+            else model.encode(images)
+        )
         written: list[Bundle] = []  # in rank 0 only; the others read it
         distributed.on_main(lambda: written.append(write_bundle(make(vectors), out, overwrite=overwrite)))
         return written[0] if written else read_bundle(out)
