@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from retrieval.data import folder as folder_reader
 from retrieval.data.image_set import ImageSet
 from retrieval.data.typeface import OVERSAMPLING, SIZE, choose_characters, draw, load_faces
 from retrieval.errors import DatasetError, RetrievalError
-from retrieval.files import folder_in_one_piece
+from retrieval.files import folder_in_one_piece, is_claimed
 
 CLASSES = 1_200
 VIEWS = 12
@@ -124,6 +125,7 @@ def _generate_once(root: Path) -> None:
     try:
         generate(root)
     except RetrievalError as error:
-        # Another process may have written the same images in the meantime.
+        while is_claimed(root):
+            time.sleep(0.1)  # another process generates the same images
         if not root.is_dir():
             raise DatasetError(f"{error}; or set RETRIEVAL_CACHE to a folder that can be written") from error

@@ -1,6 +1,6 @@
 """Files and folders that are written completely or not at all, by one process at a time."""
 
-from retrieval.files.claims import claimed
+from retrieval.files.claims import claimed, is_claimed
 from retrieval.files.folders import folder_in_one_piece, make_place, require_elsewhere, require_only, require_place
 from retrieval.files.lock import LOCK_NAME, is_locked, locked
 from retrieval.files.outputs import (
@@ -20,6 +20,7 @@ __all__ = [
     "claim_folder",
     "claimed",
     "folder_in_one_piece",
+    "is_claimed",
     "is_locked",
     "locked",
     "make_place",

@@ -52,6 +52,11 @@ def claimed(out: str | Path) -> Iterator[Path]:
             remove_empty([folder])  # one that a killed process has made
 
 
+def is_claimed(out: Path) -> bool:
+    """Whether a process is writing an output."""
+    return is_locked(_hidden(target_of(out)))
+
+
 def is_being_replaced(path: Path) -> bool:
     """Whether another process is at the moment between the two renames that replace a folder; it then has no name."""
     try:
