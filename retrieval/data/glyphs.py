@@ -120,12 +120,11 @@ def cache_folder() -> Path:
 
 
 def _generate_once(root: Path) -> None:
-    if root.is_dir():
-        return
-    try:
-        generate(root)
-    except RetrievalError as error:
-        while is_claimed(root):
-            time.sleep(0.1)  # another process generates the same images
-        if not root.is_dir():
-            raise DatasetError(f"{error}; or set RETRIEVAL_CACHE to a folder that can be written") from error
+    while not root.is_dir():
+        try:
+            generate(root)
+        except RetrievalError as error:
+            # Another process writes the same images, or has written them in the meantime.
+            if not root.is_dir() and not is_claimed(root):
+                raise DatasetError(f"{error}; or set RETRIEVAL_CACHE to a folder that can be written") from error
+            time.sleep(0.1)

@@ -52,9 +52,12 @@ def claimed(out: str | Path) -> Iterator[Path]:
             remove_empty([folder])  # one that a killed process has made
 
 
-def is_claimed(out: Path) -> bool:
-    """Whether a process is writing an output."""
-    return is_locked(_hidden(target_of(out)))
+def is_claimed(out: str | Path) -> bool:
+    """Whether a process writes an output at the moment."""
+    try:
+        return is_locked(_hidden(target_of(out)))
+    except RetrievalError:
+        return False
 
 
 def is_being_replaced(path: Path) -> bool:

@@ -68,11 +68,8 @@ def build(
         # Again, since another call may just have written it.
         distributed.on_main(lambda: require_free_folder(out, overwrite, require_replaceable))
         model.to(device)
-        vectors = (
-            embed_in_parts(model, stored, images, folder)
-            if stored is not None and images.is_on_disk
-            else model.encode(images)
-        )
+        in_parts = None if not images.is_on_disk else stored
+        vectors = model.encode(images) if in_parts is None else embed_in_parts(model, in_parts, images, folder)
         written: list[Bundle] = []  # in rank 0 only; the others read it
         distributed.on_main(lambda: written.append(write_bundle(make(vectors), out, overwrite=overwrite)))
         return written[0] if written else read_bundle(out)
