@@ -71,9 +71,8 @@ def build(
         return make(model.encode(images))
     with distributed.joined(model.device) as device, contextlib.ExitStack() as stack:
         folder = stack.enter_context(parts_folder(out))
-        distributed.on_main(
-            lambda: require_free_folder(out, overwrite, require_replaceable)
-        )  # another call may have ended
+        # Again, since another call may just have written it.
+        distributed.on_main(lambda: require_free_folder(out, overwrite, require_replaceable))
         model.to(device)
         in_parts = None if not images.is_on_disk else stored
         vectors = model.encode(images) if in_parts is None else embed_in_parts(model, in_parts, images, folder)

@@ -21,6 +21,7 @@ def test_a_run_leaves_everything_that_was_promised(run):
     assert names >= {
         "config.yaml",
         "environment.json",
+        "images.csv",
         "metrics.csv",
         "metrics.jsonl",
         "log.txt",
