@@ -53,7 +53,7 @@ def _complete(command: click.Command) -> None:
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
         _complete(inner)
     if command.help is None and command.callback is not None:
-        from retrieval.files.docstrings import docstring
+        from retrieval.data.docstrings import docstring
 
         command.help = docstring(command.callback)
     flag: dict[str, Any] = {"is_flag": True, "expose_value": False}

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from retrieval.data import cars196
+from retrieval.data.docstrings import docstring
 from retrieval.data.registry import DATASETS, DIVISION, is_published
 from retrieval.errors import did_you_mean
-from retrieval.files.docstrings import docstring
 
 _OWNERS = "for research; the photographs belong to their owners, and the authors' page has the terms"
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from types import ModuleType
 
 import retrieval.data.folder
-from retrieval.files import docstrings
-from retrieval.files.docstrings import docstring
+from retrieval.data import docstrings
+from retrieval.data.docstrings import docstring
 
 
 def documented(function=None):
