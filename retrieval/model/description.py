@@ -148,7 +148,7 @@ def _require_fit(options: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
             expected = create_embedder(**options).state_dict()
     except (AssertionError, RuntimeError):  # a network that cannot be built without memory
         return
-    for name in expected.keys() | weights.keys():
+    for name in dict.fromkeys((*expected, *weights)):
         shapes = [tuple(tensors[name].shape) if name in tensors else "missing" for tensors in (weights, expected)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"its weights do not fit ({brief(name, 200)} is {shapes[0]}, expected {shapes[1]})")
