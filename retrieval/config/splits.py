@@ -53,7 +53,8 @@ def find_unreadable(config: Config, data: Any = None) -> dict[str, str]:
         return {}
 
     def find() -> dict[str, str]:
-        unreadable, level = Unreadable(config.data.workers), log.level
+        unreadable = Unreadable(config.data.workers, max_pixels=config.image.max_pixels)
+        level = log.level
         log.info("opening every image once, to skip those that cannot be read (data.unreadable=skip)")
         log.setLevel(max(level, logging.WARNING))  # the other lines are those of `read_splits`, which follows
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -32,11 +33,15 @@ class Unreadable:
     Args:
         processes: The number of processes that open images; 0 or 1: this one.
         known: What an earlier reading has found. No image is opened then.
+        max_pixels: See `retrieval.data.images.load_image`.
     """
 
-    def __init__(self, processes: int = 1, known: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, processes: int = 1, known: Mapping[str, str] | None = None, *, max_pixels: int | None = None
+    ) -> None:
         self.faults = dict(known or {})
         self._processes = max(1, processes)
+        self._max_pixels = max_pixels
         self._is_known = known is not None
 
     def leave_out(self, images: ImageSet, split: str = "") -> ImageSet:
@@ -71,33 +76,34 @@ class Unreadable:
 
     def _open(self, images: ImageSet) -> Iterator[str | None]:
         if images.is_on_disk:
-            yield from open_images([images.root / path for path in images.paths], self._processes)
+            yield from open_images([images.root / path for path in images.paths], self._processes, self._max_pixels)
             return
         for position in range(len(images)):
             try:
-                images.load(position)
+                images.load(position, max_pixels=self._max_pixels)
                 yield None
             except DatasetError as error:
                 yield one_line(error)
 
 
-def readable(images: ImageSet, processes: int = 1) -> ImageSet:
+def readable(images: ImageSet, processes: int = 1, *, max_pixels: int | None = None) -> ImageSet:
     """The images that can be read, in their order; the others are logged.
 
     Args:
         images: The images. Each is opened once.
         processes: The number of processes that open them.
+        max_pixels: See `retrieval.data.images.load_image`.
 
     Raises:
         DatasetError: None can be read.
         RetrievalError: A process that opens images was lost.
     """
-    return Unreadable(processes).leave_out(images)
+    return Unreadable(processes, max_pixels=max_pixels).leave_out(images)
 
 
-def readable_files(files: Sequence[Path], processes: int = 1) -> list[Path]:
+def readable_files(files: Sequence[Path], processes: int = 1, *, max_pixels: int | None = None) -> list[Path]:
     """As `readable`, of files."""
-    faults = dict(zip(files, open_images(files, max(1, processes)), strict=True))
+    faults = dict(zip(files, open_images(files, max(1, processes), max_pixels), strict=True))
     kept = [file for file in files if not faults[file]]
     lost = [fault for fault in faults.values() if fault]
     if lost and not kept:
@@ -109,18 +115,19 @@ def readable_files(files: Sequence[Path], processes: int = 1) -> list[Path]:
     return kept
 
 
-def open_images(paths: Sequence[Path], processes: int) -> Iterator[str | None]:
+def open_images(paths: Sequence[Path], processes: int, max_pixels: int | None = None) -> Iterator[str | None]:
     """Yields for each image, in order, the reason why it cannot be used, or None.
 
     Raises:
         RetrievalError: A process was lost.
     """
+    find = functools.partial(_fault, max_pixels=max_pixels)
     if processes == 1:
-        yield from map(_fault, paths)
+        yield from map(find, paths)
         return
     try:
         with ProcessPoolExecutor(min(processes, MOST_PROCESSES), initializer=_leave_interrupts_to_the_parent) as pool:
-            yield from pool.map(_fault, paths, chunksize=CHUNK)
+            yield from pool.map(find, paths, chunksize=CHUNK)
     except BrokenProcessPool as error:
         raise RetrievalError("a process that opens images was lost; if memory ran out, use fewer processes") from error
 
@@ -130,9 +137,9 @@ def count_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fault(path: Path) -> str | None:
+def _fault(path: Path, max_pixels: int | None) -> str | None:
     try:
-        load_image(path)
+        load_image(path, max_pixels=max_pixels)
     except DatasetError as error:
         return one_line(error)
     return None

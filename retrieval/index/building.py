@@ -159,7 +159,7 @@ def add(
     """
     added = images if isinstance(images, ImageSet) else given_images(_paths(images))
     if skip_unreadable:
-        added = readable(added, model.workers)
+        added = readable(added, model.workers, max_pixels=pixel_limit(model.preprocessing))
     images_root = bundle.manifest["images_root"] if root is None else _moved_root(bundle, Path(root))
     paths: Sequence[str] = added.paths
     if added.is_on_disk:

@@ -188,7 +188,7 @@ class Model:
         with claim_for_arrays(folder, overwrite):
             files = image_files(images)
             if skip_unreadable:
-                files = readable_files(files, self.workers)
+                files = readable_files(files, self.workers, max_pixels=pixel_limit(self.preprocessing))
             return write_arrays(folder, self.encode(files), {"path": list(map(str, files))}, PATHS, overwrite=overwrite)
 
     def unit(self, vectors: np.ndarray) -> np.ndarray:

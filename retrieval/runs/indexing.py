@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from retrieval.data import images_in, listed_images, readable
+from retrieval.data import images_in, listed_images, pixel_limit, readable
 from retrieval.errors import ConfigError
 from retrieval.index import Index
 from retrieval.model import Model
@@ -63,5 +63,5 @@ def build_index(
         device = Run.open(source).config.device
     model = Model.load(source, checkpoint=checkpoint, device=device or "auto")
     if skip_unreadable:
-        image_set = readable(image_set, model.workers)
+        image_set = readable(image_set, model.workers, max_pixels=pixel_limit(model.preprocessing))
     return Index.build(model, image_set, out or Path(source) / f"index-{name}", split=name, **options)

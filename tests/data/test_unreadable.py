@@ -77,3 +77,11 @@ def test_files_and_sets_keep_their_order_and_none_that_can_be_read_is_an_error(r
         readable_files(files[1:2])
     with pytest.raises(DatasetError, match=r"no image can be read; the first: .*0\.png: cannot be read as an image"):
         readable(images.select([1, 3]))
+
+
+def test_the_limit_on_pixels_is_that_of_the_model(root: Path) -> None:
+    images = ImageSet.from_pairs(root, [("a/0.png", "a"), ("b/0.png", "b")])
+    Image.new("L", (8, 8)).save(root / "b" / "0.png")
+    assert readable(images, max_pixels=16).paths == ("a/0.png",)
+    assert readable_files([root / "b/0.png", root / "a/0.png"], max_pixels=16) == [root / "a/0.png"]
+    assert readable(images, max_pixels=64).paths == images.paths
