@@ -245,7 +245,7 @@ class RecallLoss(ScoreMatrixLoss):
                 plain = Settings(centered=True, scaled=True, weight=WEIGHTINGS["linear"], unit=settings.unit)
                 with torch.no_grad():
                     seen = closed_form(queries, references, labels, ref_labels, plain, own)
-                record_statistics(self, seen.intruders, seen.num_relevant, settings.slope * seen.spread)
+                record_statistics(self, seen.intruders[:, None], seen.num_relevant, settings.slope * seen.spread)
             if self.distance.collect_stats:  # the norms, which a distance records when it is called
                 rows = [at_least_float32(part.detach()) for part in (embeddings, ref_emb)]
                 self.distance.set_default_stats(*rows, *map(self.distance.maybe_normalize, rows))
