@@ -111,7 +111,7 @@ class _Tally:
             if self.block_limits is not None:
                 self.rivals += rivals.to(self.rivals.dtype)
                 self.reached += reached
-            if self.softmax is not None:
+            if self.softmax is not None and found is not None:
                 self.softmax.add(found)
 
     def finish(self) -> tuple[Tensor, Tensor]:

@@ -234,6 +234,7 @@ class RecallLoss(ScoreMatrixLoss):
         mined = indices_tuple is not None and not isinstance(indices_tuple, AllButOwn)
         if mined or labels is None or ref_labels is None or not self._has_closed_form():
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        self.distance.check_shapes(embeddings, ref_emb)
         labels, ref_labels = in_one_dtype(labels, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             queries = at_least_float32(embeddings)
