@@ -1,18 +1,21 @@
 """What a step of a loss costs: time, memory and value, ours and its peers' side by side.
 
     python scripts/bench_loss.py --out bench                       # n = 512 .. 8192 on one thread
+    python scripts/bench_loss.py --sizes 1024 --per-class 2 4 16 64 128 512 --threads 1 2 --only RecallLoss Contrastive
     python scripts/bench_loss.py --large --threads 2               # n = 65,536, and 512 queries against 60,000 references
     python scripts/bench_loss.py --device cuda --memory-gb 60 --out bench
 
 A step goes from raw float32 embeddings, `--per-class` of a class, through their normalisation to the loss, and back to the
 gradient of the embeddings (and of the proxies, where there are some). The unit is "one product": all n x n scores of unit rows.
-- At each size all candidates take turns for `--repeats` rounds after a round of warming up. Seconds are medians; ratios are to
+There is a table for each size, number of images a class and number of threads. Class sizes that do not divide a size are left out.
+- In each table all candidates take turns for `--repeats` rounds after a round of warming up. Seconds are medians; ratios are to
   the median of the one product. The clock is processor time on one thread, which hardly notices what else the machine does, and
   wall time on several threads and on CUDA, where the device is waited for before and after a step.
 - Memory is what a step adds to the peak of a fresh process that has made the inputs, and done a step of 16 classes so that loading
   libraries does not count; on CUDA, to the allocated memory. `--quick` leaves it out.
-- A candidate that took more than `--limit` seconds is left out at larger sizes; one that needs more than `--memory-gb`, computed
-  from the sizes of what it holds at a time, is not started. The note says so. Values compare within the recall losses only.
+- A candidate that took more than `--limit` seconds is left out at larger sizes of the same class size and threads. One that needs
+  more than `--memory-gb`, computed from the sizes of what it holds at a time, is not started. The note says so. Values compare
+  within the recall losses only.
 `--out` is the folder of the table, bench_loss.csv, and of a plot. torchsort comes with the extra `bench`.
 """
 
@@ -29,6 +32,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +67,7 @@ Need = Callable[[int, int], float]  # bytes that a step holds at a time, from th
 def candidates(dim: int, per_class: int) -> dict[str, tuple[Build, Need]]:
     """All there is to measure, in the order of the table. The needs were measured at n = 1024 and 2048."""
     return {
-        PRODUCT: (product, matrices(1)),
+        PRODUCT: (all_scores, matrices(1)),
         **{f"RecallLoss {name}": (of_loss(partial(RecallLoss, name)), rows(7 * dim)) for name in PROJECTIONS},
         "definition std": (of_scores(partial(recall_loss, projection="std")), matrices(18)),
         "definition local": (of_scores(partial(recall_loss, projection="local")), matrices(24)),
@@ -97,7 +101,7 @@ def rows(width: float) -> Need:
     return lambda queries, references: 4 * width * max(queries, references)
 
 
-def product(batch: Batch) -> Step:
+def all_scores(batch: Batch) -> Step:
     queries = normalize(batch.embeddings.detach())
     references = queries if batch.ref_emb is None else normalize(batch.ref_emb)
 
@@ -206,6 +210,11 @@ def prepare(options: argparse.Namespace) -> None:
     logging.getLogger("retrieval").setLevel(logging.ERROR)  # that blackbox has no closed form is no news here
 
 
+def new_row(name: str, queries: int, references: int, options: argparse.Namespace, note: str = "") -> Row:
+    """A row of the table without measurements."""
+    return Row(name, queries, references or queries, options.per_class, options.threads, note=note)
+
+
 def try_once(name: str, queries: int, references: int, options: argparse.Namespace) -> Row:
     """The first step of a candidate, and the memory it takes."""
     prepare(options)
@@ -215,7 +224,8 @@ def try_once(name: str, queries: int, references: int, options: argparse.Namespa
     if options.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     before = peak(options)
-    row = Row(name, queries, references or queries, seconds(lambda: values.append(step()), options))
+    row = new_row(name, queries, references, options)
+    row.seconds = seconds(lambda: values.append(step()), options)
     row.peak_mib = None if options.quick else (peak(options) - before) / 2**20
     row.value = None if values[0] is None else values[0].item()
     return row
@@ -225,7 +235,7 @@ def try_safely(name: str, need: float, queries: int, references: int, options: a
     """`try_once`, in a fresh process where memory is measured by that, or a row that says why not."""
     given = name, queries, references, options
     if need > options.memory_gb * 1e9:
-        return Row(name, queries, references or queries, note=f"skipped: needs {need / 1e9:.3g} GB (computed)")
+        return new_row(name, queries, references, options, f"skipped: needs {need / 1e9:.3g} GB (computed)")
     try:
         if options.quick or options.device == "cuda":
             return try_once(*given)
@@ -237,7 +247,7 @@ def try_safely(name: str, need: float, queries: int, references: int, options: a
         note = "failed: the process was killed, most likely for want of memory"
     except (RuntimeError, ValueError) as error:  # torch.OutOfMemoryError is a RuntimeError
         note = str(error).splitlines()[0][:80]
-    return Row(name, queries, references or queries, note=note)
+    return new_row(name, queries, references, options, note)
 
 
 def measure(queries: int, references: int, slow: dict[str, str], options: argparse.Namespace) -> list[Row]:
@@ -247,7 +257,7 @@ def measure(queries: int, references: int, slow: dict[str, str], options: argpar
     for name, (build, need) in candidates(options.dim, options.per_class).items():
         if options.only and not any(part in name for part in (PRODUCT, *options.only)):
             continue
-        row = Row(name, queries, references or queries, note=slow.get(name, ""))
+        row = new_row(name, queries, references, options, slow.get(name, ""))
         if not row.note:
             row = try_safely(name, need(queries, references or queries), queries, references, options)
         table.append(row)
@@ -266,8 +276,10 @@ def measure(queries: int, references: int, slow: dict[str, str], options: argpar
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[512, 1024, 2048, 4096, 8192], help="numbers of rows")
-    for name, default in (("dim", 512), ("per-class", 4), ("repeats", 5), ("threads", 1)):
+    for name, default in (("dim", 512), ("repeats", 5)):
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{default} if left out")
+    parser.add_argument("--per-class", type=int, nargs="+", default=[4], help="images a class, 4 if left out")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="1 if left out")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--limit", type=float, default=60, help="seconds of a step, above which it is the last")
     parser.add_argument("--memory-gb", type=float, default=12, help="computed need above which a step is not done")
@@ -276,22 +288,26 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="do not measure memory")
     parser.add_argument("--out", type=Path, help="folder of the table and the plot")
     options = parser.parse_args()
-    if any(size % options.per_class for size in options.sizes):
-        parser.error(f"--sizes {options.sizes}: not all are multiples of --per-class {options.per_class}")
+    if not all(any(size % count == 0 for count in options.per_class) for size in options.sizes):
+        parser.error(f"--sizes {options.sizes}: not all are multiples of a --per-class of {options.per_class}")
     return options
 
 
 def main() -> None:
-    options = parse()
-    prepare(options)
-    shapes = [(512, 60_000), (65_536, 0)] if options.large else [(size, 0) for size in sorted(options.sizes)]
-    tables, slow = list[Row](), dict[str, str]()
-    for queries, references in shapes:
-        table = measure(queries, references, slow, options)
-        show(table, f"d = {options.dim}, {options.per_class} a class, {options.device}, threads: {options.threads}")
-        tables += table
-    if options.out:
-        write(tables, options.out)
+    given = parse()
+    shapes = [(512, 60_000), (65_536, 0)] if given.large else [(size, 0) for size in sorted(given.sizes)]
+    tables = list[Row]()
+    for threads, per_class in product(sorted(given.threads), sorted(given.per_class)):
+        options = argparse.Namespace(**vars(given) | {"threads": threads, "per_class": per_class})
+        prepare(options)
+        slow = dict[str, str]()
+        for queries, references in shapes:
+            if (references or queries) % per_class == 0:
+                table = measure(queries, references, slow, options)
+                show(table, f"d = {options.dim}, {per_class} a class, {options.device}, threads: {threads}")
+                tables += table
+    if given.out:
+        write(tables, given.out)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ class Row:
     candidate: str
     queries: int
     references: int
+    per_class: int
+    threads: int
     seconds: float | None = None
     ratio: float | None = None
     peak_mib: float | None = None
@@ -85,22 +87,29 @@ def write(table: Sequence[Row], folder: Path) -> None:
 
 
 def plot(path: Path) -> None:
-    """Draws a table, time on the left and memory on the right, into a PNG beside it."""
+    """Draws a table, time on the left and memory on the right, into a PNG beside it.
+
+    Over the number of rows, for the fewest images a class and threads; where there is one number of rows only, over the images a
+    class.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["queries"] == row["references"]]
+    over = "queries" if len({row["queries"] for row in rows}) > 1 else "per_class"
+    for column in {"threads", "per_class"} - {over}:
+        rows = [row for row in rows if int(row[column]) == min(int(each[column]) for each in rows)]
     figure = Figure(figsize=(13, 6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     time, memory = figure.subplots(1, 2)
-    _draw(time, rows, "ratio", "Time of a step, in products of all scores")
-    _draw(memory, rows, "peak_mib", "Peak memory of a step, MiB")
+    _draw(time, rows, over, "ratio", "Time of a step, in products of all scores")
+    _draw(memory, rows, over, "peak_mib", "Peak memory of a step, MiB")
     lines = sorted((line for line in time.lines if line.get_xdata().size), key=lambda line: -line.get_ydata()[-1])
     figure.legend(handles=lines, loc="outside right center", frameon=False, fontsize=11)
     figure.savefig(path.with_suffix(".png"))
 
 
-def _draw(axes: Axes, rows: Sequence[dict[str, str]], column: str, title: str) -> None:
+def _draw(axes: Axes, rows: Sequence[dict[str, str]], over: str, column: str, title: str) -> None:
     for name, (color, marker, line) in STYLES.items():
-        points = [(int(row["queries"]), float(row[column])) for row in rows if row["candidate"] == name and row[column]]
+        points = [(int(row[over]), float(row[column])) for row in rows if row["candidate"] == name and row[column]]
         sizes, numbers = [point[0] for point in points], [point[1] for point in points]
         axes.plot(
             sizes,
@@ -120,7 +129,7 @@ def _draw(axes: Axes, rows: Sequence[dict[str, str]], column: str, title: str) -
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_title(title, loc="left", fontweight="bold")
-    axes.set_xlabel("rows in the batch")
+    axes.set_xlabel("rows in the batch" if over == "queries" else "images a class")
     axes.grid(color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

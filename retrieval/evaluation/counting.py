@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from threading import Barrier, Lock
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from torch import Tensor
 from retrieval.evaluation.block import Block, Ranks, Task, classes_by_id, ranks_of_relevant
 from retrieval.evaluation.search import nearest_in_blocks
 from retrieval.evaluation.tile import TILE
+from retrieval.threads import single_threads
 
 PANEL = 16 * TILE  # rows that are read at one time
 # Searching a query's neighbours takes as long as counting for SEARCH_ITEMS relevant items, and for one more per SEARCH_NEIGHBOURS.
@@ -39,7 +39,7 @@ def rank_relevant(task: Task) -> Iterator[Ranks]:
     nearest = []
     for group in np.unique(groups):
         chosen = np.flatnonzero(groups == group)
-        with _threads() as pool:
+        with single_threads() as pool:
             arguments = [(task, rows[i], first[rows[i]], last[rows[i]], counted[i]) for i in chosen]
             blocks = list(pool.map(Block, *zip(*arguments, strict=True)))
             _count(task, blocks, pool, mirror=task.symmetric and len(blocks) == len(rows))
@@ -88,30 +88,6 @@ class _Work(NamedTuple):
     queries: Tensor
     items: Tensor
     column: int
-
-
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Makes a pool with as many threads as torch uses. In each of them torch runs on one thread.
-
-    The steps on a tile or a block are too short to be shared: torch's threads would mostly wait for one another.
-    """
-    number = torch.get_num_threads()
-    ready = Barrier(number + 1, timeout=60)
-
-    def begin() -> None:
-        torch.set_num_threads(1)
-        torch.get_num_threads()  # fixes the number for this thread, whatever other threads set
-        ready.wait()
-
-    with ThreadPoolExecutor(number, initializer=begin) as pool:
-        try:
-            for _ in range(number):
-                pool.submit(torch.get_num_threads)  # a pool starts a thread for a task
-            ready.wait()
-        finally:
-            torch.set_num_threads(number)  # a number that a thread sets also applies to threads that start later
-        yield pool
 
 
 def _count(task: Task, blocks: list[Block], pool: ThreadPoolExecutor, *, mirror: bool) -> None:

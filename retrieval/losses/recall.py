@@ -234,6 +234,7 @@ class RecallLoss(ScoreMatrixLoss):
         mined = indices_tuple is not None and not isinstance(indices_tuple, AllButOwn)
         if mined or labels is None or ref_labels is None or not self._has_closed_form():
             return super().compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        self.distance.check_shapes(embeddings, ref_emb)
         labels, ref_labels = in_one_dtype(labels, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             queries = at_least_float32(embeddings)
@@ -245,7 +246,7 @@ class RecallLoss(ScoreMatrixLoss):
                 plain = Settings(centered=True, scaled=True, weight=WEIGHTINGS["linear"], unit=settings.unit)
                 with torch.no_grad():
                     seen = closed_form(queries, references, labels, ref_labels, plain, own)
-                record_statistics(self, seen.intruders, seen.num_relevant, settings.slope * seen.spread)
+                record_statistics(self, seen.intruders[:, None], seen.num_relevant, settings.slope * seen.spread)
             if self.distance.collect_stats:  # the norms, which a distance records when it is called
                 rows = [at_least_float32(part.detach()) for part in (embeddings, ref_emb)]
                 self.distance.set_default_stats(*rows, *map(self.distance.maybe_normalize, rows))

@@ -67,8 +67,8 @@ def relevance_masks(
 ) -> tuple[Tensor, Tensor]:
     """Two boolean masks (num_queries, num_references), of the relevant and of the irrelevant pairs, from what a loss is given."""
     if indices_tuple is None or isinstance(indices_tuple, AllButOwn):
-        assert labels is not None
-        assert ref_labels is not None
+        if labels is None or ref_labels is None:
+            raise ValueError("there are embeddings without labels; give labels and ref_labels, or an indices_tuple")
         labels, ref_labels = in_one_dtype(labels, ref_labels)
         same = labels[:, None] == ref_labels[None, :]
         if isinstance(indices_tuple, AllButOwn):

@@ -7,7 +7,7 @@ import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
 from pytorch_metric_learning.reducers import DoNothingReducer
 
-from retrieval.losses import RamboLoss, RecallLoss, closed_form, recall_loss
+from retrieval.losses import RamboLoss, RecallLoss, closed_form, recall_loss, score_tiles
 from retrieval.losses.recall import PROJECTIONS
 from retrieval.losses.weightings import WEIGHTINGS
 
@@ -42,6 +42,9 @@ CASES = {
     "separate references": (unit(7), unit(13, seed=1), torch.tensor([0, 0, 1, 5, 2, 2, 9]), numbers(13, 4)),
     "one reference": (unit(3).abs(), unit(1, seed=1).abs(), torch.tensor([0, 1, 0]), torch.tensor([0])),
     "many tiles": (unit(300, seed=2), None, numbers(300, 60), None),
+    "large classes": (unit(300, seed=6), None, numbers(300, 3, seed=7), None),
+    "one large class among small ones": (unit(200, seed=8), None, numbers(200, 80, seed=9).clamp(min=30), None),
+    "large classes of references": (unit(70, seed=3), unit(400, seed=4), numbers(70, 3), numbers(400, 3, seed=5)),
     "many tiles of references": (unit(70, seed=3), unit(400, seed=4), numbers(70, 50), numbers(400, 50, seed=5)),
 }
 
@@ -49,9 +52,9 @@ CASES = {
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Tiles so small that a few hundred rows need many, of uneven sizes."""
-    monkeypatch.setattr(closed_form, "TILE", 64)
-    monkeypatch.setattr(closed_form, "BAND", 7)
-    monkeypatch.setattr(closed_form, "ENTRIES", 500)
+    monkeypatch.setattr(score_tiles, "TILE", 64)
+    monkeypatch.setattr(score_tiles, "BAND", 7)
+    monkeypatch.setattr(score_tiles, "ENTRIES", 500)
 
 
 def both(case: str, dtype: torch.dtype, **options) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -118,11 +121,33 @@ class TestAgreementWithTheDefinition:
     def test_value_and_gradients_agree_for_every_option(self, case, options):
         assert_close(*both(case, torch.float64, **options), torch.float64)
 
-    def test_the_default_tiles_give_the_same(self, monkeypatch):
-        small, _ = both("many tiles", torch.float64, projection="local")
+    @pytest.mark.parametrize("case", ["many tiles", "large classes", "one large class among small ones"])
+    @pytest.mark.parametrize("projection", ["std", "local", "softmax"])
+    def test_the_default_tiles_give_the_same(self, monkeypatch, projection, case):
+        small, _ = both(case, torch.float64, projection=projection)
         monkeypatch.undo()
-        large, _ = both("many tiles", torch.float64, projection="local")
+        large, _ = both(case, torch.float64, projection=projection)
         assert_close(small, large, torch.float64)
+
+    @pytest.mark.parametrize("share", [0.0, 100.0], ids=["never mirrored", "always mirrored"])
+    @pytest.mark.parametrize("case", ["many tiles", "large classes"])
+    @pytest.mark.parametrize("projection", ["std", "local", "softmax"])
+    def test_mirrored_tiles_give_the_same(self, monkeypatch, projection, case, share):
+        monkeypatch.setattr(score_tiles, "SHARE", share)
+        assert_close(*both(case, torch.float64, projection=projection), torch.float64)
+
+    @pytest.mark.parametrize("case", ["many tiles", "large classes", "many tiles of references"])
+    @pytest.mark.parametrize("projection", ["std", "local", "softmax"])
+    def test_three_threads_give_the_same(self, projection, case):
+        number = torch.get_num_threads()
+        torch.set_num_threads(3)
+        try:
+            assert_close(*both(case, torch.float64, projection=projection), torch.float64)
+            with torch.inference_mode():
+                assert RecallLoss(projection)(CASES["many tiles"][0], CASES["many tiles"][2]) > 0
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(number)
 
 
 @pytest.mark.usefixtures("small_tiles")

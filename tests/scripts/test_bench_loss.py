@@ -73,3 +73,14 @@ def test_the_definition_takes_more_memory_than_the_closed_form(tmp_path):
     rows, _ = bench(tmp_path, "--sizes", "1024", "--only", "std")
     peaks = {row["candidate"]: float(row["peak_mib"]) for row in rows}
     assert peaks["definition std"] > 2 * peaks["RecallLoss std"]
+
+
+def test_there_is_a_table_for_each_class_size_that_divides_the_size_and_each_number_of_threads(tmp_path):
+    rows, printed = bench(
+        tmp_path,
+        *("--sizes", "32", "--quick", "--only", "RecallLoss std", "--per-class", "2", "16", "5", "--threads", "1", "2"),
+    )
+    found = [(row["threads"], row["per_class"]) for row in rows if row["candidate"] == "one product"]
+    assert found == [("1", "2"), ("1", "16"), ("2", "2"), ("2", "16")]
+    assert "16 a class, cpu, threads: 2" in printed
+    assert (tmp_path / "bench_loss.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,313 @@
+"""The scores of queries against references, of which only tiles ever exist, and what is known of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.linalg import vecdot, vector_norm
+
+from retrieval.losses.running_softmax import RunningSoftmax
+from retrieval.solvers import two_point
+from retrieval.threads import single_threads
+
+TILE = 512  # rows and columns of the scores that exist at one time: a megabyte, which stays in a core's cache
+TILE_ON_DEVICES = 8192  # the same where starting an operation costs more than its memory
+BAND = 64  # rows whose relevant scores are computed at one time, together with those of their neighbours
+COLUMNS = 128  # of a block of a symmetric product
+ENTRIES = 1 << 21  # scores that exist at one time where a row is measured entry by entry
+SHARE = 0.25  # of the memory of all scores that may be spent on what is known of all relevant pairs
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the engine is asked for; the words of `retrieval.losses.recall` in numbers.
+
+    Args:
+        centered: the projection takes the mean off.
+        scaled: the projection divides by the norm.
+        weight: w(r) for a tensor of intruders r.
+        noise: alpha of the two-point noise, in units of the projected scores.
+        margin: by how much a relevant item must be above an irrelevant one, in the same units.
+        local_margin: reach of the local projection below a relevant item, in standard deviations of the row; None: not local.
+        temperature: of the projection "softmax", in the same units; None: not this projection.
+        slope: of a score by the inner product; only the gradients of "local" and "softmax" depend on it.
+        generator: source of the noise.
+        unit: divides embeddings by their norms first.
+    """
+
+    centered: bool
+    scaled: bool
+    weight: Callable[[Tensor], Tensor]
+    noise: float = 0.0
+    margin: float = 0.0
+    local_margin: float | None = None
+    temperature: float | None = None
+    slope: float = 1.0
+    generator: torch.Generator | None = None
+    unit: bool = False
+
+
+class Slots(NamedTuple):
+    """The relevant references of some queries, of which those of a query lie side by side.
+
+    Args:
+        rows: the queries.
+        relevant: (num_rows, slots), false in empty slots.
+        scores: of the same shape, less the score of the mean reference.
+    """
+
+    rows: slice
+    relevant: Tensor
+    scores: Tensor
+
+
+class Scores:
+    """Queries and references, sorted by label.
+
+    Attributes:
+        intruders: for all slots of all queries, strip after strip, the intruders; `of_strip` gives those of one.
+        rivals: the same for the rivals in the block of the local projection, or empty.
+        reached: (num_queries,) of the local projection: the scores of all rivals, by the shares they have for a gradient of 1.
+        softmax_state: (3, num_queries) of the projection "softmax", or empty.
+    """
+
+    def __init__(
+        self,
+        queries: Tensor,
+        references: Tensor | None,
+        labels: Tensor,
+        ref_labels: Tensor,
+        own: Tensor | None,
+        settings: Settings,
+    ) -> None:
+        self.settings, self.own = settings, own
+        self.symmetric = references is None
+        self.queries, self.references = queries, queries if references is None else references
+        self.labels, self.ref_labels = labels, ref_labels
+        self.first, self.last = (torch.searchsorted(ref_labels, labels, right=right) for right in (False, True))
+        self.num_relevant = self.last - self.first
+        if own is not None:
+            self.num_relevant = self.num_relevant - ((own >= self.first) & (own < self.last)).long()
+        self.num_candidates = max(len(ref_labels) - (own is not None), 1)
+        self._same_label = self.first.tolist(), self.last.tolist()
+        self._arrange()
+        self._measure_rows()
+        if settings.scaled:
+            self._measure_norms()
+
+    def _arrange(self) -> None:
+        """Cuts queries and references into strips, and decides whether a tile also serves as its mirror image."""
+        side = TILE if self.queries.device.type == "cpu" else TILE_ON_DEVICES
+        self.strips, self.columns = (
+            [slice(top, min(top + side, size)) for top in range(0, size, side)]
+            for size in (len(self.queries), len(self.references))
+        )
+        widths = [last - first for first, last in zip(*self._same_label, strict=True)]
+        self.widths = [max(1, *widths[rows], 0) for rows in self.strips]
+        sizes = [width * (rows.stop - rows.start) for width, rows in zip(self.widths, self.strips, strict=True)]
+        self._starts = [sum(sizes[:strip]) for strip in range(len(sizes) + 1)]
+        whole = torch.int16 if self.num_candidates < 2**15 else torch.int32
+        self.intruders = self.labels.new_zeros(self._starts[-1], dtype=whole)
+        self.rivals = torch.zeros_like(self.intruders) if self.settings.local_margin is not None else self.intruders[:0]
+        self.reached, self.softmax_state = self.queries.new_zeros(len(self.queries)), self.queries[:0, 0]
+
+    def mirrored(self, numbers: int) -> bool:
+        """Whether a tile also serves as its mirror image, for which so many numbers of all slots are kept at one time."""
+        return self.symmetric and numbers * self._starts[-1] <= SHARE * len(self.queries) ** 2
+
+    def of_strip(self, counts: Tensor, strip: int, rows: slice | None = None) -> Tensor:
+        """The part (num_rows, slots) of `intruders` or `rivals` that belongs to one strip, or to some rows of it."""
+        found = counts[self._starts[strip] : self._starts[strip + 1]].view(-1, self.widths[strip])
+        start = self.strips[strip].start
+        return found if rows is None else found[rows.start - start : rows.stop - start]
+
+    def parts(self, strip: int) -> Iterator[slice]:
+        """The rows of a strip, some at a time where they have many slots."""
+        rows = self.strips[strip]
+        step = max(BAND, TILE * TILE // self.widths[strip])
+        for top in range(rows.start, rows.stop, step):
+            yield slice(top, min(top + step, rows.stop))
+
+    def _measure_rows(self) -> None:
+        """Mean of the candidates' scores, less the score of the mean reference."""
+        q, r = self.queries, self.references
+        self.largest = vector_norm(q, dim=1) * vector_norm(r, dim=1).max()  # a bound of each query's scores
+        self.middle = r.mean(0) if self.settings.centered else torch.zeros_like(r[0])
+        self.offset = r - self.middle if self.settings.centered else r
+        self.own_offset = self.offset if self.symmetric or self.own is None else self.offset[self.own]
+        self.own_score = q.new_zeros(len(q)) if self.own is None else vecdot(q, self.own_offset)
+        self.mean = -self.own_score / self.num_candidates if self.settings.centered else q.new_zeros(len(q))
+        self.of_middle = q @ self.middle
+        self.norm = self.spread = q.new_ones(len(q))
+        self.flat = torch.zeros_like(self.num_relevant, dtype=torch.bool)
+
+    def _measure_norms(self) -> None:
+        q = self.queries
+        moment_queries = q @ symmetric_product(self.offset, self.offset)
+        everything = vecdot(moment_queries, q)
+        if not self.dense:
+            self.moment_queries = moment_queries  # for the gradient
+        squares = everything - self.own_score.square() - self.num_candidates * self.mean.square()
+        # Where the row's own entry is most of the sum, the difference is rounding: such rows, rare but for tiny batches and
+        # collapsed embeddings, are measured entry by entry.
+        for rows in torch.where(squares <= 0.05 * everything)[0].split(max(1, ENTRIES // len(self.offset))):
+            entries = q[rows] @ self.offset.T - self.mean[rows, None]
+            if self.own is not None:
+                entries.scatter_(1, self.own[rows, None], 0)
+            squares[rows] = entries.square().sum(1)
+        norm = squares.clamp(min=0).sqrt()
+        self.spread = norm / self.num_candidates**0.5
+        floor = 4 * torch.finfo(q.dtype).eps * self.num_candidates**0.5
+        self.flat = norm <= (floor * self.largest if self.settings.centered else 0)
+        self.norm = norm.masked_fill(self.flat, 1)
+
+    @property
+    def dense(self) -> bool:
+        """Whether irrelevant items have a part of their own in the gradient, as in "local" and "softmax"."""
+        return self.settings.local_margin is not None or self.settings.temperature is not None
+
+    @property
+    def deviation(self) -> Tensor:
+        """(num_queries,) standard deviations of the scores, 1 / sqrt(num_candidates) where all are equal."""
+        return self.norm / self.num_candidates**0.5
+
+    def all_parts(self) -> Iterator[tuple[int, slice]]:
+        """The parts of all strips, with their strips."""
+        return ((strip, rows) for strip in range(len(self.strips)) for rows in self.parts(strip))
+
+    def relevant(self, strip: int, rows: slice) -> Tensor:
+        """(num_rows, slots): which slots of some rows of a strip are not empty."""
+        slots = torch.arange(self.widths[strip], device=self.first.device)
+        relevant = slots < (self.last - self.first)[rows, None]
+        if self.own is not None:
+            relevant &= slots != (self.own - self.first)[rows, None]
+        return relevant
+
+    def slots(self, strip: int, rows: slice) -> Slots:
+        """The relevant references of some queries of a strip, with their scores."""
+        relevant = self.relevant(strip, rows)
+        found = self.queries.new_zeros(relevant.shape)
+        for band, span, places in self.bands(strip, rows):
+            block = self.queries[band] @ self.offset[span].T
+            part = found[band.start - rows.start : band.stop - rows.start]
+            if places is None:
+                part[:, : block.shape[1]] = block
+            else:
+                torch.gather(block, 1, places, out=part)
+        return Slots(rows, relevant, found)
+
+    def bands(self, strip: int, part: slice) -> Iterator[tuple[slice, slice, Tensor | None]]:
+        """Some rows of a part at a time, a span of columns with all their slots, and the slots' places in it (rows, slots).
+
+        The places are None if all rows have the same label, so that the slots are the span, in order, and perhaps empty ones. The
+        rows are whole labels as far as the part goes, so that among themselves the span is the rows again.
+        """
+        slots = torch.arange(self.widths[strip], device=self.first.device)
+        top, end = part.start, part.stop
+        while top < end:
+            stop = min(top + BAND, end)
+            while stop < end and self._same_label[0][stop] == self._same_label[0][stop - 1]:
+                stop += 1
+            left = min(self._same_label[0][top], len(self.references) - 1)
+            span = slice(left, max(self._same_label[1][stop - 1], left + 1))
+            rows, one_label = slice(top, stop), self._same_label[0][top] == self._same_label[0][stop - 1]
+            one_label = one_label and self._same_label[1][top] > self._same_label[0][top]
+            places = None if one_label else (self.first[rows, None] + slots - left).clamp(max=span.stop - left - 1)
+            yield rows, span, places
+            top = stop
+
+    def limits(self, slots: Slots, below: Tensor) -> Tensor:
+        """(num_rows, slots): what an irrelevant score must reach to count against a slot, so that it counts if it ties with the
+        relevant score; infinite in empty slots.
+
+        Args:
+            slots: of some rows.
+            below: (num_queries,) by how much it may be below the relevant score.
+        """
+        rows, flat = slots.rows, self.flat[slots.rows]
+        rounding = 4 * torch.finfo(self.queries.dtype).eps * self.largest[rows]
+        rounding = rounding.where(~flat, 2 * self.num_candidates**0.5 * rounding)
+        lowered = self.of_middle[rows] - (rounding + below[rows])
+        return (slots.scores + lowered[:, None]).masked_fill_(~slots.relevant, torch.inf)
+
+    def with_noise(self, part: Tensor, rows: slice) -> Tensor:
+        """Scores or limits of some rows with the noise of the settings, where there is one."""
+        if not self.settings.noise:
+            return part
+        noise = two_point(part, self.settings.noise, generator=self.settings.generator)
+        return part + noise * self.norm[rows, None]
+
+    def tile(self, strip: int, other: int) -> tuple[Tensor | None, Tensor | None]:
+        """The scores of two strips, those of pairs with the same label lowered out of sight, and the mask of these pairs.
+
+        The mask is None where there are no such pairs; the tile is None where there are no others.
+        """
+        rows, columns = self.strips[strip], self.columns[other]
+        first, last = (each[rows] for each in self._same_label)
+        if first[0] == first[-1] <= columns.start and columns.stop <= last[0]:
+            return None, None
+        tile = self.queries[rows] @ self.references[columns].T
+        if first[0] >= columns.stop or columns.start >= last[-1]:
+            return tile, None
+        same = self.labels[rows, None] == self.ref_labels[columns]
+        return tile.masked_fill_(same, torch.finfo(tile.dtype).min), same
+
+    def groups(self, *, mirrored: bool) -> Iterator[tuple[range, list[tuple[int, int]]]]:
+        """Strips of queries that are worked on at one time, and the tiles of their scores.
+
+        Mirrored, these are all strips, and the tiles on and above the diagonal, neighbours of which share no strip.
+        """
+        if mirrored:
+            strips = range(len(self.strips))
+            yield strips, [(strip, strip + step) for step in strips for strip in range(len(strips) - step)]
+            return
+        for strip in range(len(self.strips)):
+            yield range(strip, strip + 1), [(strip, other) for other in range(len(self.columns))]
+
+    @contextmanager
+    def workers(self) -> Iterator[Callable[[Callable[[int, int], None], Iterable[tuple[int, int]]], None]]:
+        """Yields a function that does some work for each of some tiles, on several threads where it pays."""
+        alone = self.queries.device.type != "cpu" or bool(self.settings.noise)  # noise would come in another order
+        if alone or torch.get_num_threads() == 1 or len(self.strips) * len(self.columns) < 9:
+
+            def each(work: Callable[[int, int], None], tiles: Iterable[tuple[int, int]]) -> None:
+                for tile in tiles:
+                    work(*tile)
+
+            yield each
+            return
+        inference = torch.is_inference_mode_enabled()  # these modes belong to a thread
+        with single_threads() as pool:
+
+            def each_on_threads(work: Callable[[int, int], None], tiles: Iterable[tuple[int, int]]) -> None:
+                def work_in_mode(tile: tuple[int, int]) -> None:
+                    with torch.inference_mode(inference), torch.no_grad():
+                        work(*tile)
+
+                list(pool.map(work_in_mode, tiles))
+
+            yield each_on_threads
+
+    def softmax(self, rows: slice) -> RunningSoftmax:
+        """The softmax over the irrelevant references of some rows, when it is known."""
+        return RunningSoftmax(self.sharpness()[rows], self.softmax_state[:, rows])
+
+    def sharpness(self) -> Tensor:
+        assert self.settings.temperature is not None
+        return 1 / (self.settings.temperature * self.deviation)
+
+
+def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+    """left^T right of two matrices (num_rows, dim), where it is symmetric: half of its blocks are mirror images of the others."""
+    dim = left.shape[1]
+    found = left.new_empty(dim, dim)
+    for top in range(0, dim, COLUMNS):
+        rows = slice(top, min(top + COLUMNS, dim))
+        found[rows, top:] = left[:, rows].T @ right[:, top:]
+        found[rows.stop :, rows] = found[rows, rows.stop :].T
+    return found
