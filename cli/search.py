@@ -60,9 +60,9 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Find the nearest neighbours of IMAGES in INDEX, or in the index of RUN.
+    """Find the nearest neighbours of IMAGES in INDEX.
 
-    With --min-score, the answer can be that no image is similar. auto is the threshold that was calibrated when the index was made:
+    A RUN stands for its index. With --min-score, the answer can be that no image is similar. auto is the threshold that was calibrated when the index was made:
     at most 1 % of the queries whose class is not in the index reach it. `retrieval recall` measures the gain of --qe, --dba and
     --rerank on this index.
     """

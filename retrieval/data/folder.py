@@ -72,7 +72,7 @@ def find(root: Path) -> Layout:
             splits[split].setdefault(name, []).append(path)
         else:
             beside.append(path)
-    tree.leave_out(f"images next to {', '.join(marks)}", beside)
+    tree.leave_out(f"next to {', '.join(marks)}", beside)
     names = dict.fromkeys(name for classes in splits.values() for name in classes if name is not None)
     refuse_alike(names, root)
     warn_missing(names, root)
@@ -107,12 +107,12 @@ def find_classes(root: Path) -> Layout:
     """As `find`, without the images beside the class folders, which have no class."""
     layout = find(root)
     for classes in layout.splits.values():
-        layout.tree.leave_out("images next to the class folders", classes.pop(None, []))
+        layout.tree.leave_out("next to the class folders", classes.pop(None, []))
     depth = 1 if "" in layout.splits else 2  # of class folders
     known = {path.rstrip("/") for path in layout.tree.left_out.get(SECOND_LINK, [])}
     known |= {"/".join(path.split("/")[:depth]) for path in layout.tree.images}
     empty = [name for name in layout.tree.folders if name.count("/") == depth - 1 and name not in known]
-    layout.tree.leave_out("folders without images", [f"{name}/" for name in empty])
+    layout.tree.leave_out("without images", [f"{name}/" for name in empty])
     return layout
 
 

@@ -37,12 +37,12 @@ _OF_A_SYSTEM = {
 HIDDEN = "hidden"
 OF_A_SYSTEM = "of the system"
 OWN = "written by this program"
-BROKEN_LINK = "broken links"
-SECOND_LINK = "links to folders that are read already"
-NOT_REGULAR = "pipes, sockets and devices"
+BROKEN_LINK = "behind broken links"
+SECOND_LINK = "behind links to folders that are read already"
+NOT_REGULAR = "of pipes, sockets and devices"
 RAW = "camera raw"
 OTHER = "of other types"
-_OF_IMAGES = ("in need of", "images next to", RAW)  # reasons why images are not read
+_OF_IMAGES = ("in need of", "next to", RAW)  # reasons why images are not read
 
 
 @dataclass

@@ -112,21 +112,21 @@ def test_nothing_is_passed_over_in_silence(tmp_path: Path, caplog: pytest.LogCap
     expected = {
         "hidden": [".git/", "train/a/.DS_Store"],
         "of other types": ["readme.md", "test/c/notes.txt", "test/c/x.XYZ", "train/b/1.xyz"],
-        "broken links": ["test/c/2.png", "test/c/3.png"],
+        "behind broken links": ["test/c/2.png", "test/c/3.png"],
         "camera raw": ["test/c/x.nef"],
-        "images next to test, train": ["extra/d/1.png", "more/2.png"],
-        "images next to the class folders": ["train/cover.png"],
-        "folders without images": ["train/b/"],
+        "next to test, train": ["extra/d/1.png", "more/2.png"],
+        "next to the class folders": ["train/cover.png"],
+        "without images": ["train/b/"],
     }
     line, *named = caplog.messages
     assert line.startswith(f"{tmp_path}: not read: ")
     for words in (
         "2 hidden (the first is '.git/')",
         "4 of other types (2 .xyz, 1 .md, 1 .txt)",
-        "2 broken links",
+        "2 behind broken links",
         "1 camera raw (1 .nef)",
-        "2 images next to test, train (the first is 'extra/d/1.png')",
-        "1 images next to the class folders ('train/cover.png')",
+        "2 next to test, train (the first is 'extra/d/1.png')",
+        "1 next to the class folders ('train/cover.png')",
     ):
         assert words in line
     assert sorted(named) == sorted(
@@ -225,7 +225,7 @@ def test_pipes_are_counted_and_not_waited_for(tmp_path: Path, caplog: pytest.Log
     os.mkfifo(tmp_path / "a" / "manifest.json")
     images = folder.read(tmp_path)
     assert list(images.paths if isinstance(images, ImageSet) else ()) == classes("a", "b")
-    assert "2 pipes, sockets and devices" in caplog.text
+    assert "2 of pipes, sockets and devices" in caplog.text
 
 
 def test_the_same_tree_gives_the_same_list_in_whatever_order_it_was_written(tmp_path: Path) -> None:
@@ -244,14 +244,16 @@ def test_a_missing_root_is_named_with_what_is_expected_there(tmp_path: Path) -> 
 
 def test_a_folder_without_class_folders_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        DatasetError, match=r"no images in class folders; expected .* searched no folder, and found 2 images"
+        DatasetError, match=r"no images in class folders; expected .* searched no folder, and found 2 next to"
     ):
         folder.read(touch(tmp_path, "1.png", "2.png"))
 
 
 def test_without_images_the_folders_that_were_searched_are_named(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{i}/notes.txt" for i in range(7)))
-    message = r"searched the folders '0', '1', '2', '3', '4' and 2 more, and found 7 of other types \(7 .txt\); 7 folders without"
+    message = (
+        r"searched the folders '0', '1', '2', '3', '4' and 2 more, and found 7 of other types \(7 .txt\); 7 without"
+    )
     with pytest.raises(DatasetError, match=message):
         folder.read(tmp_path)
     touch(tmp_path, "train/a/1.png", "test/x/1.txt")

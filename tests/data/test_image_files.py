@@ -62,7 +62,7 @@ def test_the_splits_of_a_folder_are_taken_together_and_their_folders_are_no_clas
             "test/2.png": tmp_path.name,
         }
     assert f"{tmp_path}: the images of its splits test, train, valid are taken together" in caplog.messages
-    assert "1 images next to test, train, valid ('more/d/1.png')" in caplog.text
+    assert "1 next to test, train, valid ('more/d/1.png')" in caplog.text
     assert len(image_files([tmp_path])) == len(given_images([tmp_path])) == 5
 
 

@@ -157,7 +157,7 @@ def test_a_fault_can_be_printed_and_written_whatever_the_name_of_the_file(root: 
 
 
 def test_a_lost_process_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "load_image", lambda path: os._exit(1))
+    monkeypatch.setattr(module, "load_image", lambda path, **_: os._exit(1))
     with pytest.raises(RetrievalError, match="a process that opens images was lost"):
         list(open_images([root / "a" / "0.png"] * 4, 2))
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from retrieval.errors import CheckpointError, RetrievalError
-from retrieval.training import RunFolder, describe_environment, write_metrics
+from retrieval.training import RunFolder, RunLog, describe_environment, write_metrics
 
 ROWS = [
     {"epoch": 1, "step": 5, "loss": 0.5},
@@ -24,8 +24,8 @@ def test_a_pipe_in_place_of_a_file_of_a_run_is_refused_at_once(tmp_path):
     run = RunFolder(tmp_path)
     for file in (run.log, run.last, run.previous):
         os.mkfifo(file)
-    with pytest.raises(CheckpointError, match=r"log\.txt: cannot be written \(it is a pipe\)"), run.logging():
-        pass
+    with pytest.raises(CheckpointError, match=r"log\.txt: cannot be written \(it is a pipe\)"), RunLog() as log:
+        log.open(run.log)
     with pytest.raises(CheckpointError, match=r"last\.safetensors: cannot be read \(it is a pipe\)"):
         run.load_last()
 
@@ -68,7 +68,7 @@ def test_a_folder_of_another_program_with_files_of_such_names_is_left_alone(tmp_
             (tmp_path / name).write_text(content)
         if environment is None:
             (tmp_path / files.popitem()[0]).unlink()
-        with pytest.raises(CheckpointError, match="holds no run, so --overwrite leaves it alone"):
+        with pytest.raises(CheckpointError, match="holds no run, so overwrite=True leaves it alone"):
             RunFolder(tmp_path).create("", {}, overwrite=True)
         assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
