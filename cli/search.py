@@ -62,9 +62,9 @@ def command(
 ) -> None:
     """Find the nearest neighbours of IMAGES in INDEX.
 
-    A RUN stands for its index. With --min-score, the answer can be that no image is similar. auto is the threshold that was calibrated when the index was made:
-    at most 1 % of the queries whose class is not in the index reach it. `retrieval recall` measures the gain of --qe, --dba and
-    --rerank on this index.
+    A RUN stands for its index. With --min-score, the answer can be that no image is similar. auto is the threshold that was
+    calibrated when the index was made: at most 1 % of the queries whose class is not in the index reach it. `retrieval recall`
+    measures the gain of --qe, --dba and --rerank on this index.
     """
     require_weighted(qe, dba)
     from retrieval.data import image_files

@@ -38,8 +38,6 @@ class CrossBatchMemory(losses.CrossBatchMemory):
         **kwargs: what else the wrapped class takes.
     """
 
-    embedding_memory: Tensor
-    label_memory: Tensor
     queue: Tensor
     embedding_memory: Tensor
     label_memory: Tensor
