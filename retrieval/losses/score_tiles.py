@@ -148,10 +148,12 @@ class Scores:
 
     def _measure_norms(self) -> None:
         q = self.queries
-        moment_queries = q @ symmetric_product(self.offset, self.offset)
-        everything = vecdot(moment_queries, q)
-        if not self.dense:
-            self.moment_queries = moment_queries  # for the gradient
+        moments = symmetric_product(self.offset, self.offset)
+        if self.dense:
+            everything = quadratic_forms(q, moments)
+        else:
+            self.moment_queries = q @ moments  # for the gradient
+            everything = vecdot(self.moment_queries, q)
         squares = everything - self.own_score.square() - self.num_candidates * self.mean.square()
         # Where the row's own entry is most of the sum, the difference is rounding: such rows, rare but for tiny batches and
         # collapsed embeddings, are measured entry by entry.
@@ -310,4 +312,16 @@ def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
         rows = slice(top, min(top + COLUMNS, dim))
         found[rows, top:] = left[:, rows].T @ right[:, top:]
         found[rows.stop :, rows] = found[rows, rows.stop :].T
+    return found
+
+
+def quadratic_forms(rows: Tensor, matrix: Tensor) -> Tensor:
+    """x^T M x (num_rows,) for each row x and a symmetric M (dim, dim), by the blocks of M on and above the diagonal."""
+    found = rows.new_zeros(len(rows))
+    for left in range(0, len(matrix), COLUMNS):
+        block = slice(left, min(left + COLUMNS, len(matrix)))
+        product = rows[:, block] @ matrix[block, block]
+        if block.stop < len(matrix):
+            product.addmm_(rows[:, block.stop :], matrix[block.stop :, block], alpha=2)
+        found += vecdot(product, rows[:, block])
     return found
