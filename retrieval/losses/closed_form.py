@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from retrieval.losses.closed_form_gradients import gradients
+from retrieval.losses.closed_form_settings import Settings
 from retrieval.losses.intruders import count_intruders
-from retrieval.losses.score_tiles import Scores, Settings
+from retrieval.losses.score_tiles import Scores
 from retrieval.solvers.layer import refuse_second_derivative
 
 __all__ = ["ClosedForm", "Settings", "closed_form"]

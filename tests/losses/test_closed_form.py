@@ -7,7 +7,7 @@ import torch
 from pytorch_metric_learning.distances import DotProductSimilarity
 from pytorch_metric_learning.reducers import DoNothingReducer
 
-from retrieval.losses import RamboLoss, RecallLoss, closed_form, recall_loss, score_tiles
+from retrieval.losses import RamboLoss, RecallLoss, closed_form, moments, recall_loss, score_tiles
 from retrieval.losses.recall import PROJECTIONS
 from retrieval.losses.weightings import WEIGHTINGS
 
@@ -55,7 +55,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(score_tiles, "TILE", 64)
     monkeypatch.setattr(score_tiles, "BAND", 7)
     monkeypatch.setattr(score_tiles, "ENTRIES", 500)
-    monkeypatch.setattr(score_tiles, "COLUMNS", 6)
+    monkeypatch.setattr(moments, "COLUMNS", 6)
 
 
 def both(case: str, dtype: torch.dtype, **options) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -91,12 +91,12 @@ def assert_close(found: list[torch.Tensor], expected: list[torch.Tensor], dtype:
 
 @pytest.mark.parametrize("columns", [3, 5, 128])
 def test_symmetric_products_and_quadratic_forms_are_those_of_the_whole_matrix(monkeypatch, columns):
-    monkeypatch.setattr(score_tiles, "COLUMNS", columns)
+    monkeypatch.setattr(moments, "COLUMNS", columns)
     rows, weights = unit(20, dim=10), unit(20, dim=1, seed=1)
-    found = score_tiles.symmetric_product(rows, weights * rows)
+    found = moments.symmetric_product(rows, weights * rows)
     torch.testing.assert_close(found, rows.T @ (weights * rows))
     expected = ((rows @ found) * rows).sum(dim=1)
-    torch.testing.assert_close(score_tiles.quadratic_forms(rows, found), expected)
+    torch.testing.assert_close(moments.quadratic_forms(rows, found), expected)
 
 
 @pytest.mark.usefixtures("small_tiles")
