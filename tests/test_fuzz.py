@@ -29,8 +29,8 @@ from retrieval.errors import RetrievalError
 from retrieval.files.arrays import read_array
 from retrieval.index import arrays
 from retrieval.index.bundle import read_bundle
+from retrieval.runs.images import require_same_images
 from retrieval.runs.record import Record, check_results, check_rows
-from retrieval.runs.resume import require_same_images
 from retrieval.training import PARTS, RunFolder, checkpoint, load_checkpoint, load_newest, restoring, save_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a hang; all of them together need two minutes
@@ -262,7 +262,7 @@ def test_of_many_damaged_records_each_is_a_damaged_run_or_a_legal_one(tmp_path):
         for part in ("config", "metrics", "results", "best_epoch"):
             found = outcome(lambda run=run, part=part: [getattr(run, part)])
             read += found is not None
-        outcome(lambda: require_same_images({}, RunFolder(tmp_path)))
+        outcome(lambda: require_same_images({}, RunFolder(tmp_path), ""))
     assert 900 < read < 2400
 
 

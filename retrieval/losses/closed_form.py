@@ -7,8 +7,12 @@ needs one number for each relevant pair, how many irrelevant references score as
 "local" and "softmax" add a part W that is not sparse; its tiles are made again in the backward pass and multiplied at once.
 
 One product of all scores is all the arithmetic that grows with the square of the batch (three for those two projections), half of
-it where a batch is its own reference; memory grows with the rows only. Both also grow with the size of the largest class: counts
-are kept for every pair of a row and a relevant reference.
+it where a batch is its own reference. Memory grows with the rows, and with large classes by two bytes for every relevant pair, four
+for "local". What is known of all relevant pairs is kept as floats only as far as it is a fraction of the matrix of scores: with
+larger classes, strips of queries are finished one after the other, which takes the whole product.
+
+The parts: `score_tiles` has the scores and what is known of each row, `tile` compares a tile with limits, `intruders` counts, and
+`closed_form_gradients` goes back.
 """
 
 from __future__ import annotations
@@ -20,8 +24,9 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from retrieval.losses.closed_form_gradients import gradients
+from retrieval.losses.closed_form_settings import Settings
 from retrieval.losses.intruders import count_intruders
-from retrieval.losses.score_tiles import Scores, Settings
+from retrieval.losses.score_tiles import Scores
 from retrieval.solvers.layer import refuse_second_derivative
 
 __all__ = ["ClosedForm", "Settings", "closed_form"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.linalg import vecdot
 
 from retrieval.losses.intruders import block_limits, share_out, slopes
-from retrieval.losses.score_tiles import Scores, symmetric_product
+from retrieval.losses.moments import symmetric_product
+from retrieval.losses.score_tiles import Scores
 from retrieval.losses.tile import transposed, weigh_reached
 
 

@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 
+from retrieval.losses.closed_form_settings import Settings
+from retrieval.losses.moments import quadratic_forms, symmetric_product
 from retrieval.losses.running_softmax import RunningSoftmax
 from retrieval.solvers import two_point
-from retrieval.threads import single_threads
+from retrieval.threads import Each, workers
 
 TILE = 512  # rows and columns of the scores that exist at one time: a megabyte, which stays in a core's cache
 TILE_ON_DEVICES = 8192  # the same where starting an operation costs more than its memory
 BAND = 64  # rows whose relevant scores are computed at one time, together with those of their neighbours
-COLUMNS = 128  # of a block of a symmetric product
 ENTRIES = 1 << 21  # scores that exist at one time where a row is measured entry by entry
 SHARE = 0.25  # of the memory of all scores that may be spent on what is known of all relevant pairs
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the engine is asked for; the words of `retrieval.losses.recall` in numbers.
-
-    Args:
-        centered: the projection takes the mean off.
-        scaled: the projection divides by the norm.
-        weight: w(r) for a tensor of intruders r.
-        noise: alpha of the two-point noise, in units of the projected scores.
-        margin: by how much a relevant item must be above an irrelevant one, in the same units.
-        local_margin: reach of the local projection below a relevant item, in standard deviations of the row; None: not local.
-        temperature: of the projection "softmax", in the same units; None: not this projection.
-        slope: of a score by the inner product; only the gradients of "local" and "softmax" depend on it.
-        generator: source of the noise.
-        unit: divides embeddings by their norms first.
-    """
-
-    centered: bool
-    scaled: bool
-    weight: Callable[[Tensor], Tensor]
-    noise: float = 0.0
-    margin: float = 0.0
-    local_margin: float | None = None
-    temperature: float | None = None
-    slope: float = 1.0
-    generator: torch.Generator | None = None
-    unit: bool = False
 
 
 class Slots(NamedTuple):
@@ -148,10 +119,12 @@ class Scores:
 
     def _measure_norms(self) -> None:
         q = self.queries
-        moment_queries = q @ symmetric_product(self.offset, self.offset)
-        everything = vecdot(moment_queries, q)
-        if not self.dense:
-            self.moment_queries = moment_queries  # for the gradient
+        moments = symmetric_product(self.offset, self.offset)
+        if self.dense:
+            everything = quadratic_forms(q, moments)
+        else:
+            self.moment_queries = q @ moments  # for the gradient
+            everything = vecdot(self.moment_queries, q)
         squares = everything - self.own_score.square() - self.num_candidates * self.mean.square()
         # Where the row's own entry is most of the sum, the difference is rounding: such rows, rare but for tiny batches and
         # collapsed embeddings, are measured entry by entry.
@@ -269,29 +242,10 @@ class Scores:
         for strip in range(len(self.strips)):
             yield range(strip, strip + 1), [(strip, other) for other in range(len(self.columns))]
 
-    @contextmanager
-    def workers(self) -> Iterator[Callable[[Callable[[int, int], None], Iterable[tuple[int, int]]], None]]:
-        """Yields a function that does some work for each of some tiles, on several threads where it pays."""
-        alone = self.queries.device.type != "cpu" or bool(self.settings.noise)  # noise would come in another order
-        if alone or torch.get_num_threads() == 1 or len(self.strips) * len(self.columns) < 9:
-
-            def each(work: Callable[[int, int], None], tiles: Iterable[tuple[int, int]]) -> None:
-                for tile in tiles:
-                    work(*tile)
-
-            yield each
-            return
-        inference = torch.is_inference_mode_enabled()  # these modes belong to a thread
-        with single_threads() as pool:
-
-            def each_on_threads(work: Callable[[int, int], None], tiles: Iterable[tuple[int, int]]) -> None:
-                def work_in_mode(tile: tuple[int, int]) -> None:
-                    with torch.inference_mode(inference), torch.no_grad():
-                        work(*tile)
-
-                list(pool.map(work_in_mode, tiles))
-
-            yield each_on_threads
+    def workers(self) -> AbstractContextManager[Each]:
+        """Gives a function that does some work for each of some tiles, on several threads where it pays."""
+        alone = self.queries.device.type != "cpu" or len(self.strips) * len(self.columns) < 9
+        return workers(alone=alone or bool(self.settings.noise))  # noise would come in another order
 
     def softmax(self, rows: slice) -> RunningSoftmax:
         """The softmax over the irrelevant references of some rows, when it is known."""
@@ -300,14 +254,3 @@ class Scores:
     def sharpness(self) -> Tensor:
         assert self.settings.temperature is not None
         return 1 / (self.settings.temperature * self.deviation)
-
-
-def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """left^T right of two matrices (num_rows, dim), where it is symmetric: half of its blocks are mirror images of the others."""
-    dim = left.shape[1]
-    found = left.new_empty(dim, dim)
-    for top in range(0, dim, COLUMNS):
-        rows = slice(top, min(top + COLUMNS, dim))
-        found[rows, top:] = left[:, rows].T @ right[:, top:]
-        found[rows.stop :, rows] = found[rows, rows.stop :].T
-    return found
