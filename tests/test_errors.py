@@ -1,4 +1,4 @@
-"""Messages act on no terminal, whatever the names of files hold."""
+"""Promises of `retrieval.errors`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import pickle
 from retrieval.errors import CheckpointError, brief
 
 
-def test_control_characters_of_a_message_are_written_out():
-    error = CheckpointError("a\x1b[31m\r\x85\u2028b: no such file\nsecond line")
-    assert str(error) == "a\\x1b[31m\\r\\x85\\u2028b: no such file\nsecond line"
+def test_a_message_has_lines_and_survives_pickling():
+    error = CheckpointError("a name\nof two lines", "second line")
+    assert error.lines == ["a name\nof two lines", "second line"]
+    assert str(error) == "a name\nof two lines\nsecond line"
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 

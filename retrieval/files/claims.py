@@ -56,7 +56,7 @@ def is_claimed(out: str | Path) -> bool:
     """Whether a process writes an output at the moment."""
     try:
         return is_locked(_hidden(target_of(out)))
-    except RetrievalError:
+    except (OSError, ValueError, RetrievalError):
         return False
 
 
@@ -65,11 +65,13 @@ def is_being_replaced(path: Path) -> bool:
     try:
         folder = _hidden(target_of(path))
         return any(folder.glob(f"{OLD}*")) and is_locked(folder)
-    except (OSError, RetrievalError):
+    except (OSError, ValueError, RetrievalError):  # a ValueError: no file can have this name
         return False
 
 
 def _hidden(target: Path) -> Path:
+    if not target.name:
+        raise RetrievalError(f"{target}: cannot be replaced as a whole; choose a folder in it")
     return target.with_name(f".{target.name}.unfinished")
 
 

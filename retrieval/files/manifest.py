@@ -205,7 +205,7 @@ def _generation(folder: Path) -> tuple[int, int] | None:
     """What differs once a folder is replaced, even by one of the same content; None where there is no folder."""
     try:
         state = folder.stat()
-    except OSError:
+    except (OSError, ValueError):  # a ValueError: no file can have this name
         return None
     return state.st_ino, state.st_mtime_ns
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import RetrievalError
-from retrieval.files import claim_file, claim_folder, claimed, folder_in_one_piece, write_bytes
+from retrieval.files import claim_file, claim_folder, claimed, folder_in_one_piece, is_claimed, write_bytes
 
 HOLD = """
 import sys, time
@@ -156,3 +156,9 @@ def test_a_folder_in_the_place_of_a_file_and_a_file_in_the_place_of_a_folder_are
         claim_folder(tmp_path / "file", True, print),
     ):
         pytest.fail("not reached")
+
+
+def test_the_root_of_the_file_system_is_no_output():
+    with pytest.raises(RetrievalError, match="/: cannot be replaced as a whole; choose a folder in it"), claimed("/"):
+        pass
+    assert not is_claimed("/")

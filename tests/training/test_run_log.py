@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.errors import CheckpointError
+from retrieval.files.control import LineFormatter
 from retrieval.training import RunLog
 from retrieval.training.run_log import screen_level
 
@@ -66,7 +67,7 @@ def test_a_log_on_a_full_disk_raises_no_error(tmp_path, monkeypatch, capsys):
 
     with RunLog() as run_log:
         run_log.open(tmp_path / "log.txt")
-        monkeypatch.setattr(logging.Formatter, "format", no_space)
+        monkeypatch.setattr(LineFormatter, "format", no_space)  # that of the file
         log.info("lost")
         monkeypatch.undo()
     assert "No space" not in capsys.readouterr().err
