@@ -14,7 +14,7 @@ from .parameters import FILE, FOLDER, PLACE, Count, Place, Score, device_option,
 from .recall import ranking_options, require_weighted
 
 if TYPE_CHECKING:
-    from retrieval.index import Hit
+    from retrieval.index import Hit, Index
 
 log = logging.getLogger("retrieval")
 
@@ -77,10 +77,8 @@ def command(
     for name, file in files.items():
         write = opened.draw if name == "picture" else opened.write_page
         write(queries, hits, file, min_score=min_score, overwrite=overwrite)
-    if min_score == "auto" and opened.calibration:
-        _warn(opened.calibration.cautions)
-        min_score = opened.calibration.threshold
-    results = [_to_dict(query, row, min_score) for query, row in zip(queries, hits, strict=True)]
+    more = _limit(opened, min_score)
+    results = [_to_dict(query, row, more) for query, row in zip(queries, hits, strict=True)]
     if as_json:
         print_json(results)
         return
@@ -88,14 +86,19 @@ def command(
     print_places(**files)
 
 
-def _warn(cautions: Sequence[str]) -> None:
-    for caution in cautions:
+def _limit(index: Index, min_score: float | str | None) -> dict[str, Any]:
+    """The score that neighbours must have, if any, with the cautions of a calibrated one, which are also logged."""
+    if min_score is None:
+        return {}
+    if min_score != "auto" or index.calibration is None:
+        return {"min_score": min_score}
+    for caution in index.calibration.cautions:
         log.warning("%s", caution)
+    return {"min_score": index.calibration.threshold, "cautions": index.calibration.cautions}
 
 
-def _to_dict(query: Path, hits: Sequence[Hit], min_score: float | str | None) -> dict[str, Any]:
-    """The result of a query, with the score that its neighbours must have, if any."""
-    limit = {} if min_score is None else {"min_score": min_score}
+def _to_dict(query: Path, hits: Sequence[Hit], limit: dict[str, Any]) -> dict[str, Any]:
+    """The result of a query."""
     return {"query": str(query), **limit, "neighbours": [hit.to_dict() for hit in hits]}
 
 

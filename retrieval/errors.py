@@ -79,7 +79,7 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 def brief(value: object, length: int = 60) -> str:
     """The representation of a value for messages: on one line and not too long."""
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
