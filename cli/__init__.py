@@ -91,7 +91,8 @@ def run(arguments: Sequence[str]) -> int:
     logging.getLogger("retrieval").setLevel(logging.INFO)  # --quiet raises it to ERROR
     try:
         with escaped_stdout():
-            code = retrieval.main(list(arguments), prog_name="retrieval", standalone_mode=False)
+            # With color, click leaves escape sequences in names, which the stream shows escaped, instead of removing them.
+            code = retrieval.main(list(arguments), prog_name="retrieval", standalone_mode=False, color=True)
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

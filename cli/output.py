@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import shlex
+import sys
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ _ENDS = (" low", "high")
 
 def print_json(value: Any) -> None:
     """Prints strict JSON to stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    is_unicode = ((sys.__stdout__ is not None and sys.__stdout__.encoding) or "utf-8").lower().startswith("utf")
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not is_unicode, allow_nan=False))
 
 
 def print_csv(rows: Sequence[Mapping[str, Any]]) -> None:

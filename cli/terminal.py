@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TextIO, cast
 
 import click
@@ -24,6 +24,9 @@ class _EscapingStream:
     def write(self, text: str) -> int:
         encoding = self._stream.encoding or self.encoding
         return self._stream.write(escape(text, keep="\n\t").encode(encoding, "backslashreplace").decode(encoding))
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        self.write("".join(lines))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

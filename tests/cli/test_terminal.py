@@ -101,3 +101,21 @@ def test_stdout_of_another_encoding_is_escaped_too(vectors):
         command, env={"PYTHONIOENCODING": "ascii", "PYTHONPATH": ":".join(sys.path)}, capture_output=True, check=True
     )
     assert b"\\u202e0=" in done.stdout
+
+
+def test_escape_sequences_of_names_are_shown_and_not_removed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("rr") / "\x1b[31mred\a"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seed: 1\n")
+    write_json(folder / "environment.json", {})
+    for words in ((), ("--format", "csv")):
+        assert "\\u001b[31mred\\u0007" in call(capsys, "runs", "rr", *words)[1]
+
+
+def test_json_is_valid_in_every_encoding(monkeypatch, capsys):
+    monkeypatch.setattr(output.sys, "__stdout__", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    output.print_json({"class": "é😀"})
+    out = capsys.readouterr().out
+    assert out.isascii()
+    assert json.loads(out) == {"class": "é😀"}
