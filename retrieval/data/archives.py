@@ -22,6 +22,7 @@ from typing import IO, Protocol
 from retrieval.data.image_set import stays_below_root
 from retrieval.data.list_file import shorten
 from retrieval.errors import DatasetError, reason_of
+from retrieval.files import open_file
 from retrieval.files.control import CONTROL
 
 COPIED = (".csv", ".mat", ".txt")  # lists that are published next to the archives
@@ -69,7 +70,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
             not a plain file or folder (e.g. a link, a device or a sparse file), its path leads out of the folder, or its name
             has a control character.
     """
-    with damage_named(path), path.open("rb") as file:
+    with damage_named(path), open_file(path) as file:
         limit = max(SMALL, GROWTH * path.stat().st_size)
         yield from _counted(_read(path, file, _Budget(path, limit)), _Budget(path, limit))
 
@@ -128,6 +129,8 @@ def _read_tar(path: Path, file: _Metered) -> Iterator[Entry]:
         for member in archive:
             # tarfile fills the holes of a sparse file, whose sizes the archive makes up.
             name = _check_name(path, member.name, (member.isreg() and not member.issparse()) or member.isdir())
+            if member.size < 0:
+                raise tarfile.ReadError("a size is negative")
             yield name, None if member.isdir() else archive.extractfile(member)
     # tarfile takes a header that it cannot read for the end. The true end is a block of zeros.
     if file.last != bytes(tarfile.BLOCKSIZE):

@@ -40,10 +40,12 @@ class Layout:
         tree: The images, and what is not read.
         splits: For the name of each folder of a split, or "" without splits: for each class, or None beside the class folders, the
             paths of its images. All are relative to the root.
+        has_others: Whether images that are not read lie next to the folders of splits.
     """
 
     tree: Tree
     splits: dict[str, dict[str | None, list[str]]]
+    has_others: bool
 
     def pairs(self) -> Iterator[tuple[str, str | None]]:
         """The path and the class of every image of all splits."""
@@ -76,7 +78,8 @@ def find(root: Path) -> Layout:
     names = dict.fromkeys(name for classes in splits.values() for name in classes if name is not None)
     refuse_alike(names, root)
     warn_missing(names, root)
-    return Layout(tree, {split: dict(sorted(classes.items(), key=_order)) for split, classes in splits.items()})
+    ordered = {split: dict(sorted(classes.items(), key=_order)) for split, classes in splits.items()}
+    return Layout(tree, ordered, has_others=bool(beside))
 
 
 def read(root: str | Path) -> ImageSet | dict[str, ImageSet]:

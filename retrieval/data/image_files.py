@@ -12,6 +12,7 @@ from retrieval.data.entry import image_sets
 from retrieval.data.folder import find
 from retrieval.data.image_set import ImageSet, require_portable, require_utf_8
 from retrieval.data.names import refuse_alike
+from retrieval.data.own_splits import check_names, split_of
 from retrieval.data.tree import describe_left_out, log_left_out
 from retrieval.errors import ConfigError, DatasetError, plural
 
@@ -115,6 +116,8 @@ def _classes_of(folder: Path) -> list[tuple[str, str | None]]:
         left_out = describe_left_out(layout.tree.left_out)
         raise DatasetError(f"{folder}: contains no images; found {'; '.join(left_out) or 'no files'}")
     if "" not in layout.splits:
+        if layout.has_others or len({*map(split_of, layout.splits)}) < len(layout.splits):
+            check_names(layout.splits, str(folder))  # training refuses these splits, and here images would be lost
         log.info("%s: the images of its splits %s are taken together", folder, ", ".join(layout.splits))
     beside = sum(name is None for _, name in found)
     if 0 < beside < len(found):

@@ -17,6 +17,14 @@ CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 MISSING = frozenset({"nan", "none", "null", "na", "n/a", "#n/a", "<na>", "nat", "nil", "undefined"})
 
 
+# Default_Ignorable_Code_Point of Unicode: characters without a shape, such as zero-width spaces, soft hyphens and fillers.
+_SHAPELESS = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0"
+    "\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_BLANK_BRAILLE = "\u2800"  # the only empty character that Unicode counts among the symbols
+
+
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
     """A sort key that compares the numbers inside names by value."""
     parts = re.split(r"([0-9]+)", name)
@@ -26,14 +34,14 @@ def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
 def look(name: str) -> str:
     """A name as it looks on a screen: equal for names that differ only in characters that cannot be told apart.
 
-    Composed and decomposed accents, full-width and normal letters, and all kinds of spaces become equal. Invisible characters, such
-    as zero-width spaces and soft hyphens, are removed.
+    Composed and decomposed accents, full-width and normal letters, and all kinds of spaces become equal. Characters without a shape
+    are removed.
     """
-    normal = name if name.isascii() else unicodedata.normalize("NFKC", name)
-    if not normal.isascii():
-        visible = (character for character in normal if unicodedata.category(character) != "Cf")
-        normal = unicodedata.normalize("NFKC", "".join(visible))
-    return " ".join(normal.split())
+    if name.isascii():
+        return " ".join(name.split())
+    visible = _SHAPELESS.sub("", unicodedata.normalize("NFKC", name)).replace(_BLANK_BRAILLE, " ")
+    shown = (character for character in visible if unicodedata.category(character) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", "".join(shown)).split())
 
 
 def warn_missing(names: Iterable[str], where: object) -> None:

@@ -11,7 +11,7 @@ from retrieval.data.archives import CHUNK, Entry, Readable, damage_named, read_e
 from retrieval.data.catalogue import find_source
 from retrieval.data.list_file import shorten
 from retrieval.errors import DatasetError
-from retrieval.files import folder_in_one_piece
+from retrieval.files import folder_in_one_piece, open_file
 
 Watch = Callable[[Iterable[Entry]], Iterable[Entry]]
 
@@ -83,7 +83,7 @@ def _require_empty(root: Path) -> None:
 def _check_md5(path: Path, published: Mapping[str, str]) -> bool:
     """Whether an md5 sum is published for the archive; refuses the archive if its own differs."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             if path.name not in published:
                 return False
             found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import resource
 import stat
 import tarfile
@@ -302,3 +303,28 @@ def test_what_cannot_be_prepared_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="did you mean folder"):
         prepare("foldr", [], tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["archive.tar", "list.csv", "CUB_200_2011.tgz"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(DatasetError, match=rf"{name}: cannot be read \(it is a {kind}\); give an existing archive"):
+        prepare("cub200", [path], tmp_path / "data")
+    check_that_nothing_is_left(tmp_path, path)
+
+
+def test_a_negative_size_is_damage(tmp_path: Path) -> None:
+    archive = make(tmp_path / "a.tar", FILES)
+    content = bytearray(archive.read_bytes())
+    content[124:136] = b"\xff" * 12  # the size of the first entry
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + sum(content[156:512]) + 8 * 32)
+    archive.write_bytes(content)
+    with pytest.raises(DatasetError, match="cannot be unpacked"):
+        prepare("folder", [archive], tmp_path / "data")
+    check_that_nothing_is_left(tmp_path, archive)

@@ -287,7 +287,11 @@ def test_a_control_character_in_a_name_is_refused_when_the_folder_is_read(name: 
 
 
 @pytest.mark.parametrize(
-    "other", ["cafe\u0301", "ca\u200bfé", "ca\u00adfé", "café\u00a0", "\uff43afé", "café "], ids=ascii
+    "other",
+    ["cafe\u0301", "ca\u200bfé", "ca\u00adfé", "café\u00a0", "\uff43afé", "café "]
+    + [f"c{blank}afé" for blank in "\ufe0f\U000e0100\u180b\u034f\u115f\u3164"]
+    + ["café\u2800"],
+    ids=ascii,
 )
 def test_classes_that_look_alike_are_refused_also_in_two_splits(other: str, tmp_path: Path) -> None:
     for root in (

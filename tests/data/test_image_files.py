@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrieval.data import given_images, image_files, images_in, listed_images
+from retrieval.data import folder, given_images, image_files, images_in, listed_images
 from retrieval.errors import ConfigError, DatasetError
 
 
@@ -124,3 +124,15 @@ def test_a_listed_image_is_found_from_the_folder_of_the_list_or_from_a_root(tmp_
 def test_a_backslash_in_a_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="rename the file"):
         images_in(touch(tmp_path, "a/x\\y.png"))
+
+
+@pytest.mark.parametrize("folders", [("train", "Train", "test"), ("train ", "test")])
+def test_splits_that_training_refuses_are_refused_where_images_would_be_lost_or_mixed(folders, tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{split}/{name}/1.png" for split in folders for name in "ab"))
+    if len(list(tmp_path.iterdir())) < len(folders):
+        pytest.skip("the file system takes these names for one")
+    for read in (images_in, lambda root: given_images([root]), lambda root: image_files([root]), folder.read):
+        with pytest.raises(
+            DatasetError, match=r"its splits are test; expected|has Train and train|has train and Train"
+        ):
+            read(tmp_path)
