@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retrieval.errors import RetrievalError
 from retrieval.files.lock import is_locked, locked
-from retrieval.files.writing import remove_empty, target_of
+from retrieval.files.writing import not_written, remove_empty, target_of
 
 NEW, OLD = "new-", "old-"  # the names of folders that are being written, and that are being replaced, begin like this
 
@@ -22,8 +22,8 @@ def claimed(out: str | Path) -> Iterator[Path]:
     """Keeps other processes and threads from writing an output during the block.
 
     The lock is in a hidden folder beside the output, ".NAME.unfinished". The folder is removed at the end if nothing else is in it.
-    A killed process leaves it behind; the next call takes away the unfinished output in it. The thread that has claimed an output
-    may claim it again.
+    A killed process leaves it behind; the next call takes away the unfinished output in it, and the rest when it succeeds. The
+    thread that has claimed an output may claim it again.
 
     Args:
         out: The file or folder. It need not exist. A link is followed, so that all names of an output have the same lock. Missing
@@ -47,6 +47,8 @@ def claimed(out: str | Path) -> Iterator[Path]:
             if has_locks:  # otherwise, on a file system without locks, another process may be at work
                 _take_away(folder, target)
             yield folder
+            if has_locks:  # finished parts are of an output that has been replaced now
+                _remove_contents(folder)
     finally:
         if claims.pop(target, None):
             remove_empty([folder])  # one that a killed process has made
@@ -75,12 +77,21 @@ def _hidden(target: Path) -> Path:
     return target.with_name(f".{target.name}.unfinished")
 
 
+def _remove_contents(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _take_away(folder: Path, target: Path) -> None:
     """Removes the unfinished output of a killed process. The folder that it was about to replace gets its name back."""
     for old in folder.glob(f"{OLD}*"):
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)
-        else:
+            continue
+        try:
             old.rename(target)
+        except OSError as error:
+            raise not_written(target, error) from error
     for new in folder.glob(f"{NEW}*"):
         shutil.rmtree(new, ignore_errors=True)

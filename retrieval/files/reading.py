@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 # Characters that are in no text and no path. Paths that are not UTF-8 hold the other surrogates.
 IMPOSSIBLE = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
@@ -20,7 +20,7 @@ _KINDS = {
 }
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> io.BufferedReader:
     """Opens a regular file, or a link to one, for reading.
 
     Raises:

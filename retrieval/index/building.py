@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,12 @@ def add(
             vectors = model.encode(added)
         else:
             vectors = model.unit(embed_in_parts(model, bundle.model, added, folder))
-        editing.require_same_content(bundle, vectors, paths, held)
+        try:
+            editing.require_same_content(bundle, vectors, paths, held)
+        except IndexFormatError:
+            if folder is not None:  # the same call would be refused again
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         new = [i for i in range(len(paths)) if i not in held]
         if held:
             log.info("%s: holds %d of %d images already, which are not added again", bundle, len(held), len(paths))
@@ -189,9 +195,9 @@ def add(
 
 
 def _stored_path(root: Path, file: Path) -> str:
-    """The path of an image in a bundle; see `editing.path_below`. Links are followed only where the image is not below the root."""
+    """The path of an image in a bundle; see `editing.path_below`. Links to folders are followed where it is not below the root."""
     file = file.absolute()
-    return editing.path_below(root, file if file.is_relative_to(root) else file.resolve())
+    return editing.path_below(root, file if file.is_relative_to(root) else file.parent.resolve() / file.name)
 
 
 def _moved_root(bundle: Bundle, root: Path) -> str:

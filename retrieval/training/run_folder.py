@@ -12,7 +12,7 @@ from typing import Any
 
 from retrieval.errors import CheckpointError
 from retrieval.files import LOCK_NAME as LOCK
-from retrieval.files import locked, require_place, write_json, write_text
+from retrieval.files import claimed, is_claimed, locked, read_text, require_place, write_json, write_text
 from retrieval.training.callbacks import EVENT_FILES, RUN_ID_FILE
 from retrieval.training.checkpoint import load_newest, save_checkpoint
 
@@ -58,6 +58,9 @@ class RunFolder:
             CheckpointError: The folder is not empty and `overwrite` is off, or it holds something other than a run.
         """
         require_place(self.path)
+        if is_claimed(self.path):
+            with claimed(self.path):  # raises the error that names the other process
+                pass
         if self.path.exists() and not self.path.is_dir():
             raise CheckpointError(f"{self.path}: is a file; a run needs a folder")
         if self.path.is_dir() and any(path.name != LOCK for path in self.path.iterdir()):
@@ -100,9 +103,9 @@ class RunFolder:
     def _is_marked(self) -> bool:
         """Whether environment.json says that the folder is that of a run. Other programs have a config.yaml, too."""
         try:
-            environment = json.loads(self.environment.read_text(encoding="utf-8"))
+            environment = json.loads(read_text(self.environment))
             return environment.get("format") == _FORMAT or "retrieval" in environment["versions"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
 
     def save_last(self, state: dict[str, Any]) -> None:

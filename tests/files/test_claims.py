@@ -162,3 +162,13 @@ def test_the_root_of_the_file_system_is_no_output():
     with pytest.raises(RetrievalError, match="/: cannot be replaced as a whole; choose a folder in it"), claimed("/"):
         pass
     assert not is_claimed("/")
+
+
+def test_what_is_left_of_an_earlier_call_is_removed_by_one_that_succeeds(tmp_path):
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "out") as folder:
+        (folder / "parts").mkdir()
+        (folder / "parts" / "a").touch()
+        raise KeyboardInterrupt
+    assert names(tmp_path) == [".out.unfinished"]
+    write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]

@@ -11,7 +11,7 @@ from model.networks import draw_folder, timm_model
 from numpy.testing import assert_array_equal
 
 from retrieval.data import ImageSet
-from retrieval.errors import RetrievalError
+from retrieval.errors import IndexFormatError, RetrievalError
 from retrieval.files import claimed
 from retrieval.index import Index, parts
 from retrieval.model import Model
@@ -148,3 +148,23 @@ def test_an_index_that_another_call_writes_is_neither_changed_replaced_merged_no
             monkeypatch.undo()
     assert index.remove(ids=[0]) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "model", "vectors"]
+
+
+def test_a_refused_add_leaves_nothing_behind(tmp_path):
+    photos = draw_folder(tmp_path / "photos", 2, 3)
+    index = build(photos, tmp_path / "index")
+    (first, *others) = sorted(photos.rglob("*.png"))
+    others[-1].replace(first)  # another content
+    with pytest.raises(IndexFormatError, match="already, with another content"):
+        index.add(photos)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "photos"]
+
+
+def test_a_link_to_an_image_is_an_image_of_its_own(tmp_path):
+    photos = draw_folder(tmp_path / "photos", 2, 2)
+    index = build(draw_folder(tmp_path / "others", 2, 2), tmp_path / "index")
+    (first, *_) = sorted(photos.rglob("*.png"))
+    (first.parent.parent / "linked").mkdir()
+    (first.parent.parent / "linked" / "link.png").symlink_to(first)
+    assert index.add(photos) == 5
+    assert [str(photos / "linked" / "link.png")] == [path for path in index.paths if path.endswith("link.png")]

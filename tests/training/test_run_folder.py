@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 
 import pytest
 import torch
 
 from retrieval.errors import CheckpointError, RetrievalError
+from retrieval.files import claimed
 from retrieval.training import RunFolder, RunLog, describe_environment, write_metrics
 
 ROWS = [
@@ -161,3 +163,22 @@ def test_rows_are_written_as_csv_and_as_lines_of_json(tmp_path):
 def test_metrics_with_different_figures_share_one_table(tmp_path):
     write_metrics(tmp_path / "m.csv", ROWS)
     assert (tmp_path / "m.csv").read_text() == "epoch,step,loss,validation recall@1\n1,5,0.5,\n2,10,0.25,0.75\n"
+
+
+def test_a_folder_that_another_call_writes_is_refused_at_once(tmp_path):
+    def write() -> None:
+        with claimed(tmp_path / "out"):
+            claim_made.set()
+            done.wait(60)
+
+    claim_made, done = threading.Event(), threading.Event()
+    thread = threading.Thread(target=write)
+    thread.start()
+    claim_made.wait(60)
+    try:
+        with pytest.raises(RetrievalError, match=r"out: another call .* is writing to it; wait until it ends"):
+            RunFolder(tmp_path / "out").check_free(overwrite=True)
+    finally:
+        done.set()
+        thread.join()
+    RunFolder(tmp_path / "out").check_free()
