@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from retrieval import evaluation
 from retrieval.data import Preprocessing
 from retrieval.errors import RetrievalError, reason_of
+from retrieval.files import read_file
 
 TOLERANCE = 1e-4  # of a component of a unit vector
 _MISSING = (
@@ -153,7 +154,7 @@ def require_exported(file: Path) -> None:
     import onnx
 
     try:
-        properties = onnx.load_model(io.BytesIO(file.read_bytes()), load_external_data=False).metadata_props
+        properties = onnx.load_model(io.BytesIO(read_file(file)), load_external_data=False).metadata_props
         values = {item.key: item.value for item in properties}
         Preprocessing.from_dict(json.loads(values["preprocessing"]))
     except Exception as error:  # of the library of protocol buffers, whose errors differ between its versions

@@ -37,15 +37,41 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -
         image_size: Side of the input images in pixels, for networks with a fixed input size (vision transformers).
 
     Raises:
-        ValueError: The name is unknown. The message lists similar names.
+        ValueError: The name is unknown; the message lists similar names. Or the network cannot take images of this size.
         CheckpointError: The weights file is missing or damaged, or belongs to another network.
         RetrievalError: The hub cannot be reached.
     """
     check_name(name)
-    config = get_pretrained_cfg(name)
     options: dict[str, Any] = {"num_classes": 0}
-    if config.fixed_input_size:
+    if get_pretrained_cfg(name).fixed_input_size:
         options["img_size"] = image_size
+    try:
+        return _create(name, pretrained, options)
+    except AssertionError as error:  # of timm, about the size
+        raise ValueError(
+            f"{name} cannot take images of {image_size} x {image_size} pixels ({_reason(error)}); "
+            f"set image.size to {_nearest_sizes(name, image_size)}"
+        ) from error
+
+
+def _nearest_sizes(name: str, size: int, reach: int = 64) -> str:
+    """The nearest smaller and larger sizes of images that a network can be built for, as a text."""
+
+    def can_take(other: int) -> bool:
+        try:
+            with torch.device("meta"):  # takes no memory and draws no weights
+                timm.create_model(name, num_classes=0, img_size=other)
+        except Exception:  # noqa: BLE001 - timm raises several types
+            return False
+        return True
+
+    ways = (range(size - 1, max(0, size - reach), -1), range(size + 1, size + reach))
+    found = [next(filter(can_take, way), None) for way in ways]
+    return " or ".join(str(other) for other in found if other) or "that of its pretraining"
+
+
+def _create(name: str, pretrained: bool | str | Path, options: dict[str, Any]) -> nn.Module:
+    config = get_pretrained_cfg(name)
     if pretrained is False:
         return timm.create_model(name, **options)
     if isinstance(pretrained, (str, Path)):
@@ -57,6 +83,8 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -
         _require_hub(name, config.hf_hub_id)
     try:
         return timm.create_model(name, pretrained=True, **options)
+    except AssertionError:
+        raise
     except Exception as error:  # the exceptions of a download depend on the version of huggingface_hub
         raise RetrievalError(f"weights of {name} cannot be fetched ({_reason(error)}); {_remedy()}") from error
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from retrieval.config import Config
 from retrieval.data import ImageSet
 from retrieval.errors import CheckpointError
-from retrieval.files import read_text, write_bytes
+from retrieval.files import read_file, read_text, write_bytes
 from retrieval.runs.record import LARGEST_RECORD
 from retrieval.training import RunFolder
 
@@ -81,7 +81,7 @@ def _rows(splits: Mapping[str, ImageSet]) -> Iterable[Row]:
 def _differences(folder: RunFolder, splits: Mapping[str, ImageSet]) -> str:
     """What differs from images.csv, ready to append; "" for a run of an earlier version, which has no such file."""
     try:
-        text = folder.images.read_bytes().decode(errors="surrogateescape")
+        text = read_file(folder.images, LARGEST_RECORD).decode(errors="surrogateescape")
         header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         if tuple(header) != COLUMNS:
             return ""

@@ -264,3 +264,10 @@ def test_a_hub_without_the_file_is_one_line(hub):
         ) as caught:
             create_backbone("test_resnet", True, 32)
     assert "\n" not in str(caught.value)
+
+
+def test_a_size_that_a_network_asserts_is_refused_with_the_nearest_ones():
+    with pytest.raises(
+        ValueError, match=r"xcit_nano_12_p16_224 cannot take images of 40 x 40 .*; set image.size to 32 or 48$"
+    ):
+        create_backbone("xcit_nano_12_p16_224", False, 40)
