@@ -165,10 +165,13 @@ def test_the_root_of_the_file_system_is_no_output():
 
 
 def test_what_is_left_of_an_earlier_call_is_removed_by_one_that_succeeds(tmp_path):
-    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "out") as folder:
-        (folder / "parts").mkdir()
-        (folder / "parts" / "a").touch()
-        raise KeyboardInterrupt
+    def stop() -> None:
+        with claimed(tmp_path / "out") as folder:
+            (folder / "parts").mkdir()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert names(tmp_path) == [".out.unfinished"]
     write(tmp_path / "out")
     assert names(tmp_path) == ["out"]
