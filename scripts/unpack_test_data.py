@@ -1,8 +1,8 @@
 """Unpacks the shared test data into the layout in which the data sets are published.
 
-    python scripts/unpack_test_data.py SHARED_DATA OUT [cars196|cub200|omniglot]
+    python scripts/unpack_test_data.py SHARED_DATA OUT [cars196|cub200|emoji|omniglot]
 
-SHARED_DATA holds `omniglot/omniglot_bits105.npz`, or `cub200/` or `cars196/` with their lists and images. OUT gets a folder per
+SHARED_DATA holds `omniglot/omniglot_bits105.npz`, or `cub200/`, `cars196/` or `emoji/` with their lists and images. OUT gets a folder per
 data set, of the same name, which appears only when it is complete; one that is there already is kept.
 """
 
@@ -68,9 +68,23 @@ def unpack_cars196(shared: Path, folder: Path) -> None:
         shutil.copyfile(path, folder / "devkit" / path.name)
 
 
+def unpack_emoji(shared: Path, folder: Path) -> None:
+    """Writes the lists and the images in the layout of Stanford Online Products: <folder>/{Ebay_*.txt,images/}.
+
+    Args:
+        shared: the folder with `emoji/Ebay_*.txt` and `emoji/emoji_images_64.tar`.
+        folder: must exist.
+    """
+    with tarfile.open(shared / "emoji" / "emoji_images_64.tar") as archive:
+        archive.extractall(folder, filter="data")
+    for path in sorted((shared / "emoji").glob("*.txt")):
+        shutil.copyfile(path, folder / path.name)
+
+
 UNPACK: dict[str, Callable[[Path, Path], None]] = {
     "cars196": unpack_cars196,
     "cub200": unpack_cub200,
+    "emoji": unpack_emoji,
     "omniglot": unpack_omniglot,
 }
 
