@@ -15,20 +15,20 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pytorch_metric_learning.distances import CosineSimilarity, DotProductSimilarity, LpDistance
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from retrieval.losses.class_proxies import Weight
 from retrieval.losses.closed_form import Settings, closed_form
 from retrieval.losses.local_projection import LocalProjection
 from retrieval.losses.mean_gradient import MeanGradient
+from retrieval.losses.proxy_list import ProxyListLoss
 from retrieval.losses.score_matrix import (
     STATISTICS,
     AllButOwn,
-    ScoreMatrixLoss,
     at_least_float32,
     check_masks,
     in_one_dtype,
@@ -144,7 +144,7 @@ def recall_loss(
 OPTIONS = set(inspect.signature(recall_loss).parameters) - {"scores", "relevant", "irrelevant", "reduction"}
 
 
-class RecallLoss(ScoreMatrixLoss):
+class RecallLoss(ProxyListLoss):
     """`recall_loss` as a loss of pytorch-metric-learning: embeddings and labels in, a scalar out.
 
     Relevant are references with the query's label, except the query itself; with `indices_tuple` (a miner's pairs or triplets)
@@ -161,6 +161,13 @@ class RecallLoss(ScoreMatrixLoss):
         labels = torch.arange(len(first), device=first.device)
         loss = loss_function(torch.cat([first, second]), labels.repeat(2))
 
+    With `num_classes` and `embedding_size`, each query is also ranked against a proxy of every class, a learnable vector. The proxy
+    of its own class is the relevant one (`retrieval.losses.class_proxies`). To a reducer, this second list is the sub-loss
+    "proxy_loss", which all queries are part of. Labels are then in 0 .. num_classes - 1. The weighting is that of the first list;
+    noise, margin and gradient are not. A memory holds no proxies. Give the parameters of the loss to an optimizer: with Adam, ten
+    times the learning rate of the network and no weight decay. `DistributedLossWrapper` of pytorch-metric-learning multiplies
+    gradients of any loss's own parameters by the number of processes; divide them by it again.
+
     Args:
         projection: "none", "mean", "norm", "std", "local" or "softmax".
         weighting: "loglog", "log", "sqrt" or "linear".
@@ -172,11 +179,19 @@ class RecallLoss(ScoreMatrixLoss):
         temperature: of the softmax projection.
         gradient: "identity", "blackbox" or a rule.
         generator: source of the noise.
+        num_classes: number of classes, for proxies; None: no proxies, and no parameter.
+        embedding_size: dimension of embeddings and proxies.
+        proxy_weight: factor of the second list; "auto": the classes in the batch over `num_classes`, measured in each batch.
+        proxy_temperature: of the soft maximum over the proxies, in units of the scores.
         **kwargs: `distance` (cosine similarity by default; any other of pytorch-metric-learning), `reducer`,
             `embedding_regularizer`, `collect_stats` and what else its losses take. With `collect_stats`, `perfect_queries`
             is the share of queries without an intruder, `mean_intruders` their mean over relevant items, and `score_spread`
             the mean over queries of the standard deviation of their scores: near 0, the scores have collapsed. Of a batch
-            without a relevant item the first two are 0.
+            without a relevant item the first two are 0. `proxy_intruders` is the mean over queries of the other proxies that
+            score as high as the own one.
+
+    Raises:
+        ValueError: unknown words, or numbers out of range; when called, labels or embeddings that do not fit the proxies.
 
     Example:
         >>> import torch, retrieval
@@ -201,9 +216,19 @@ class RecallLoss(ScoreMatrixLoss):
         temperature: float = 0.5,
         gradient: str | GradientRule = "identity",
         generator: torch.Generator | None = None,
+        num_classes: int | None = None,
+        embedding_size: int | None = None,
+        proxy_weight: float | Literal["auto"] = "auto",
+        proxy_temperature: float = 0.1,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            num_classes=num_classes,
+            embedding_size=embedding_size,
+            proxy_weight=proxy_weight,
+            proxy_temperature=proxy_temperature,
+            **kwargs,
+        )
         widths = {"local_margin": local_margin, "temperature": temperature, "tau": tau}
         _check(projection, weighting, ks, gradient, noise=noise, margin=margin, **widths)
         self.projection, self.weighting, self.gradient = projection, weighting, gradient
@@ -227,6 +252,15 @@ class RecallLoss(ScoreMatrixLoss):
         return recall_loss(scores, relevant, irrelevant, **options, reduction="none")
 
     def compute_loss(
+        self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
+    ) -> dict[str, dict[str, Any]]:
+        of_proxies = self.against_proxies(embeddings, labels)
+        return self._against_references(embeddings, labels, indices_tuple, ref_emb, ref_labels) | of_proxies
+
+    def weight_of_ranks(self) -> Weight:
+        return WEIGHTINGS[self.weighting] if self.ks is None else soft_cut_offs(self.ks, self.tau)
+
+    def _against_references(
         self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> dict[str, dict[str, Any]]:
         if len(embeddings) == 0 or len(ref_emb) == 0:
@@ -256,26 +290,27 @@ class RecallLoss(ScoreMatrixLoss):
         return Settings(
             centered=self.projection not in ("none", "norm"),
             scaled=self.projection not in ("none", "mean"),
-            weight=WEIGHTINGS[self.weighting] if self.ks is None else soft_cut_offs(self.ks, self.tau),
+            weight=self.weight_of_ranks(),
             noise=self.noise if self.training else 0.0,
             margin=self.margin,
             local_margin=self.local_margin if self.projection == "local" else None,
             temperature=self.temperature if self.projection == "softmax" else None,
-            slope=2.0 if type(self.distance) is LpDistance else 1.0,
+            slope=self.slope(),
             generator=self.generator,
             unit=self.distance.normalize_embeddings,
         )
 
     def _has_closed_form(self) -> bool:
         """Whether scores are inner products, or a linear function of them that the projection undoes, and the gradient identity."""
-        distance = self.distance
-        inner_product = type(distance) in (CosineSimilarity, DotProductSimilarity) and distance.power == 1
-        squared_distance = type(distance) is LpDistance and distance.normalize_embeddings and distance.power == 2
-        linear = inner_product or (squared_distance and PROJECTIONS[self.projection] is standardize)
-        if linear and distance.p == 2 and self.gradient in IDENTITY:
+        squared = self.is_squared_distance() and PROJECTIONS[self.projection] is standardize
+        if (squared or self.has_inner_products()) and self.gradient in IDENTITY:
             return True
         if not self._said:
-            what = f"distance {type(distance).__name__}" if self.gradient in IDENTITY else f"gradient {self.gradient!r}"
+            what = (
+                f"distance {type(self.distance).__name__}"
+                if self.gradient in IDENTITY
+                else f"gradient {self.gradient!r}"
+            )
             log.warning("RecallLoss: no closed form with %s; computing the whole matrix of scores", what)
             self._said = True
         return False

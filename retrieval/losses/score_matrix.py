@@ -36,6 +36,19 @@ class ScoreMatrixLoss(BaseMetricLossFunction):
         """One loss a query (num_queries,) from scores (num_queries, num_references), higher is closer, and the two masks."""
         raise NotImplementedError
 
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: Any = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        queries = at_least_float32(embeddings)  # the host adds sub-losses in the dtype of the embeddings
+        return super().forward(
+            queries, labels, indices_tuple, queries if ref_emb is embeddings else ref_emb, ref_labels
+        )
+
     def compute_loss(
         self, embeddings: Tensor, labels: Tensor | None, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor | None
     ) -> dict[str, dict[str, Any]]:

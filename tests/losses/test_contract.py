@@ -229,6 +229,13 @@ class TestReducersAndRegularizers:
         torch.testing.assert_close(value, plain + 0.3 * added)
         assert added > 0
 
+    def test_beside_a_regularizer_the_loss_is_still_float32(self, make):
+        half = at(ANGLES, torch.bfloat16)
+        value = make(embedding_regularizer=regularizers.LpRegularizer())(half, LABELS)
+        assert value.dtype == torch.float32
+        value.backward()
+        assert half.grad.dtype == torch.bfloat16
+
     def test_it_is_a_part_of_a_sum_of_losses(self, make):
         both = losses.MultipleLosses(
             {"ours": make(), "theirs": losses.ContrastiveLoss()}, weights={"ours": 2, "theirs": 1}
