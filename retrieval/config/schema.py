@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from retrieval.defaults import NOISE
+
 # What a model that anyone may have stored can ask for, and therefore what can be trained.
 LARGEST_SIDE = 2048  # pixels
 LARGEST_DIMENSION = 2**16
@@ -139,7 +141,7 @@ class LossTerm(NamedLoss):
     weighting: Literal["loglog", "log", "sqrt", "linear"] = "sqrt"
     ks: Annotated[list[Positive], Field(min_length=1)] | None = None
     tau: AboveZero = 1.0
-    noise: NotNegative = 0.0
+    noise: NotNegative = NOISE
     margin: NotNegative = 0.0
     local_margin: NotNegative = 1.0
     temperature: AboveZero = 0.5

@@ -18,6 +18,7 @@ from retrieval.config.losses import build_loss
 from retrieval.config.mistakes import mistakes_in
 from retrieval.config.schema import Config, TrainingConfig
 from retrieval.errors import ConfigError, did_you_mean
+from retrieval.losses import Gauge
 from retrieval.networks import Embedder, freeze_batchnorm, parameter_groups, set_backbone_trainable
 from retrieval.training import SiMix, Trainer
 
@@ -69,6 +70,7 @@ def build_trainer(
         chunk_size=config.batch.chunk,
         average=ModelEmaV3(model, decay=config.model.ema) if config.model.ema else None,
         seed=config.seed,
+        gauge=Gauge(),
         name_images=name_images,
     )
 

@@ -17,10 +17,10 @@ class Settings:
         centered: the projection takes the mean off.
         scaled: the projection divides by the norm.
         weight: w(r) for a tensor of intruders r.
-        noise: alpha of the two-point noise, in units of the projected scores.
-        margin: by how much a relevant item must be above an irrelevant one, in the same units.
+        noise: alpha of the two-point noise, in standard deviations of the row.
+        margin: by how much a relevant item must be above an irrelevant one, in units of the projected scores.
         local_margin: reach of the local projection below a relevant item, in standard deviations of the row; None: not local.
-        temperature: of the projection "softmax", in the same units; None: not this projection.
+        temperature: of the projection "softmax", in standard deviations of the row; None: not this projection.
         slope: of a score by the inner product; only the gradients of "local" and "softmax" depend on it.
         generator: source of the noise.
         unit: divides embeddings by their norms first.

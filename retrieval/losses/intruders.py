@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from retrieval.losses.running_softmax import RunningSoftmax
-from retrieval.losses.score_tiles import Scores, Slots
+from retrieval.losses.score_tiles import Noises, Scores, Slots
 from retrieval.losses.tile import count_reached, transposed
 
 
@@ -25,15 +25,15 @@ def count_intruders(scores: Scores) -> tuple[Tensor, Tensor]:
         # Of a slot, these are a limit and a count of 2 bytes, or with "local" two of both and a sum.
         mirrored = scores.mirrored(2 if scores.settings.local_margin is None else 4)
         for strips, tiles in scores.groups(mirrored=mirrored):
-            tallies = {strip: _Tally(scores, strip) for strip in strips}
+            tallies, noises = {strip: _Tally(scores, strip) for strip in strips}, scores.noises(tiles)
 
-            def count(strip: int, other: int, tallies: dict[int, _Tally] = tallies) -> None:
+            def count(strip: int, other: int, tallies: dict[int, _Tally] = tallies, noises: Noises = noises) -> None:
                 tile, _ = scores.tile(strip, other)
                 if tile is None:
                     return
-                tallies[strip].add(tile)
+                tallies[strip].add(tile, noises[strip, other])
                 if mirrored and strip != other:
-                    tallies[other].add(transposed(tile, scores.widths[other]))
+                    tallies[other].add(transposed(tile, scores.widths[other]), noises[strip, other])
 
             each(count, tiles)
             for strip, tally in tallies.items():
@@ -82,7 +82,8 @@ class _Tally:
         limits, blocks = [], []
         for rows in scores.parts(strip):
             slots = scores.slots(strip, rows)
-            limits.append(scores.with_noise(scores.limits(slots, settings.margin * scores.norm), rows))
+            exact = scores.limits(slots, settings.margin * scores.norm)
+            limits.append(scores.with_noise(exact, rows, settings.generator))
             if settings.local_margin is not None:
                 blocks.append(block_limits(scores, slots))
         self.limits = torch.cat(limits)
@@ -94,11 +95,11 @@ class _Tally:
         self.softmax = None if settings.temperature is None else RunningSoftmax(scores.sharpness()[self.rows])
         self.lock = Lock()
 
-    def add(self, tile: Tensor) -> None:
-        """Counts some columns (num_rows, any)."""
+    def add(self, tile: Tensor, noise: torch.Generator | None) -> None:
+        """Counts some columns (num_rows, any), with noise from this source."""
         slots = self.limits.shape[1]
         if self.block_limits is None or self.scores.settings.noise:
-            counts, _ = count_reached(self.scores.with_noise(tile, self.rows), self.limits)
+            counts, _ = count_reached(self.scores.with_noise(tile, self.rows, noise), self.limits)
             rivals, reached = counts[:, :0], counts[:, :0]
             if self.block_limits is not None:
                 rivals, reached = count_reached(tile, self.block_limits, sums=slots)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
+from retrieval.defaults import NOISE
 from retrieval.losses.class_proxies import Weight
 from retrieval.losses.closed_form import Settings, closed_form
 from retrieval.losses.local_projection import LocalProjection
@@ -39,6 +40,7 @@ from retrieval.losses.score_matrix import (
 from retrieval.losses.weightings import WEIGHTINGS, soft_cut_offs
 from retrieval.solvers import Blackbox, Identity, center, normalize, solve, standardize, two_point
 from retrieval.solvers.layer import GradientRule
+from retrieval.solvers.projections import rounding_floor
 
 log = logging.getLogger("retrieval")
 
@@ -63,7 +65,7 @@ def recall_loss(
     weighting: str = "sqrt",
     ks: Sequence[int] | None = None,
     tau: float = 1.0,
-    noise: float = 0.0,
+    noise: float = NOISE,
     margin: float = 0.0,
     local_margin: float = 1.0,
     temperature: float = 0.5,
@@ -88,9 +90,12 @@ def recall_loss(
         ks: explicit cut-offs in place of a weighting: w(r) is the mean over k of sigmoid((1 + r - k) / tau), a soft 1 - recall@k
             (Patel et al., CVPR 2022).
         tau: softness of the cut-offs, in ranks.
-        noise: alpha of the two-point noise, added after the projection; see `retrieval.solvers.noise`.
+        noise: against the collapse of the scores, alpha of the two-point noise, in standard deviations of the query's scores. It
+            is added after the projection, so that the value has it too, but never to scores that are all equal. 0: none. See
+            `retrieval.solvers.noise`.
         margin: how far, in projected scores, a relevant item must be above an irrelevant one not to count it (Rolinek et al.,
-            CVPR 2020, equation 14).
+            CVPR 2020, equation 14). Of projected scores, one standard deviation is 1 / sqrt(number of candidates) with "std",
+            "local" and "softmax", and that of the scores with "none" and "mean".
         local_margin: reach of the local projection below a relevant item, in standard deviations of the query's scores.
         temperature: of the softmax, in the same units; the higher, the more alike are the shares, as with "std".
         gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`. A rule sees the
@@ -110,7 +115,7 @@ def recall_loss(
         >>> import torch, retrieval
         >>> scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.7, 0.6]])
         >>> relevant = torch.tensor([[False, True, False], [False, False, True]])
-        >>> retrieval.recall_loss(scores, relevant, weighting="linear")  # one intruder for each query
+        >>> retrieval.recall_loss(scores, relevant, weighting="linear", noise=0)  # one intruder for each query
         tensor(1.)
     """
     widths = {"local_margin": local_margin, "temperature": temperature, "tau": tau}
@@ -125,7 +130,8 @@ def recall_loss(
         norm = vector_norm(center(scores.detach(), candidates), dim=1, keepdim=True)
         projected = LocalProjection.apply(projected, relevant, irrelevant, reach, soft, norm)
     if noise:
-        projected = projected + two_point(projected, noise, generator=generator)
+        signs = two_point(projected, 1.0, generator=generator)
+        projected = projected + signs * (noise * _spread(projected.detach(), candidates))
     if margin:
         projected = projected - margin * relevant
     rule = Blackbox(lambda_=4.0) if gradient == "blackbox" else gradient
@@ -173,8 +179,9 @@ class RecallLoss(ProxyListLoss):
         weighting: "loglog", "log", "sqrt" or "linear".
         ks: explicit cut-offs in place of a weighting.
         tau: softness of the cut-offs.
-        noise: alpha of the two-point noise, in units of the projected scores; in training mode only.
-        margin: margin between relevant and irrelevant items, in the same units.
+        noise: alpha of the two-point noise, in standard deviations of the query's scores. In training mode the loss has it, value
+            and gradient; in evaluation mode (`loss.eval()`) it has none.
+        margin: margin between relevant and irrelevant items, in units of the projected scores.
         local_margin: reach of the local projection.
         temperature: of the softmax projection.
         gradient: "identity", "blackbox" or a rule.
@@ -207,7 +214,7 @@ class RecallLoss(ProxyListLoss):
         self,
         projection: str = "std",
         weighting: str = "sqrt",
-        noise: float = 0.0,
+        noise: float = NOISE,
         *,
         ks: Sequence[int] | None = None,
         tau: float = 1.0,
@@ -242,9 +249,9 @@ class RecallLoss(ProxyListLoss):
         if self.collect_stats:
             plain, candidates = scores.detach(), relevant | irrelevant
             intruders = recall_loss(
-                plain, relevant, irrelevant, projection="none", weighting="linear", reduction="none"
+                plain, relevant, irrelevant, projection="none", weighting="linear", noise=0, reduction="none"
             )
-            spread = vector_norm(center(plain, candidates), dim=1) / candidates.sum(dim=1).clamp(min=1).sqrt()
+            spread = _spread(plain, candidates)[:, 0]
             num_relevant = relevant.sum(dim=1)
             record_statistics(self, (intruders * num_relevant)[:, None], num_relevant, spread)
         options = {name: getattr(self, name) for name in OPTIONS}
@@ -314,6 +321,13 @@ class RecallLoss(ProxyListLoss):
             log.warning("RecallLoss: no closed form with %s; computing the whole matrix of scores", what)
             self._said = True
         return False
+
+
+def _spread(scores: Tensor, candidates: Tensor) -> Tensor:
+    """The standard deviations (num_queries, 1) of the candidates' scores; 0 where these are all equal."""
+    norm = vector_norm(center(scores, candidates), dim=1, keepdim=True)
+    flat = norm <= rounding_floor(scores.masked_fill(~candidates, 0))
+    return norm.masked_fill(flat, 0) / candidates.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
 
 
 def _check(

@@ -145,10 +145,15 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 STATISTICS = ["perfect_queries", "mean_intruders", "score_spread"]
 
 
-def record_statistics(loss: BaseMetricLossFunction, intruders: Tensor, num_relevant: Tensor, spread: Tensor) -> None:
-    """Sets the `STATISTICS` of a loss: intruders (num_queries, any) at relevant items, 0 elsewhere; the others (num_queries,)."""
+def statistics(intruders: Tensor, num_relevant: Tensor, spread: Tensor) -> dict[str, float]:
+    """The `STATISTICS` by name, from intruders (num_queries, any) at relevant items, 0 elsewhere, and the others (num_queries,)."""
     counts = num_relevant > 0
     perfect = counts & (intruders.sum(1) == 0)
-    loss.perfect_queries = (perfect.sum() / counts.sum().clamp(min=1)).item()
-    loss.mean_intruders = (intruders.sum() / num_relevant.sum().clamp(min=1)).item()
-    loss.score_spread = spread.mean().item()
+    shares = perfect.sum() / counts.sum().clamp(min=1), intruders.sum() / num_relevant.sum().clamp(min=1), spread.mean()
+    return dict(zip(STATISTICS, torch.stack([share.to(spread) for share in shares]).tolist(), strict=True))
+
+
+def record_statistics(loss: BaseMetricLossFunction, *given: Tensor) -> None:
+    """Sets the `STATISTICS` of a loss; see `statistics` for what is given."""
+    for name, value in statistics(*given).items():
+        setattr(loss, name, value)

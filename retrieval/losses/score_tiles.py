@@ -23,6 +23,9 @@ ENTRIES = 1 << 21  # scores that exist at one time where a row is measured entry
 SHARE = 0.25  # of the memory of all scores that may be spent on what is known of all relevant pairs
 
 
+Noises = dict[tuple[int, int], torch.Generator | None]  # sources of noise by tile
+
+
 class Slots(NamedTuple):
     """The relevant references of some queries, of which those of a query lie side by side.
 
@@ -70,6 +73,8 @@ class Scores:
         self._measure_rows()
         if settings.scaled:
             self._measure_norms()
+        if settings.noise:
+            self._measure_noise()
 
     def _arrange(self) -> None:
         """Cuts queries and references into strips, and decides whether a tile also serves as its mirror image."""
@@ -111,11 +116,14 @@ class Scores:
         self.middle = r.mean(0) if self.settings.centered else torch.zeros_like(r[0])
         self.offset = r - self.middle if self.settings.centered else r
         self.own_offset = self.offset if self.symmetric or self.own is None else self.offset[self.own]
-        self.own_score = q.new_zeros(len(q)) if self.own is None else vecdot(q, self.own_offset)
+        self.own_score = self._scores_of_own(self.own_offset)
         self.mean = -self.own_score / self.num_candidates if self.settings.centered else q.new_zeros(len(q))
         self.of_middle = q @ self.middle
         self.norm = self.spread = q.new_ones(len(q))
         self.flat = torch.zeros_like(self.num_relevant, dtype=torch.bool)
+
+    def _scores_of_own(self, own_offset: Tensor) -> Tensor:
+        return self.queries.new_zeros(len(self.queries)) if self.own is None else vecdot(self.queries, own_offset)
 
     def _measure_norms(self) -> None:
         q = self.queries
@@ -125,19 +133,44 @@ class Scores:
         else:
             self.moment_queries = q @ moments  # for the gradient
             everything = vecdot(self.moment_queries, q)
-        squares = everything - self.own_score.square() - self.num_candidates * self.mean.square()
-        # Where the row's own entry is most of the sum, the difference is rounding: such rows, rare but for tiny batches and
-        # collapsed embeddings, are measured entry by entry.
-        for rows in torch.where(squares <= 0.05 * everything)[0].split(max(1, ENTRIES // len(self.offset))):
-            entries = q[rows] @ self.offset.T - self.mean[rows, None]
-            if self.own is not None:
-                entries.scatter_(1, self.own[rows, None], 0)
-            squares[rows] = entries.square().sum(1)
-        norm = squares.clamp(min=0).sqrt()
+        norm = self._norms(everything, self.offset, self.own_score, self.mean)
         self.spread = norm / self.num_candidates**0.5
         floor = 4 * torch.finfo(q.dtype).eps * self.num_candidates**0.5
         self.flat = norm <= (floor * self.largest if self.settings.centered else 0)
         self.norm = norm.masked_fill(self.flat, 1)
+
+    def _measure_noise(self) -> None:
+        """The distances of the two points of the noise; 0 where all scores are equal."""
+        settings, q = self.settings, self.queries
+        if not (settings.centered and settings.scaled):
+            offset, own_score, mean = self.offset, self.own_score, self.mean
+            if not settings.centered:
+                offset = self.references - self.references.mean(0)
+                own_score = self._scores_of_own(offset if self.symmetric or self.own is None else offset[self.own])
+                mean = -own_score / self.num_candidates
+            everything = quadratic_forms(q, symmetric_product(offset, offset))
+            self.spread = self._norms(everything, offset, own_score, mean) / self.num_candidates**0.5
+        rounding = 4 * torch.finfo(q.dtype).eps * self.largest
+        self.noise = (settings.noise * self.spread).masked_fill(self.spread <= rounding, 0)
+
+    def _norms(self, everything: Tensor, offset: Tensor, own_score: Tensor, mean: Tensor) -> Tensor:
+        """Norms (num_queries,) of the candidates' scores less their mean.
+
+        Args:
+            everything: (num_queries,) sums of the squared scores of `offset`, the own entry and the mean included.
+            offset: (num_references, dim) the references, or what of them is not their mean.
+            own_score: (num_queries,) of the own entries of `offset`.
+            mean: (num_queries,) of the candidates' scores of `offset`.
+        """
+        squares = everything - own_score.square() - self.num_candidates * mean.square()
+        # Where the row's own entry is most of the sum, the difference is rounding: such rows, rare but for tiny batches and
+        # collapsed embeddings, are measured entry by entry.
+        for rows in torch.where(squares <= 0.05 * everything)[0].split(max(1, ENTRIES // len(offset))):
+            entries = self.queries[rows] @ offset.T - mean[rows, None]
+            if self.own is not None:
+                entries.scatter_(1, self.own[rows, None], 0)
+            squares[rows] = entries.square().sum(1)
+        return squares.clamp(min=0).sqrt()
 
     @property
     def dense(self) -> bool:
@@ -208,12 +241,20 @@ class Scores:
         lowered = self.of_middle[rows] - (rounding + below[rows])
         return (slots.scores + lowered[:, None]).masked_fill_(~slots.relevant, torch.inf)
 
-    def with_noise(self, part: Tensor, rows: slice) -> Tensor:
+    def with_noise(self, part: Tensor, rows: slice, generator: torch.Generator | None) -> Tensor:
         """Scores or limits of some rows with the noise of the settings, where there is one."""
         if not self.settings.noise:
             return part
-        noise = two_point(part, self.settings.noise, generator=self.settings.generator)
-        return part + noise * self.norm[rows, None]
+        return torch.addcmul(part, two_point(part, 1.0, generator=generator), self.noise[rows, None])
+
+    def noises(self, tiles: list[tuple[int, int]]) -> Noises:
+        """A source of noise for each tile, so that the noise is the same whichever thread is the first."""
+        if not self.settings.noise:
+            return dict.fromkeys(tiles)
+        device = self.queries.device
+        seeds = torch.randint(2**62, (len(tiles),), generator=self.settings.generator, device=device)
+        sources = (torch.Generator(device).manual_seed(seed) for seed in seeds.tolist())
+        return dict(zip(tiles, sources, strict=True))
 
     def tile(self, strip: int, other: int) -> tuple[Tensor | None, Tensor | None]:
         """The scores of two strips, those of pairs with the same label lowered out of sight, and the mask of these pairs.
@@ -245,7 +286,7 @@ class Scores:
     def workers(self) -> AbstractContextManager[Each]:
         """Gives a function that does some work for each of some tiles, on several threads where it pays."""
         alone = self.queries.device.type != "cpu" or len(self.strips) * len(self.columns) < 9
-        return workers(alone=alone or bool(self.settings.noise))  # noise would come in another order
+        return workers(alone=alone)
 
     def softmax(self, rows: slice) -> RunningSoftmax:
         """The softmax over the irrelevant references of some rows, when it is known."""

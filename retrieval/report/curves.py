@@ -27,6 +27,12 @@ Point = tuple[float, float]
 # Name, color and marker of a figure in a chart, and its name in the file of the chart.
 _FIGURES = {"recall@1": ("recall@1", BLUE, "o", "recall"), "map@r": ("MAP@R", ORANGE, "s", "map")}
 _SPLITS = ("validation", "test")
+# Name of a figure of the training batches, its title, its unit, by what it is multiplied, and its name in the file of the chart.
+_GAUGE = (
+    ("score_spread", "Spread of a query's scores", "standard deviation", 1, "spread"),
+    ("mean_intruders", "Intruders above a relevant item", "mean of the training batches", 1, "intruders"),
+    ("perfect_queries", "Perfect queries", "% of the training batches", 100, "perfect"),
+)
 _MOST_MARKERS = 60  # more of them hide the line
 _INCHES = (3.6, 3.2)  # three of them lie side by side
 
@@ -36,11 +42,13 @@ def plot_training(rows: Rows, results: Results, path: str | Path, *, chosen: flo
 
     Each figure of a split has a chart of its own: recall@1 and MAP@R, validation above test. The frozen features are a dashed
     line. So is the untrained network, dotted, if it differs and its figures are no row. The test figures of a run that measured
-    them only before and after the training are two points. The chosen epoch is a wide grey line in every chart.
+    them only before and after the training are two points. The chosen epoch is a wide grey line in every chart. The last row of
+    charts has the figures of the training batches: the spread of the scores, the intruders and the share of perfect queries.
 
     Args:
         rows: One per epoch, from 0 (the start) or 1: "epoch", and "loss", "validation recall@1", "validation map@r", "test
-            recall@1" and "test map@r" (0 to 1) where they were measured. A value that is left out or NaN is not drawn.
+            recall@1" and "test map@r" (0 to 1) where they were measured, and "score_spread", "mean_intruders" and "perfect_queries"
+            of the training batches. A value that is left out or NaN is not drawn.
         results: Figures on the test images by what was measured ("frozen features", "untrained", "last"), and on the validation
             images with " (validation)" behind the name. All of them may be left out.
         path: The file.
@@ -53,23 +61,28 @@ def plot_training(rows: Rows, results: Results, path: str | Path, *, chosen: flo
     if not rows:
         raise ValueError("no rows to draw; train at least one epoch")
     loss, *figures = charts_training(rows, results, chosen)
-    columns, lines = 1 + min(len(figures), 2), max(1, len(figures) // 2)
+    names = {name for *_, name in _GAUGE}
+    gauge = [chart for chart in figures if chart.name in names]
+    figures = [chart for chart in figures if chart.name not in names]
+    # The loss and two figures side by side, two more below these, and last those of the batches.
+    grid: list[list[Chart | None]] = [[loss, *figures[:2]]]
+    grid += [[None, *figures[2:]]] if figures[2:] else []
+    grid += [list(gauge)] if gauge else []
+    columns, lines = max(map(len, grid)), len(grid)
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
     figure = Figure(figsize=(4.6 * columns, 3.9 * lines), dpi=150, layout=layout)
     FigureCanvasAgg(figure)
     panels = figure.subplots(lines, columns, squeeze=False)
-    loss.draw_on(panels[0, 0])
-    for panel in panels[1:, 0]:
-        panel.set_axis_off()
-    for panel, chart in zip(panels[:, 1:].flat, figures, strict=True):
-        chart.draw_on(panel)
+    for line, charts in zip(panels, grid, strict=True):
+        for panel, chart in zip(line, [*charts, *[None] * (columns - len(charts))], strict=True):
+            panel.set_axis_off() if chart is None else chart.draw_on(panel)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     write_bytes(path, buffer.getvalue())
 
 
 def charts_training(rows: Rows, results: Results, chosen: float | None = None) -> list[Chart]:
-    """The charts of `plot_training`: the loss, then recall@1 and MAP@R of each split that was measured."""
+    """The charts of `plot_training`: the loss, recall@1 and MAP@R of each split that was measured, the figures of the batches."""
     epochs = plural(len({row["epoch"] for row in rows} - {0}), "epoch")
     said = "" if chosen is None else f"; {_name_of(chosen)}"
     draw_loss = partial(_draw_loss, rows=rows, chosen=chosen)
@@ -82,6 +95,10 @@ def charts_training(rows: Rows, results: Results, chosen: float | None = None) -
             draw = partial(_draw_figure, rows=rows, points=points[figure], **options)
             described = f"{title} on the {split} images over the epochs{said}"
             charts.append(Chart(f"{split}-{name}", described, draw, _INCHES))
+    for figure, title, unit, factor, name in _GAUGE:
+        if of_batches := [(epoch, factor * value) for epoch, value in _points(rows, figure)]:
+            draw = partial(_draw_gauge, rows=rows, points=of_batches, title=title, unit=unit, chosen=chosen)
+            charts.append(Chart(name, f"{title.lower()} in the training batches over {epochs}{said}", draw, _INCHES))
     return charts
 
 
@@ -94,6 +111,15 @@ def _draw_loss(axes: Axes, rows: Rows, chosen: float | None) -> None:
     _draw(axes, _points(rows, "loss"), INK, "o")
     _mark(axes, chosen)
     _decorate(axes, rows, "Training loss", "mean of the epoch")
+    if chosen is not None:
+        put_legend_below(axes)
+
+
+def _draw_gauge(axes: Axes, rows: Rows, points: Sequence[Point], title: str, unit: str, chosen: float | None) -> None:
+    _draw(axes, points, INK, "o")
+    _mark(axes, chosen)
+    _decorate(axes, rows, title, unit)
+    axes.set_ylim(bottom=0)
     if chosen is not None:
         put_legend_below(axes)
 

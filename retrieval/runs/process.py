@@ -79,7 +79,7 @@ from retrieval.training import (
 )
 from retrieval.training.callbacks import Callbacks
 from retrieval.training.device import pick_device
-from retrieval.training.diagnosis import describe_fault, diverged
+from retrieval.training.diagnosis import collapsed, describe_fault, diverged
 from retrieval.training.progress import ProgressBar
 
 log = logging.getLogger("retrieval")
@@ -277,18 +277,26 @@ class _Process:
                 "loss": loss,
                 "learning_rate": float(self.trainer.optimizer.param_groups[0]["lr"]),
                 "images_per_second": self.config.batch.size / seconds,
+                **self.trainer.gauge.figures,
             }
-            bar.show(loss, figures["images_per_second"])
+            bar.show(loss, figures["images_per_second"], self.trainer.gauge.figures)
             bar.update()
+            self.warn_of_collapse()
             self.callbacks.step(self.run, self.trainer.step, figures)
             self.step_started = time.perf_counter()
 
         return call
 
+    def warn_of_collapse(self) -> None:
+        """Says once in a run that its scores have collapsed."""
+        if (found := self.trainer.gauge.new_collapse()) and distributed.is_main():
+            remedy = remedy_of_collapse(self.config)
+            log.warning("%s", collapsed(self.trainer.step, found.spread, found.largest, remedy))
+
     def end_epoch(self, epoch: int, loss: float, *, is_last: bool) -> None:
         """Measures the splits that are due, and keeps the epoch if it is the best."""
         settings = self.config.evaluation
-        row: Figures = {"epoch": epoch, "step": self.trainer.step, "loss": loss}
+        row: Figures = {"epoch": epoch, "step": self.trainer.step, "loss": loss, **self.trainer.gauge.mean()}
         for split, every in (("validation", settings.every), ("test", settings.test_every)):
             exists = split in self.measuring.splits_measured
             if every and exists and (epoch % every == 0 or is_last):
@@ -374,6 +382,15 @@ class _Process:
         step = self.trainer.step
         epoch = math.ceil(step / self.sampler.steps_per_epoch)
         return RetrievalError(diverged(epoch, step, what, self.config.training.learning_rate))
+
+
+def remedy_of_collapse(config: Config) -> str:
+    """What may help against the collapse of the scores."""
+    lower = f"lower training.learning_rate ({config.training.learning_rate:.3g})"
+    terms = config.loss.terms or [config.loss]
+    if any(term.name == "recall" and term.projection in ("none", "mean", "norm") for term in terms):
+        return f"set loss.projection to std or softmax, or {lower}"
+    return lower
 
 
 def _build(

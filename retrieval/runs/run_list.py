@@ -12,6 +12,8 @@ from retrieval.files import is_locked, read_text
 from retrieval.runs.record import LARGEST_RECORD, Figures, Record, parse_results, parse_rows, unlabelled
 from retrieval.training import RunFolder
 
+_LOWER_IS_BETTER = ("loss", "mean_intruders")
+
 
 @dataclass(frozen=True)
 class RunSummary:
@@ -21,7 +23,7 @@ class RunSummary:
         path: Its folder.
         state: "running", "finished", "stopped", or "damaged" if its files cannot be read.
         epochs: The number of epochs that were measured.
-        best: The best value of every figure over the epochs: the smallest loss, the largest of all others.
+        best: The best value of every figure over the epochs: the smallest loss and fewest intruders, the largest of all others.
         results: The final figures by what was measured ("untrained", "last", ...).
         validation: The validation figures of the epoch that is best by them; empty if none were measured.
         config: The configuration as its file holds it: sections of options.
@@ -141,7 +143,7 @@ def summarize(run: RunFolder) -> RunSummary:
         best: dict[str, float] = {}
         for name, value in (item for row in rows for item in row.items()):
             if name not in ("epoch", "step"):
-                best[name] = (min if name == "loss" else max)(best.get(name, value), value)
+                best[name] = (min if name in _LOWER_IS_BETTER else max)(best.get(name, value), value)
         epochs = len({row["epoch"] for row in rows} - {0})  # 0 is before training; an epoch may have several rows
         validation = unlabelled("validation", Record(rows).best("validation") or {})
         summary = RunSummary(run.path, _state(run), epochs, best, results, validation, config)

@@ -25,6 +25,19 @@ def diverged(epoch: int, step: int, what: str, learning_rate: float) -> str:
     return f"epoch {epoch}, step {step}: training has diverged: {what}; {advice}"
 
 
+def collapsed(step: int, spread: float, largest: float, advice: str) -> str:
+    """The message of a training whose scores have collapsed.
+
+    Args:
+        step: Number of the step.
+        spread: Mean standard deviation of the scores of a query.
+        largest: The largest value that it had.
+        advice: What to do about it.
+    """
+    what = f"their spread is {spread:.2g}, after {largest:.2g} at most: all embeddings become alike"
+    return f"step {step}: the scores of the batches have collapsed ({what}); {advice}"
+
+
 def describe_fault(vectors: np.ndarray) -> str | None:
     """What makes vectors (n, dim) unusable: that some are not finite or are zero. None if none is."""
     for rows, kind in ((~np.isfinite(vectors).all(axis=1), "not finite"), (~vectors.any(axis=1), "zero")):

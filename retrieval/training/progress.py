@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 import torch
@@ -39,9 +39,19 @@ class ProgressBar(tqdm):
             delay=delay,
         )
 
-    def show(self, loss: float, images_per_second: float) -> None:
-        """Shows the figures of a training step behind the bar, and the memory of this process on the GPU if there is one."""
-        figures = {"loss": f"{loss:.3f}", "images/s": f"{images_per_second:.0f}"}
+    def show(self, loss: float, images_per_second: float, gauge: Mapping[str, float] | None = None) -> None:
+        """Shows the figures of a training step behind the bar, and the memory of this process on the GPU if there is one.
+
+        Args:
+            loss: Loss of the step.
+            images_per_second: Images of the batch by the seconds of the step.
+            gauge: Figures of `retrieval.losses.measure_batch`.
+        """
+        figures = {"loss": f"{loss:.3f}"}
+        if gauge:
+            figures["spread"] = f"{gauge['score_spread']:.3f}"
+            figures |= {"intruders": f"{gauge['mean_intruders']:.1f}", "perfect": f"{gauge['perfect_queries']:.0%}"}
+        figures["images/s"] = f"{images_per_second:.0f}"
         if torch.cuda.is_initialized():
             figures["GPU"] = f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
         self.set_postfix(figures, refresh=False)

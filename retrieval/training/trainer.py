@@ -39,6 +39,7 @@ class Trainer:
         chunk_size: Images that pass through the model at a time, see `retrieval.training.large_batch`. With None, all do.
         average: timm's `ModelEmaV3` of the model, updated after every step. With None, there is no average.
         seed: Seed of random numbers in the model and the loss. Every step has its own random state and does not change torch's.
+        gauge: A `retrieval.losses.Gauge`, which measures the whole batch of every step. With None, nothing is measured.
         name_images: A function from a step to the names of its images in this process, for the message of a failed step.
         step: Number of steps taken.
 
@@ -57,6 +58,7 @@ class Trainer:
     chunk_size: int | None = None
     average: Any = None
     seed: int = 0
+    gauge: Any = None
     name_images: Callable[[int], Sequence[Any]] | None = None
     step: int = 0
     _losses: list[float] = field(default_factory=list, init=False)  # of the current epoch
@@ -111,6 +113,8 @@ class Trainer:
             if self._losses and (is_last or self.step % steps_per_epoch == 0):
                 yield math.ceil(self.step / steps_per_epoch), sum(self._losses) / len(self._losses)
                 self._losses.clear()
+                if self.gauge is not None:
+                    self.gauge.clear()
                 self._enter_training(self.step // steps_per_epoch)
             if is_last or (batch := next(batches, None)) is None:
                 return
@@ -156,6 +160,8 @@ class Trainer:
         if norm == 0 and not whole.any():
             what = f"all {len(whole)} embeddings of the batch are zero and have no gradient"
             raise RetrievalError(diverged(self._epoch, self.step, what, self._learning_rate))
+        if self.gauge is not None:
+            self.gauge.add(whole.detach(), all_labels)
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, total)
         self.scaler.step(self.optimizer)
@@ -205,6 +211,7 @@ class Trainer:
             "step": self.step,  # determines the schedule and, with the seed, all random numbers
             "seed": self.seed,
             "losses": list(self._losses),
+            "gauge": None if self.gauge is None else self.gauge.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -217,4 +224,6 @@ class Trainer:
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.step, self.seed, self._losses = state["step"], state["seed"], list(state["losses"])
+        if self.gauge is not None and state.get("gauge"):  # runs of earlier versions have none
+            self.gauge.load_state_dict(state["gauge"])
         self.scheduler.step_update(self.step)
