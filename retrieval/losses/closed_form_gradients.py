@@ -13,7 +13,7 @@ from torch.linalg import vecdot
 
 from retrieval.losses.intruders import block_limits, share_out, slopes
 from retrieval.losses.moments import symmetric_product
-from retrieval.losses.score_tiles import Scores
+from retrieval.losses.score_tiles import Scores, Slots
 from retrieval.losses.tile import transposed, weigh_reached
 
 
@@ -22,7 +22,7 @@ def gradients(scores: Scores, grad_losses: Tensor, *, of_references: bool) -> tu
 
     With s the scores, mu and sigma their mean and norm in a row, the projections pass a gradient g of the projected scores on as
     g (none), g - mean(g) (mean), g / sigma - s <g, s> / sigma^3 (norm), or both (std). All are A + c + b s for two numbers c
-    and b of the row, where A = g / sigma. "local" and "softmax" first take g through their blocks, and leave out the division.
+    and b of the row, where A = g / sigma. With "spreading", b is smaller by that share. "local" and "softmax" first take g through their blocks, and leave out the division.
 
     Args:
         scores: what the forward pass found.
@@ -40,10 +40,10 @@ def gradients(scores: Scores, grad_losses: Tensor, *, of_references: bool) -> tu
     return grad_queries, grad_references
 
 
-def _pull(scores: Scores, grad_losses: Tensor, strip: int, rows: slice, relevant: Tensor) -> Tensor:
+def _pull(scores: Scores, grad_losses: Tensor, strip: int, slots: Slots) -> Tensor:
     """(num_rows, slots): the gradient of the projected scores at the slots; minus: the higher the score, the lower the rank."""
-    pull = -slopes(scores, strip, rows, relevant) * grad_losses[rows, None]
-    return pull.masked_fill_(scores.flat[rows, None], 0)
+    pull = -slopes(scores, strip, slots) * grad_losses[slots.rows, None]
+    return pull.masked_fill_(scores.flat[slots.rows, None], 0)
 
 
 def _add_at_slots(
@@ -75,14 +75,12 @@ def _add_sparse(scores: Scores, grad_losses: Tensor, grad_queries: Tensor, grad_
     constant, multiple = q.new_zeros(2, len(q))
     for strip, rows in scores.all_parts():
         slots = scores.slots(strip, rows)
-        pull = (
-            _pull(scores, grad_losses, strip, rows, slots.relevant) / scores.norm[rows, None]
-        )  # ones if it is not scaled
+        pull = _pull(scores, grad_losses, strip, slots) / scores.norm[rows, None]  # ones if it is not scaled
         if settings.centered:
             constant[rows] = -pull.sum(1) / scores.num_candidates
         if settings.scaled:
             along = (pull * (slots.scores - scores.mean[rows, None])).sum(1)
-            multiple[rows] = -along / scores.norm[rows].square()
+            multiple[rows] = (settings.spreading - 1) * along / scores.norm[rows].square()
         _add_at_slots(scores, strip, rows, pull, grad_queries, grad_references)
     if settings.scaled:
         constant -= multiple * scores.mean
@@ -168,7 +166,7 @@ def _add_relevant(
     settings, limits, shares, multiples = scores.settings, [], [], []
     for rows in scores.parts(strip):
         slots = scores.slots(strip, rows)
-        pull = settings.slope * _pull(scores, grad_losses, strip, rows, slots.relevant)
+        pull = settings.slope * _pull(scores, grad_losses, strip, slots)
         if settings.local_margin is not None:
             pull, share = share_out(scores, strip, rows, pull)
             lost = scores.reached[rows] * settings.slope * grad_losses[rows].masked_fill(scores.flat[rows], 0)
@@ -182,7 +180,7 @@ def _add_relevant(
         total = pull.sum(1)
         centered = (slots.scores - scores.mean[rows, None]).masked_fill_(~slots.relevant, 0)
         along = vecdot(pull, centered) - lost + total * (scores.of_middle[rows] + scores.mean[rows])
-        multiples.append(-along / scores.norm[rows].square())
+        multiples.append((settings.spreading - 1) * along / scores.norm[rows].square())
         pull = pull + multiples[-1][:, None] * centered
         _add_at_slots(scores, strip, rows, pull, grad_queries, grad_references)
         grad_queries[rows].addr_(pull.sum(1), scores.middle)  # the tiles are multiplied by the references themselves

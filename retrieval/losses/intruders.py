@@ -42,17 +42,17 @@ def count_intruders(scores: Scores) -> tuple[Tensor, Tensor]:
     return losses, sums
 
 
-def weigh_intruders(scores: Scores, rows: slice, intruders: Tensor, relevant: Tensor) -> Tensor:
-    """The losses of some queries: the mean of w(r) over their relevant references."""
-    weights = scores.settings.weight(intruders).masked_fill(~relevant, 0)
-    return weights.sum(1) / scores.num_relevant[rows].clamp(min=1)
+def weigh_intruders(scores: Scores, slots: Slots, intruders: Tensor) -> Tensor:
+    """The losses of some queries: the mean of w(r) over their relevant references, by their shares."""
+    weights = scores.settings.weight(intruders).masked_fill(~slots.relevant, 0)
+    return (weights * scores.shares(slots)).sum(1)
 
 
-def slopes(scores: Scores, strip: int, rows: slice, relevant: Tensor) -> Tensor:
+def slopes(scores: Scores, strip: int, slots: Slots) -> Tensor:
     """(num_rows, slots): the derivatives of the losses of some queries of a strip by their intruders."""
     with torch.inference_mode(False), torch.enable_grad():
-        intruders = scores.of_strip(scores.intruders, strip, rows).to(scores.queries.dtype).clone().requires_grad_()
-        losses = weigh_intruders(scores, rows, intruders, relevant)
+        intruders = scores.of_strip(scores.intruders, strip, slots.rows).to(scores.queries.dtype).clone()
+        losses = weigh_intruders(scores, slots, intruders.requires_grad_())
         return torch.autograd.grad(losses.sum(), intruders)[0]
 
 
@@ -119,13 +119,13 @@ class _Tally:
         """Completes the scores; returns the losses and the sums of the intruders."""
         scores, strip, losses, sums = self.scores, self.strip, [], []
         for rows in scores.parts(strip):
-            relevant = scores.relevant(strip, rows)
+            slots = scores.slots(strip, rows)
             if self.block_limits is not None:
-                _, shares = share_out(scores, strip, rows, -slopes(scores, strip, rows, relevant))
+                _, shares = share_out(scores, strip, rows, -slopes(scores, strip, slots))
                 reached = self.reached[rows.start - self.rows.start : rows.stop - self.rows.start]
                 scores.reached[rows] = (shares * reached).sum(1)
             intruders = scores.of_strip(scores.intruders, strip, rows).to(self.limits.dtype)
-            losses.append(weigh_intruders(scores, rows, intruders, relevant))
+            losses.append(weigh_intruders(scores, slots, intruders))
             sums.append(intruders.sum(1))
         if self.softmax is not None:
             scores.softmax_state[:, self.rows] = self.softmax.state

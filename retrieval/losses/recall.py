@@ -69,6 +69,8 @@ def recall_loss(
     margin: float = 0.0,
     local_margin: float = 1.0,
     temperature: float = 0.5,
+    relevant_temperature: float | None = None,
+    spreading: float = 0.0,
     gradient: str | GradientRule = "identity",
     generator: torch.Generator | None = None,
     reduction: str = "mean",
@@ -98,6 +100,11 @@ def recall_loss(
             "local" and "softmax", and that of the scores with "none" and "mean".
         local_margin: reach of the local projection below a relevant item, in standard deviations of the query's scores.
         temperature: of the softmax, in the same units; the higher, the more alike are the shares, as with "std".
+        relevant_temperature: of the softmax over the scores of the relevant items, whose shares weigh them in the loss of the query,
+            in standard deviations of the query's scores. The lower, the more counts the nearest relevant item, which alone makes
+            a hit of recall@k. None: all alike. The gradient takes the shares for constants.
+        spreading: with "std", "local" and "softmax", the share of the gradient along the centred scores that is kept, from 0 to 1.
+            It does not change the ranking, only the spread of the scores; see `retrieval.solvers.standardize`.
         gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`. A rule sees the
             gradient of the mean over the queries; what multiplies the losses multiplies its result.
         generator: source of the noise.
@@ -119,10 +126,14 @@ def recall_loss(
         tensor(1.)
     """
     widths = {"local_margin": local_margin, "temperature": temperature, "tau": tau}
-    _check(projection, weighting, ks, gradient, noise=noise, margin=margin, **widths)
+    _check(projection, weighting, ks, gradient, relevant_temperature, spreading, noise=noise, margin=margin, **widths)
     scores, relevant, irrelevant = check_masks(scores, relevant, irrelevant)
     candidates = relevant | irrelevant
-    projected = PROJECTIONS[projection](scores, candidates)
+    projected = (
+        standardize(scores, candidates, spreading=spreading)
+        if spreading
+        else PROJECTIONS[projection](scores, candidates)
+    )
     deviation = candidates.sum(dim=1, keepdim=True).clamp(min=1).to(scores.dtype).rsqrt()  # of projected scores
     if projection in ("local", "softmax"):
         reach = local_margin * deviation if projection == "local" else None
@@ -142,7 +153,7 @@ def recall_loss(
     intruders = (rank_among_all - rank_among_relevant).masked_fill(~relevant, 0)
     weigh = WEIGHTINGS[weighting] if ks is None else soft_cut_offs(ks, tau)
     weights = weigh(intruders).masked_fill(~relevant, 0)
-    losses = weights.sum(dim=1) / relevant.sum(dim=1).clamp(min=1)
+    losses = (weights * _shares(scores.detach(), relevant, candidates, relevant_temperature)).sum(dim=1)
     losses = mean_gradient.after_solver(losses, relevant.any(dim=1))
     return reduce_queries(losses, relevant, reduction)
 
@@ -184,6 +195,8 @@ class RecallLoss(ProxyListLoss):
         margin: margin between relevant and irrelevant items, in units of the projected scores.
         local_margin: reach of the local projection.
         temperature: of the softmax projection.
+        relevant_temperature: of the shares of relevant items; None: all alike.
+        spreading: share that is kept of the gradient that only spreads the scores.
         gradient: "identity", "blackbox" or a rule.
         generator: source of the noise.
         num_classes: number of classes, for proxies; None: no proxies, and no parameter.
@@ -221,6 +234,8 @@ class RecallLoss(ProxyListLoss):
         margin: float = 0.0,
         local_margin: float = 1.0,
         temperature: float = 0.5,
+        relevant_temperature: float | None = None,
+        spreading: float = 0.0,
         gradient: str | GradientRule = "identity",
         generator: torch.Generator | None = None,
         num_classes: int | None = None,
@@ -237,7 +252,10 @@ class RecallLoss(ProxyListLoss):
             **kwargs,
         )
         widths = {"local_margin": local_margin, "temperature": temperature, "tau": tau}
-        _check(projection, weighting, ks, gradient, noise=noise, margin=margin, **widths)
+        _check(
+            projection, weighting, ks, gradient, relevant_temperature, spreading, noise=noise, margin=margin, **widths
+        )
+        self.relevant_temperature, self.spreading = relevant_temperature, spreading
         self.projection, self.weighting, self.gradient = projection, weighting, gradient
         self.noise, self.margin, self.tau = noise, margin, tau
         self.local_margin, self.temperature = local_margin, temperature
@@ -302,6 +320,8 @@ class RecallLoss(ProxyListLoss):
             margin=self.margin,
             local_margin=self.local_margin if self.projection == "local" else None,
             temperature=self.temperature if self.projection == "softmax" else None,
+            relevant_temperature=self.relevant_temperature,
+            spreading=self.spreading,
             slope=self.slope(),
             generator=self.generator,
             unit=self.distance.normalize_embeddings,
@@ -327,11 +347,26 @@ def _spread(scores: Tensor, candidates: Tensor) -> Tensor:
     """The standard deviations (num_queries, 1) of the candidates' scores; 0 where these are all equal."""
     norm = vector_norm(center(scores, candidates), dim=1, keepdim=True)
     flat = norm <= rounding_floor(scores.masked_fill(~candidates, 0))
-    return norm.masked_fill(flat, 0) / candidates.sum(dim=1, keepdim=True).clamp(min=1).sqrt()
+    return norm.masked_fill(flat, 0) / candidates.sum(dim=1, keepdim=True).clamp(min=1).to(scores.dtype).sqrt()
+
+
+def _shares(scores: Tensor, relevant: Tensor, candidates: Tensor, temperature: float | None) -> Tensor:
+    """The shares (num_queries, num_references) of the relevant items in the loss of their query."""
+    if temperature is None:
+        return relevant.to(scores.dtype) / relevant.sum(dim=1, keepdim=True).clamp(min=1)
+    spread = _spread(scores, candidates)
+    logits = (scores / (temperature * spread)).masked_fill(spread == 0, 0)
+    return logits.masked_fill(~relevant, torch.finfo(logits.dtype).min).softmax(dim=1) * relevant
 
 
 def _check(
-    projection: str, weighting: str, ks: Sequence[int] | None, gradient: str | GradientRule, **numbers: float
+    projection: str,
+    weighting: str,
+    ks: Sequence[int] | None,
+    gradient: str | GradientRule,
+    relevant_temperature: float | None,
+    spreading: float,
+    **numbers: float,
 ) -> None:
     for name, word, known in (("projection", projection, PROJECTIONS), ("weighting", weighting, WEIGHTINGS)):
         if word not in known:
@@ -344,7 +379,13 @@ def _check(
     if projection in ("local", "softmax") and gradient not in IDENTITY:
         what = f"projection {projection!r} is a projection for the gradient 'identity'"
         raise ValueError(f"{what}; choose 'std' for another one")
+    if not 0 <= spreading <= 1:
+        raise ValueError(f"spreading is {spreading}, expected 0 to 1")
+    if spreading and PROJECTIONS[projection] is not standardize:
+        raise ValueError(f"projection {projection!r} has no spreading; choose 'std', 'local' or 'softmax'")
+    if relevant_temperature is not None:
+        numbers["relevant_temperature"] = relevant_temperature
     for name, value in numbers.items():
-        least = 1e-6 if name in ("tau", "temperature") else 0
+        least = 1e-6 if name.endswith(("tau", "temperature")) else 0
         if not value >= least:
             raise ValueError(f"{name} is {value}, expected at least {least}")

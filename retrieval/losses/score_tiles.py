@@ -73,8 +73,8 @@ class Scores:
         self._measure_rows()
         if settings.scaled:
             self._measure_norms()
-        if settings.noise:
-            self._measure_noise()
+        if settings.noise or settings.relevant_temperature is not None:
+            self._measure_spread()
 
     def _arrange(self) -> None:
         """Cuts queries and references into strips, and decides whether a tile also serves as its mirror image."""
@@ -139,8 +139,8 @@ class Scores:
         self.flat = norm <= (floor * self.largest if self.settings.centered else 0)
         self.norm = norm.masked_fill(self.flat, 1)
 
-    def _measure_noise(self) -> None:
-        """The distances of the two points of the noise; 0 where all scores are equal."""
+    def _measure_spread(self) -> None:
+        """The standard deviations of the scores, 0 where all are equal, and the distances of the two points of the noise."""
         settings, q = self.settings, self.queries
         if not (settings.centered and settings.scaled):
             offset, own_score, mean = self.offset, self.own_score, self.mean
@@ -151,7 +151,8 @@ class Scores:
             everything = quadratic_forms(q, symmetric_product(offset, offset))
             self.spread = self._norms(everything, offset, own_score, mean) / self.num_candidates**0.5
         rounding = 4 * torch.finfo(q.dtype).eps * self.largest
-        self.noise = (settings.noise * self.spread).masked_fill(self.spread <= rounding, 0)
+        self.true_spread = self.spread.masked_fill(self.spread <= rounding, 0)
+        self.noise = settings.noise * self.true_spread
 
     def _norms(self, everything: Tensor, offset: Tensor, own_score: Tensor, mean: Tensor) -> Tensor:
         """Norms (num_queries,) of the candidates' scores less their mean.
@@ -226,6 +227,15 @@ class Scores:
             places = None if one_label else (self.first[rows, None] + slots - left).clamp(max=span.stop - left - 1)
             yield rows, span, places
             top = stop
+
+    def shares(self, slots: Slots) -> Tensor:
+        """(num_rows, slots): the shares of the relevant references in the loss of a query, which sum to 1; 0 in empty slots."""
+        rows, temperature = slots.rows, self.settings.relevant_temperature
+        if temperature is None:
+            return slots.relevant.to(slots.scores.dtype) / self.num_relevant[rows, None].clamp(min=1)
+        spread = self.true_spread[rows, None]
+        logits = (slots.scores / (temperature * spread)).masked_fill(spread == 0, 0)
+        return logits.masked_fill_(~slots.relevant, torch.finfo(logits.dtype).min).softmax(1) * slots.relevant
 
     def limits(self, slots: Slots, below: Tensor) -> Tensor:
         """(num_rows, slots): what an irrelevant score must reach to count against a slot, so that it counts if it ties with the

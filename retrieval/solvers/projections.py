@@ -30,10 +30,17 @@ def normalize(costs: Tensor, mask: Tensor | None = None) -> Tensor:
     return _divide_by_norm(inside, floor=torch.zeros_like(inside[..., :1]))
 
 
-def standardize(costs: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`normalize(center(costs))`: a unit vector that sums to zero. Divides by the L2 norm, not by the standard deviation."""
+def standardize(costs: Tensor, mask: Tensor | None = None, *, spreading: float = 0.0) -> Tensor:
+    """`normalize(center(costs))`: a unit vector that sums to zero. Divides by the L2 norm, not by the standard deviation.
+
+    Args:
+        costs: (..., n).
+        mask: of the same shape.
+        spreading: the share that is kept of the gradient along the centred costs. The norm takes it out, since moving along it
+            only spreads the costs: 0 keeps nothing of it, and 1 takes the norm for a constant.
+    """
     inside = costs if mask is None else costs.masked_fill(~mask, 0)
-    return _divide_by_norm(center(costs, mask), floor=rounding_floor(inside))
+    return _divide_by_norm(center(costs, mask), floor=rounding_floor(inside), spreading=spreading)
 
 
 def whole(projection: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -48,7 +55,9 @@ def rounding_floor(costs: Tensor) -> Tensor:
         return 4 * torch.finfo(costs.dtype).eps * costs.shape[-1] ** 0.5 * largest
 
 
-def _divide_by_norm(costs: Tensor, floor: Tensor) -> Tensor:
+def _divide_by_norm(costs: Tensor, floor: Tensor, spreading: float = 0.0) -> Tensor:
     norm = torch.linalg.vector_norm(costs, dim=-1, keepdim=True)
     flat = norm <= floor
+    if spreading:
+        norm = norm.detach().lerp(norm, 1 - spreading) if spreading < 1 else norm.detach()
     return (costs / norm.masked_fill(flat, 1)).masked_fill(flat, 0)
