@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retrieval.defaults import NOISE
+
 SLOPES: dict[str, Callable[[Tensor], Tensor]] = {  # w'(r)
     "sqrt": lambda r: 0.5 * (1 + r).rsqrt(),
     "linear": torch.ones_like,
@@ -61,7 +63,9 @@ def recall(
     projection: str = "softmax",
     weighting: str = "sqrt",
     temperature: float = 0.5,
-    noise: float = 0.0,
+    relevant_temperature: float | None = None,
+    spreading: float = 0.0,
+    noise: float = NOISE,
     proxies: Tensor | None = None,
     classes: Tensor | None = None,
     proxy_weight: float | None = None,
@@ -69,7 +73,7 @@ def recall(
 ) -> Tensor:
     """`RecallLoss`; its value is not that of the loss, only its gradient is."""
     pairs = Pairs(embeddings, m)
-    gradient = _recall_gradient(pairs, projection, weighting, temperature, noise)
+    gradient = _recall_gradient(pairs, projection, weighting, temperature, relevant_temperature, spreading, noise)
     value = (gradient * pairs.scores).sum((1, 2)) / pairs.batch
     if proxies is None or classes is None:
         return value
@@ -85,7 +89,15 @@ def recall(
 
 
 @torch.no_grad()
-def _recall_gradient(pairs: Pairs, projection: str, weighting: str, temperature: float, noise: float) -> Tensor:
+def _recall_gradient(
+    pairs: Pairs,
+    projection: str,
+    weighting: str,
+    temperature: float,
+    relevant_temperature: float | None,
+    spreading: float,
+    noise: float,
+) -> Tensor:
     """The gradient (runs, batch, batch) of the loss of each query by identity with projection."""
     scores, candidates = pairs.scores, ~torch.eye(pairs.batch, dtype=torch.bool)
     count = pairs.batch - 1
@@ -99,7 +111,11 @@ def _recall_gradient(pairs: Pairs, projection: str, weighting: str, temperature:
     relevant = ranked.flatten(1).index_select(1, pairs._places).unflatten(1, (pairs.batch, pairs.m - 1))
     others = ranked.masked_fill(pairs.same, -torch.inf)
     intruders = torch.stack([(others >= item[..., None]).sum(2) for item in relevant.unbind(2)], dim=2)
-    pulls = SLOPES[weighting](intruders.float()) / (pairs.m - 1)
+    pulls = SLOPES[weighting](intruders.float())
+    if relevant_temperature is None:
+        pulls = pulls / (pairs.m - 1)
+    else:
+        pulls = pulls * (pairs.positives / (relevant_temperature * spread)).softmax(2)
     if projection == "none":
         return -pairs.place(pulls)
     unit = centered / norm
@@ -111,10 +127,10 @@ def _recall_gradient(pairs: Pairs, projection: str, weighting: str, temperature:
         rest = pulls / (exponents.sum(2, keepdim=True) + items)
         gradient = exponents * rest.sum(2, keepdim=True) - pairs.place(pulls - rest * items)
         across = gradient - candidates * gradient.sum(2, keepdim=True) / count
-        return across - unit * (unit * across).sum(2, keepdim=True)
+        return across - (1 - spreading) * unit * (unit * across).sum(2, keepdim=True)
     gradient = -pairs.place(pulls)
     across = gradient - candidates * gradient.sum(2, keepdim=True) / count
-    return (across - unit * (unit * across).sum(2, keepdim=True)) / norm
+    return (across - (1 - spreading) * unit * (unit * across).sum(2, keepdim=True)) / norm
 
 
 def smooth_ap(embeddings: Tensor, m: int, *, tau: float) -> Tensor:

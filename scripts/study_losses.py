@@ -85,16 +85,25 @@ def settings(name: str, *values: Any) -> list[Setting]:
     return [{name: value} for value in values]
 
 
-def ours(name: str, *values: Any, has_proxies: bool = False, **options: Any) -> Loss:
+def ours(tried: list[Setting], has_proxies: bool = False, **options: Any) -> Loss:
     make = functools.partial(RecallLoss, **options)
-    return Loss(make, functools.partial(study_batched.recall, **options), settings(name, *values), has_proxies)
+    return Loss(make, functools.partial(study_batched.recall, **options), tried, has_proxies)
 
 
+NEAR = {"projection": "softmax", "relevant_temperature": 1.0, "spreading": 0.5}
+TRIED = [
+    {"temperature": 0.7, "weighting": "sqrt"},
+    {"temperature": 0.35, "weighting": "sqrt"},
+    {"temperature": 0.5, "weighting": "linear"},
+]
 LOSSES = {
-    "softmax": ours("temperature", 0.7, 0.35, 2.0, projection="softmax"),
-    "softmax, proxies": ours("temperature", 0.7, 0.35, 2.0, projection="softmax", has_proxies=True),
-    "std": ours("weighting", "sqrt", "linear", "loglog", projection="std"),
-    "none": ours("weighting", "sqrt", "linear", "loglog", projection="none"),
+    "near": ours(TRIED, **NEAR),
+    "near, proxies": ours(TRIED, has_proxies=True, **NEAR),
+    "near, no noise": ours(TRIED, noise=0.0, **NEAR),
+    "near, noise 0.3": ours(TRIED, noise=0.3, **NEAR),
+    "softmax": ours(settings("temperature", 0.7, 0.35, 2.0), projection="softmax"),
+    "std": ours(settings("weighting", "sqrt", "linear", "loglog"), projection="std"),
+    "none": ours(settings("weighting", "sqrt", "linear", "loglog"), projection="none"),
     "Smooth-AP": Loss(SmoothAPLoss, study_batched.smooth_ap, settings("tau", 0.03, 0.01, 0.1)),
     "RS@k": Loss(RecallSurrogateLoss, study_batched.recall_surrogate, settings("tau_rank", 0.03, 0.01, 0.1)),
     "MultiSimilarity": Loss(
@@ -127,7 +136,7 @@ LOSSES = {
 }
 OURS = tuple(itertools.takewhile(lambda name: name != "Smooth-AP", LOSSES))
 PEERS = tuple(name for name in LOSSES if name not in OURS)
-FINALISTS = ("softmax", "softmax, proxies", "MultiSimilarity", "SupCon", "normalised softmax")  # with whole networks
+FINALISTS = ("near", "softmax", "MultiSimilarity", "SupCon", "normalised softmax")  # with whole networks
 
 
 class Mined(nn.Module):
@@ -151,11 +160,17 @@ def original(name: str, setting: Setting, num_classes: int, dim: int) -> nn.Modu
 
 
 def batched(
-    name: str, setting: Setting, embeddings: Tensor, per_class: int, proxies: Tensor | None, classes: Tensor
+    name: str,
+    setting: Setting,
+    embeddings: Tensor,
+    per_class: int,
+    proxies: Tensor | None,
+    classes: Tensor,
+    **more: Any,
 ) -> Tensor:
     """The losses (runs,) of embeddings (runs, batch, dim); see study_batched.py."""
     words = {"proxies": proxies, "classes": classes} if LOSSES[name].has_proxies else {}
-    return LOSSES[name].batched(embeddings, per_class, **setting, **words)
+    return LOSSES[name].batched(embeddings, per_class, **setting, **words, **more)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from unpack_test_data import UNPACK, unpack
 from retrieval import Preprocessing
 from retrieval.data import ImageSet, read_dataset
 from retrieval.data.transforms import resize_and_crop
-from retrieval.networks import create_embedder, freeze_batchnorm, pretraining_statistics, start_head
+from retrieval.networks import create_embedder, freeze_batchnorm, start_head
 
 DIM = 128
-CHANNELS = 32  # of the network that is trained from scratch
+CHANNELS = 24  # of the network that is trained from scratch
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ TASKS = {
     "Cars, Lite0": Task("cars196", "features", 128, 300, 1e-3, 2, 8, LITE0, CARS),
     "emoji, MobileNetV2": Task("emoji", "features", 96, 300, 1e-3, 2, 8, MOBILENET, EMOJI),
     "glyphs, MobileNetV2": Task("glyphs", "features", 96, 300, 1e-3, 2, 8, MOBILENET),
-    "Omniglot, from scratch": Task("omniglot", "scratch", 28, 300, 3e-3, 2, 5),
-    "alphabets, from scratch": Task("omniglot", "scratch", 28, 300, 3e-3, 2, 5, coarse=True),
-    "Cars, from scratch": Task("cars196", "scratch", 32, 300, 3e-3, 2, 5, options=CARS),
+    "Omniglot, from scratch": Task("omniglot", "scratch", 28, 200, 3e-3, 1, 5),
+    "alphabets, from scratch": Task("omniglot", "scratch", 28, 200, 3e-3, 1, 5, coarse=True),
+    "Cars, from scratch": Task("cars196", "scratch", 32, 200, 3e-3, 1, 5, options=CARS),
     "CUB, whole network": Task("cub200", "whole", 96, 60, 1e-4, 1, 3, MOBILENET, CUB, batch=64),
     "Cars, whole network": Task("cars196", "whole", 96, 60, 1e-4, 1, 3, MOBILENET, CARS, batch=64),
 }
