@@ -1,8 +1,8 @@
 """The losses of the study for many runs at once, each on a batch of its own.
 
-Every function takes unit embeddings (runs, batch, dim) of batches in which `m` images of a class follow one another, and returns the
-losses (runs,). Those with proxies also take unit proxies (runs, num_classes, dim) and the classes (runs, batch // m) of the batches.
-Values and gradients are those of `retrieval.losses` and of pytorch-metric-learning, up to rounding: see
+Every function takes unit embeddings (runs, batch, dim) of batches in which `m` images of a class follow one another, and returns
+the losses (runs,). Those with proxies also take unit proxies (runs, num_classes, dim) and the classes (runs, batch // m) of the
+batches. Values and gradients are those of `retrieval.losses` and of pytorch-metric-learning, up to rounding: see
 tests/scripts/test_study_batched.py. They take a fraction of the time, since a run of the study is too small to fill a processor.
 """
 

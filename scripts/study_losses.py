@@ -345,12 +345,12 @@ def study(name: str, options: argparse.Namespace) -> str:
             file.writelines(json.dumps(row) + "\n" for row in found)
 
     if not any(row["loss"] in STARTS for row in rows):
-        add(measure_starts(task, options.data, *divide(arrays, None)))
+        add(measure_starts(task, options.data, *divide(arrays, None, task.step)))
     names = [loss for loss in options.losses if task.regime != "whole" or loss in FINALISTS]
     while missing := [run for loss in names for run in Choice(task, loss, rows).missing()]:
         fold = missing[0].fold
         together = [run for run in missing if run.fold == fold][: task.together]
-        training, measured = divide(arrays, fold)
+        training, measured = divide(arrays, fold, task.step)
         networks = train(task, options.data, training, together)
         add([asdict(run) | measure(net, task, measured) for run, net in zip(together, networks, strict=True)])
     return name

@@ -36,7 +36,7 @@ class Task:
         seeds: The number of final runs.
         backbone: A timm model, if it is pretrained.
         options: Of the reader.
-        coarse: Whether a class is an alphabet, not a character.
+        coarse: Whether a class is an alphabet, not a character. One of eight images is then measured.
         batch: Images of a step.
         per_class: Images of a class in a batch.
     """
@@ -58,6 +58,11 @@ class Task:
     def crops(self) -> bool:
         """Whether each step sees random crops."""
         return self.regime == "whole"
+
+    @property
+    def step(self) -> int:
+        """Of the images that are measured, one of so many is."""
+        return 8 if self.coarse else 1
 
     @property
     def together(self) -> int:
@@ -125,14 +130,18 @@ def load(task: Task, folder: Path, data: Path | None) -> dict[str, np.ndarray]:
     return arrays
 
 
-def divide(arrays: dict[str, np.ndarray], fold: int | None) -> tuple[Split, Split]:
-    """What is trained on and what is measured: a fold of the training classes, or the test classes for None."""
+def divide(arrays: dict[str, np.ndarray], fold: int | None, step: int = 1) -> tuple[Split, Split]:
+    """What is trained on and what is measured: a fold of the training classes, or the test classes for None.
+
+    Args:
+        step: Of the images that are measured, one of so many is.
+    """
+    inputs, labels = arrays["train"], arrays["train labels"]
     if fold is None:
-        return _split(arrays["train"], arrays["train labels"]), _split(arrays["test"], arrays["test labels"])
+        return _split(inputs, labels), _split(arrays["test"][::step], arrays["test labels"][::step])
     groups = np.random.default_rng(0).permutation(np.unique(arrays["train groups"]))
     held = np.isin(arrays["train groups"], groups[fold::3])
-    inputs, labels = arrays["train"], arrays["train labels"]
-    return _split(inputs[~held], labels[~held]), _split(inputs[held], labels[held])
+    return _split(inputs[~held], labels[~held]), _split(inputs[held][::step], labels[held][::step])
 
 
 def make_network(task: Task, data: Path | None, train: Split | None = None) -> nn.Module:

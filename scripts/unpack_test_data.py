@@ -2,8 +2,8 @@
 
     python scripts/unpack_test_data.py SHARED_DATA OUT [cars196|cub200|emoji|omniglot]
 
-SHARED_DATA holds `omniglot/omniglot_bits105.npz`, or `cub200/`, `cars196/` or `emoji/` with their lists and images. OUT gets a folder per
-data set, of the same name, which appears only when it is complete; one that is there already is kept.
+SHARED_DATA holds `omniglot/omniglot_bits105.npz`, or `cub200/`, `cars196/` or `emoji/` with their lists and images. OUT
+gets a folder per data set, of the same name, which appears only when it is complete; one that is there already is kept.
 """
 
 from __future__ import annotations

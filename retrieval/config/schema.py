@@ -145,6 +145,8 @@ class LossTerm(NamedLoss):
     margin: NotNegative = 0.0
     local_margin: NotNegative = 1.0
     temperature: AboveZero = 0.5
+    relevant_temperature: AboveZero | None = None
+    spreading: Annotated[float, Field(ge=0, le=1)] = 0.0
     gradient: Literal["identity", "blackbox"] = "identity"
     blackbox_lambda: AboveZero = 4.0
 
