@@ -122,8 +122,9 @@ def _recall_gradient(
     if projection == "softmax":
         soft = temperature * spread
         # Shares of the block of an irrelevant items and p: exp(s_n) / (sum of exp(s_n) + exp(s_p)).
-        exponents = (pairs.negatives() / soft).exp()
-        items = (pairs.positives / soft).exp()
+        top = pairs.scores.masked_fill(~candidates, -torch.inf).amax(2, keepdim=True)
+        exponents = ((pairs.negatives() - top) / soft).exp()
+        items = ((pairs.positives - top) / soft).exp()
         rest = pulls / (exponents.sum(2, keepdim=True) + items)
         gradient = exponents * rest.sum(2, keepdim=True) - pairs.place(pulls - rest * items)
         across = gradient - candidates * gradient.sum(2, keepdim=True) / count

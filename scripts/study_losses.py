@@ -271,6 +271,10 @@ class Missing(Exception):
     """Raised with the runs that a decision waits for."""
 
 
+class AtTheEdge(Exception):
+    """Raised where the best learning rate is at the edge of the grid, so that it cannot be said to be the best."""
+
+
 class Choice:
     """The search for the setting and the learning rate of a loss, from the rows that are known.
 
@@ -285,15 +289,22 @@ class Choice:
         self.rows = [row for row in rows if row["loss"] == loss]
 
     def missing(self) -> list[Run]:
-        """The runs to make next; none if the final ones are known."""
+        """The runs to make next; none if the final ones are known, or if there can be none."""
         try:
             self.final()
         except Missing as error:
             return list(error.args)
+        except AtTheEdge:
+            return []
         return []
 
     def final(self) -> list[Row]:
-        """The results of the final runs, by seed."""
+        """The results of the final runs, by seed.
+
+        Raises:
+            Missing: Not all results are known.
+            AtTheEdge: There are no final runs.
+        """
         setting, rate = self.choose()
         return self._find(Run(self.loss, setting, rate, seed, None) for seed in range(self.task.seeds))
 
@@ -314,7 +325,7 @@ class Choice:
             if best == step:
                 return step
             step = best
-        raise SystemExit(f"error: {self.loss}: the best learning rate {self._rate(step):g} is at the edge of the grid")
+        raise AtTheEdge(f"{self.loss}: the best learning rate {self._rate(step):g} is at the edge of the grid")
 
     def _rate(self, step: int) -> float:
         return float(f"{self.task.learning_rate * 10 ** (GRID * step):.2g}")

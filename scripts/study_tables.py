@@ -14,7 +14,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from interval import half_width
-from study_losses import LOSSES, MEASURES, OURS, PEERS, STARTS, Choice, Missing, Row, read_rows
+from study_losses import LOSSES, MEASURES, OURS, PEERS, STARTS, AtTheEdge, Choice, Missing, Row, read_rows
 from study_tasks import QUICK, TASKS
 
 matplotlib.use("Agg")
@@ -31,7 +31,7 @@ def finals(task: str, rows: list[Row]) -> Finals:
     for loss in LOSSES:
         try:
             found[loss] = Choice((TASKS | QUICK)[task], loss, rows).final()
-        except (Missing, SystemExit):
+        except (AtTheEdge, Missing):
             continue
     return found
 

@@ -56,3 +56,12 @@ def test_values_and_gradients_are_those_of_the_loss(name, setting):
         torch.testing.assert_close(inputs.grad[run], single.grad, rtol=1e-4, atol=1e-6)
         for parameter, gradient in zip(loss.parameters(), learned[run:], strict=False):
             torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", study_losses.LOSSES["near"].settings, ids=str)
+def test_scores_that_are_nearly_alike_have_finite_gradients(setting):
+    embeddings, classes = batches()
+    inputs = functional.normalize(1 + 0.01 * embeddings, dim=2).requires_grad_()
+    study_losses.batched("near", setting, inputs, M, None, classes).sum().backward()
+    assert inputs.grad.isfinite().all()
+    assert inputs.grad.abs().sum() > 0
