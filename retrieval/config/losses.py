@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pytorch_metric_learning import losses, miners
@@ -110,8 +110,9 @@ def _build_term(
 ) -> tuple[nn.Module, nn.Module | None]:
     """A loss and its miner; `alone` means a single loss without weight and miner, which gets embeddings and labels only."""
     options = {**_recall_options(term), **term.options}
-    loss = _create("loss", LOSSES, term.name, options, num_classes=num_classes, embedding_size=embedding_dim)
-    miner = _create("miner", MINERS, term.miner, term.miner_options) if term.miner else None
+    sizes = {"num_classes": num_classes, "embedding_size": embedding_dim}
+    loss = _create("loss", LOSSES, term.name, options, sizes, wanted=sizes if term.proxies else ())
+    miner = _create("miner", MINERS, term.miner, term.miner_options, {}) if term.miner else None
     if is_import_path(term.name):
         _require_arguments(term.name, loss, _ARGUMENTS[:2] if alone else _ARGUMENTS)
     if term.miner and is_import_path(term.miner):
@@ -147,7 +148,7 @@ def _recall_options(term: LossTerm) -> dict[str, Any]:
     if term.name != "recall":
         return {}
     options = term.model_dump(include=set(LossTerm.model_fields) - set(NamedLoss.model_fields))
-    lambda_ = options.pop("blackbox_lambda")
+    lambda_, _ = options.pop("blackbox_lambda"), options.pop("proxies")
     return options | ({"gradient": Blackbox(lambda_)} if term.gradient == "blackbox" else {})
 
 
@@ -161,11 +162,17 @@ def _find(kind: str, table: Mapping[str, Callable[..., nn.Module]], name: str) -
 
 
 def _create(
-    kind: str, table: Mapping[str, Callable[..., nn.Module]], name: str, options: Mapping[str, Any], **available: Any
+    kind: str,
+    table: Mapping[str, Callable[..., nn.Module]],
+    name: str,
+    options: Mapping[str, Any],
+    available: Mapping[str, Any],
+    wanted: Collection[str] = (),
 ) -> nn.Module:
-    """Builds the loss or miner of that name; of the `available` arguments it gets those that it requires.
+    """Builds the loss or miner of that name; of the `available` arguments it gets those that it requires, and the `wanted` ones.
 
-    A loss given by an import path also gets optional parameters of these names.
+    A loss given by an import path also gets optional parameters of these names, but not those that it has from the recall loss:
+    they would give it class proxies.
     """
     factory = _find(kind, table, name)
     parameters = _parameters(factory)
@@ -179,8 +186,9 @@ def _create(
     missing = [option for option in required if option not in available and option not in options]
     if missing:
         raise ValueError(f"{name} needs the option {' and '.join(missing)}; set it under {_options_key(kind)}")
-    wanted = parameters if is_import_path(name) else required
-    needed = {option: value for option, value in available.items() if option in wanted}
+    if is_import_path(name):
+        wanted = [option for option in parameters if not _is_of_recall(factory, option)]
+    needed = {option: value for option, value in available.items() if option in required or option in wanted}
     try:
         module = (
             call_object(name, factory, **needed, **options) if is_import_path(name) else factory(**needed, **options)
@@ -195,6 +203,14 @@ def _create(
 def _options_key(kind: str) -> str:
     """The key that holds the options of a loss or a miner."""
     return "options" if kind == "loss" else "miner_options"
+
+
+def _is_of_recall(factory: Callable[..., nn.Module], option: str) -> bool:
+    """Whether a class has a parameter from the recall loss, and not from a constructor of its own."""
+    classes = inspect.getmro(factory) if inspect.isclass(factory) else ()
+    constructors = {class_: vars(class_)["__init__"] for class_ in classes if "__init__" in vars(class_)}
+    naming = (class_ for class_, made in constructors.items() if option in inspect.signature(made).parameters)
+    return next(naming, None) is RecallLoss
 
 
 def _takes_any(factory: Callable[..., nn.Module]) -> bool:

@@ -149,6 +149,9 @@ class LossTerm(NamedLoss):
     spreading: Annotated[float, Field(ge=0, le=1)] = 0.0
     gradient: Literal["identity", "blackbox"] = "identity"
     blackbox_lambda: AboveZero = 4.0
+    proxies: bool = False  # a second list of candidates for each query: a learnable proxy of every training class
+    proxy_weight: NotNegative | Literal["auto"] = "auto"  # auto: classes in the batch over all training classes
+    proxy_temperature: AboveZero = 0.1
 
     @model_validator(mode="after")
     def _recall_options_for_the_recall_loss(self) -> Self:
@@ -157,6 +160,9 @@ class LossTerm(NamedLoss):
             raise ValueError(
                 f"{', '.join(changed)}: options of the loss 'recall', not of {self.name!r}, whose options go under options"
             )
+        unused = [name for name in changed if name.startswith("proxy_") and not self.proxies]
+        if unused:
+            raise ValueError(f"{unused[0]} is set, but there are no class proxies; set proxies=true, too")
         if self.miner is None and self.miner_options:
             raise ValueError("miner_options are set, but no miner")
         return self
@@ -166,7 +172,8 @@ class LossConfig(LossTerm):
     """The loss: a single one, or a weighted sum of several."""
 
     terms: list[LossTerm] = []  # in place of a single loss
-    lr_multiplier: AboveZero = 1.0  # learning rate of the loss's own parameters, such as proxies
+    # Learning rate of the loss's own parameters, such as proxies, over the network's. Null: 10 with `proxies`, else 1.
+    lr_multiplier: AboveZero | None = None
 
     @model_validator(mode="after")
     def _either_one_or_terms(self) -> Self:

@@ -19,6 +19,7 @@ from retrieval.config.mistakes import mistakes_in
 from retrieval.config.schema import Config, TrainingConfig
 from retrieval.errors import ConfigError, did_you_mean
 from retrieval.losses import Gauge
+from retrieval.losses.proxy_list import ProxyListLoss
 from retrieval.networks import Embedder, freeze_batchnorm, parameter_groups, set_backbone_trainable
 from retrieval.training import SiMix, Trainer
 
@@ -119,7 +120,7 @@ def _build_optimizer(
             layer_decay=options.layer_decay,
             head=options.head_lr_multiplier,
             pooling=options.pooling_lr_multiplier,
-            extra={"loss": (loss, config.loss.lr_multiplier)},
+            extra={"loss": (loss, config.loss.lr_multiplier or _usual_multiplier(loss))},
         )
     if optimizer is None:
         return create_optimizer(settings, groups)
@@ -134,6 +135,12 @@ def _build_optimizer(
     if any(id(parameter) not in trained for parameter in loss.parameters()):
         log.warning("the optimizer does not hold the parameters of the loss, so they are not trained")
     return built
+
+
+def _usual_multiplier(loss: nn.Module) -> float:
+    """How many times as fast as the network the parameters of a loss learn if nothing is said."""
+    has_proxies = any(isinstance(part, ProxyListLoss) and part.proxies is not None for part in loss.modules())
+    return 10.0 if has_proxies else 1.0
 
 
 def _build_schedule(config: Config, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:

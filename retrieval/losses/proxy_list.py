@@ -59,6 +59,10 @@ class ProxyListLoss(ScoreMatrixLoss):
         """The function w(r) of intruders r."""
         raise NotImplementedError
 
+    def no_weight_decay(self) -> set[str]:
+        """The parameters without weight decay, as timm's models name theirs: only the directions of proxies matter."""
+        return set() if self.proxies is None else {"proxies"}
+
     @torch.no_grad()
     def init_proxies(self, embeddings: Tensor, labels: Tensor) -> None:
         """Sets the proxy of every class that has an embedding to the mean of its embeddings.

@@ -25,7 +25,7 @@ def parameter_groups(
 
     Every parameter is in exactly one group. This includes frozen parameters: an optimiser skips them as long as they have no
     gradient, and they may be unfrozen later. Vectors and scalars (norms, biases, the power of GeM) have no weight decay, nor do
-    the parameters that the backbone exempts (position embeddings).
+    the parameters that a `no_weight_decay` of the backbone (position embeddings) or of a further module (proxies) exempts.
 
     Args:
         model: The network to train.
@@ -55,17 +55,23 @@ def parameter_groups(
         if multiple < 0:
             raise ValueError(f"the learning rate of {name} is {multiple} times the model's, expected 0 or more")
     layers = {} if layer_decay is None else _layers(backbone, layer_decay)
-    exempt = backbone.no_weight_decay() if hasattr(backbone, "no_weight_decay") else ()
     groups: dict[str, dict[str, Any]] = {}
     for part, (module, multiple) in modules.items():
+        in_backbone = module is backbone
+        exempt = _exempt({"": module} if in_backbone else dict(module.named_modules()))
         for name, parameter in module.named_parameters():
-            in_backbone = module is backbone
             layer, scale = layers[name] if in_backbone and layers else (part, multiple)
-            decays = parameter.ndim > 1 and not (in_backbone and name in exempt)
+            decays = parameter.ndim > 1 and name not in exempt
             key = layer if decays else f"{layer} without decay"
             options = {"lr": learning_rate * scale, "weight_decay": weight_decay if decays else 0.0, "name": key}
             groups.setdefault(key, {"params": [], **options})["params"].append(parameter)
     return list(groups.values())
+
+
+def _exempt(modules: Mapping[str, Any]) -> set[str]:
+    """The names of the parameters that modules exempt from weight decay by timm's method for that."""
+    exempting = {name: module for name, module in modules.items() if hasattr(module, "no_weight_decay")}
+    return {f"{name}.{own}".lstrip(".") for name, module in exempting.items() for own in module.no_weight_decay()}
 
 
 def _layers(backbone: Any, layer_decay: float) -> dict[str, tuple[str, float]]:

@@ -65,6 +65,35 @@ def test_the_options_of_the_recall_loss_reach_it():
     assert build(options={"noise": 0.3}).noise == 0.3
 
 
+def test_proxies_are_made_for_the_training_classes_where_they_are_asked_for():
+    loss = build(proxies=True, proxy_weight=0.3, proxy_temperature=0.2)
+    assert loss.proxies.shape == (6, 16)
+    assert (loss.proxy_weight, loss.proxy_temperature) == (0.3, 0.2)
+    inputs = embeddings()
+    loss(inputs, LABELS).backward()
+    assert inputs.grad.any()
+    assert loss.proxies.grad.any()
+    assert build(proxies=True).proxy_weight == "auto"
+    assert build().proxies is None
+    assert build(proxies=True, memory=32).loss.proxies.shape == (6, 16)
+    both = build(terms=[LossTerm(), LossTerm(proxies=True)])
+    assert [part.proxies is not None for part in both.losses] == [False, True]
+    assert mistakes(options={"num_classes": 7})[0].startswith("loss: recall has no option 'num_classes'")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"proxy_weight": 0.5}, "proxy_weight is set, but there are no class proxies; set proxies=true, too"),
+        ({"name": "triplet", "proxies": True}, "proxies: options of the loss 'recall', not of 'triplet'"),
+        ({"proxies": True, "proxy_weight": "all"}, "proxy_weight"),
+    ],
+)
+def test_options_of_proxies_without_proxies_are_mistakes(words, message):
+    with pytest.raises(ValueError, match=message):
+        LossConfig(**words)
+
+
 def test_options_reach_a_loss_and_its_miner():
     assert build(name="rambo", options={"margin": 0.5, "lambda_": 1.0}).margin == 0.5
     assert type(build(name="rambo")) is RamboLoss
@@ -125,6 +154,8 @@ def test_the_mistakes_of_all_terms_come_at_once():
 OWN = """
 from torch import nn
 
+from retrieval.losses import RecallLoss
+
 
 class Plain(nn.Module):
     def forward(self, embeddings, labels):
@@ -139,6 +170,16 @@ class WithPairs(nn.Module):
 class Alone(nn.Module):
     def forward(self, embeddings):
         return embeddings.sum()
+
+
+class Recall(RecallLoss):
+    def __init__(self, extra=1, **kwargs):
+        super().__init__(**kwargs)
+
+
+class WithProxies(RecallLoss):
+    def __init__(self, num_classes=None, **kwargs):
+        super().__init__(num_classes=num_classes, embedding_size=16, **kwargs)
 """
 
 
@@ -169,6 +210,12 @@ def test_own_losses_that_can_be_called_are_accepted_and_work(own):
         {"terms": [LossTerm(), LossTerm(name=f"{own}:WithPairs")]},
     ):
         assert build(**words)(inputs, LABELS).isfinite()
+
+
+def test_an_own_recall_loss_has_proxies_only_if_its_constructor_takes_the_number_of_classes(own):
+    for name in ("retrieval.losses:RecallLoss", f"{own}:Recall"):
+        assert build(name=name).proxies is None
+    assert build(name=f"{own}:WithProxies").proxies.shape == (6, 16)
 
 
 def test_own_losses_and_miners_that_cannot_be_called_at_all_are_refused(own):

@@ -50,6 +50,17 @@ def test_parts_have_multiples_of_the_learning_rate_and_vectors_no_weight_decay()
     assert {id(p) for group in trainer.optimizer.param_groups for p in group["params"]} == of_modules
 
 
+def test_class_proxies_learn_ten_times_as_fast_as_the_network_without_weight_decay():
+    for words in ((), ("loss.memory=256",), ("batch.simix=true",)):
+        trainer = build("loss.proxies=true", "model.head_lr_multiplier=3", *words)
+        (group,) = (group for group in trainer.optimizer.param_groups if "loss" in group["name"])
+        assert [tuple(parameter.shape) for parameter in group["params"]] == [(6, 16)]
+        assert group["lr"] == pytest.approx(1e-2)
+        assert group["weight_decay"] == 0
+    assert learning_rates(build("loss.proxies=true", "loss.lr_multiplier=2"))["extra.loss without decay"] == 2e-3
+    assert learning_rates(build("loss.name=proxy_anchor"))["extra.loss"] == 1e-3
+
+
 def test_schedules_have_the_learning_rates_of_their_options():
     assert rate_after(build("training.epochs=8"), 4) == pytest.approx(5e-4)
     assert rate_after(build("training.epochs=8"), 8) == pytest.approx(0, abs=1e-9)

@@ -33,6 +33,10 @@ LOSSES = {
         losses.ContrastiveLoss(), DIM, 60, miner=miners.MultiSimilarityMiner()
     ).double(),
     "proxies": lambda: losses.ProxyAnchorLoss(7, DIM).double(),
+    "class proxies": lambda: RecallLoss(num_classes=9, embedding_size=DIM).double(),
+    "class proxies, mixed, and a memory": lambda: SiMix(
+        CrossBatchMemory(RecallLoss("softmax", num_classes=9, embedding_size=DIM), DIM, 200).double()
+    ),
 }
 
 

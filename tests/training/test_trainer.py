@@ -104,9 +104,15 @@ EVERYTHING = {
         seed=5,
     ),
     "a loss with parameters": lambda: make_trainer(losses.ProxyAnchorLoss(4, 8), average=True),
+    "class proxies and a memory": lambda: make_trainer(CrossBatchMemory(with_proxies(), 8, 30), average=True),
     "a scaler": lambda: make_trainer(precision="float16"),
     "chunks": lambda: make_trainer(chunk_size=3, training_mode=frozen_batchnorm),
 }
+
+
+def with_proxies() -> RecallLoss:
+    torch.manual_seed(0)
+    return RecallLoss("softmax", noise=0.1, num_classes=4, embedding_size=8)
 
 
 def frozen_batchnorm(model: nn.Module, epoch: int) -> None:
@@ -260,15 +266,24 @@ def test_the_gradient_is_clipped_to_its_norm():
     assert norms[1] == pytest.approx(1e-4, rel=1e-3)
 
 
-def test_the_loss_learns_too_even_where_nothing_else_does():
+@pytest.mark.parametrize("loss", [lambda: losses.ProxyAnchorLoss(4, 8), lambda: with_proxies()])
+def test_the_loss_learns_too_even_where_nothing_else_does(loss):
     def freeze(model, epoch):
         model.requires_grad_(False).eval()
 
-    trainer = make_trainer(losses.ProxyAnchorLoss(4, 8), training_mode=freeze)
+    trainer = make_trainer(loss(), training_mode=freeze)
     model, proxies = trainer.model[1].weight.clone(), trainer.loss_function.proxies.clone()
     train(trainer, 2)
     assert torch.equal(trainer.model[1].weight, model)
     assert not torch.equal(trainer.loss_function.proxies, proxies)
+
+
+def test_frozen_proxies_stay_while_the_model_learns():
+    trainer = make_trainer(with_proxies().requires_grad_(False))
+    model, proxies = trainer.model[1].weight.clone(), trainer.loss_function.proxies.clone()
+    train(trainer, 2)
+    assert torch.equal(trainer.loss_function.proxies, proxies)
+    assert not torch.equal(trainer.model[1].weight, model)
 
 
 class TestAStepThatCannotBeTaken:
