@@ -38,14 +38,17 @@ def retrieval() -> None:
     """
 
 
-def _be_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value:
-        logging.getLogger("retrieval").setLevel(logging.ERROR)
+_LEVELS = {"quiet": logging.ERROR, "verbose": logging.DEBUG}
 
 
-def _be_verbose(context: click.Context, parameter: click.Parameter, value: bool) -> None:
-    if value:
-        logging.getLogger("retrieval").setLevel(logging.DEBUG)
+def _set_level(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Sets what is logged, by --quiet or --verbose of a command or of its group."""
+    if not value:
+        return
+    first = context.meta.setdefault("retrieval.level", parameter.name)
+    if first != parameter.name:
+        raise click.UsageError("--quiet and --verbose exclude each other")
+    logging.getLogger("retrieval").setLevel(_LEVELS[first])
 
 
 def _complete(command: click.Command) -> None:
@@ -58,8 +61,8 @@ def _complete(command: click.Command) -> None:
         command.help = docstring(command.callback)
     flag: dict[str, Any] = {"is_flag": True, "expose_value": False}
     command.params += [
-        click.Option(["--quiet"], **flag, callback=_be_quiet, help="No progress on stderr, only errors."),
-        click.Option(["--verbose"], **flag, callback=_be_verbose, help="Name every file that is not read."),
+        click.Option(["--quiet"], **flag, callback=_set_level, help="No progress on stderr, only errors."),
+        click.Option(["--verbose"], **flag, callback=_set_level, help="Name every file that is not read."),
         click.Option(["--debug"], **flag, help="Show the traceback of an error."),  # `run` looks for it
     ]
 

@@ -9,12 +9,13 @@ split column are train and test, or train, query and gallery, and also valid (or
 of train, the test images are queries against the training images; if not, they are searched among themselves. Without this column,
 the images are divided at random into what is trained on and what is tested. A super-class is any text, equal for all images of a
 class. An apostrophe in front of =, +, - or @, as in '=a, keeps a spreadsheet from taking a text for a formula; it is no part of the
-text.
+text. It is part of a path if only the file with the apostrophe exists.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path, PurePosixPath
 
 from retrieval.data.entry import Entry, image_sets, refuse_closed_set
@@ -23,6 +24,7 @@ from retrieval.data.list_file import Line, image_path, read_lines, shorten, spli
 from retrieval.data.names import MISSING, refuse_alike
 from retrieval.data.own_splits import NAMES, check_names
 from retrieval.errors import DatasetError, did_you_mean, plural
+from retrieval.files.cells import unguard
 
 log = logging.getLogger("retrieval")
 
@@ -49,7 +51,7 @@ def read(root: str | Path, *, file: str = "images.csv", check_images: bool = Tru
     root = Path(root)
     path = root / file
     refuse_closed_set(path)
-    entries = read_list(path)
+    entries = read_list(path, root)
     found = {name: name for name in entries} if "" in entries else check_names(list(entries), str(path))
     advice = "correct the list, or choose the root that its paths are relative to"
     splits = {split: entries[name] for name, split in found.items()}
@@ -57,12 +59,16 @@ def read(root: str | Path, *, file: str = "images.csv", check_images: bool = Tru
     return sets.get("", sets)
 
 
-def read_list(path: Path) -> dict[str, list[Entry]]:
+def read_list(path: Path, root: Path) -> dict[str, list[Entry]]:
     """Reads the entries of every split in the list, in the order of `retrieval.data.own_splits.NAMES`.
 
     Without a split column, all entries are in the split "".
 
     A label that is the text of a missing value, such as "nan", is logged with its line.
+
+    Args:
+        path: The list.
+        root: The folder that its paths are relative to.
 
     Raises:
         DatasetError: The list is missing or malformed (with file and line), or two classes look alike.
@@ -76,6 +82,8 @@ def read_list(path: Path) -> dict[str, list[Entry]]:
         for name, value in values.items():
             if not value:
                 raise DatasetError(f"{line.where}: the column {name} is empty; correct the line")
+            if name != "path" or not _is_written_so(root, value):
+                values[name] = unguard(value)
         split = values.get("split", "").lower()
         if split not in splits:
             raise DatasetError(
@@ -96,6 +104,11 @@ def read_list(path: Path) -> dict[str, list[Entry]]:
         )
     refuse_alike((entry.class_name for entries in splits.values() for entry in entries), path)
     return {split: entries for split, entries in splits.items() if entries}
+
+
+def _is_written_so(root: Path, path: str) -> bool:
+    """Whether a path with an apostrophe in front is that of an image, and without it is none: another program wrote the list."""
+    return os.path.lexists(root / path) and not os.path.lexists(root / unguard(path))
 
 
 def _columns(first: Line) -> list[str]:

@@ -65,6 +65,8 @@ def find(root: Path) -> Layout:
     direct = {path.split("/")[0] for path in tree.images if path.count("/") == 1}  # with images directly in them
     lone_class = len(marks) == 1 and len(tree.top) > 1 and marks[0] in direct
     has_splits = not lone_class and any(split_of(name) in _MARKS for name in marks)
+    if has_splits:
+        _refuse_linked(tree, marks)
     splits: dict[str, dict[str | None, list[str]]] = {name: {} for name in (marks if has_splits else [""])}
     beside = []
     for path in sorted(tree.images):
@@ -80,6 +82,20 @@ def find(root: Path) -> Layout:
     warn_missing(names, root)
     ordered = {split: dict(sorted(classes.items(), key=_order)) for split, classes in splits.items()}
     return Layout(tree, ordered, has_others=bool(beside))
+
+
+def _refuse_linked(tree: Tree, marks: list[str]) -> None:
+    """Refuses the folder of a split that is a link to another one: its images would be in two splits.
+
+    Raises:
+        DatasetError: One is; the message names the first.
+    """
+    for name in marks:
+        if f"{name}/" in tree.left_out.get(SECOND_LINK, []):
+            raise DatasetError(
+                f"{tree.root / name}: is a link to a folder that is read already, so its images would be in two splits; "
+                "remove the link, or give the split images of its own"
+            )
 
 
 def read(root: str | Path) -> ImageSet | dict[str, ImageSet]:

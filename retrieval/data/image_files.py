@@ -92,9 +92,10 @@ def listed_images(file: str | Path, root: str | Path | None = None) -> ImageSet:
         DatasetError: The list is missing or malformed, or an image does not exist.
     """
     file = Path(file)
-    entries = [entry for part in read_list(file).values() for entry in part]
+    folder = Path(root) if root else file.parent
+    entries = [entry for part in read_list(file, folder).values() for entry in part]
     advice = "correct the list, or give the folder that its paths are relative to with --root"
-    return image_sets(Path(root) if root else file.parent, {"listed": entries}, advice=advice)["listed"]
+    return image_sets(folder, {"listed": entries}, advice=advice)["listed"]
 
 
 def _classes_in(place: Path) -> dict[Path, str]:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from retrieval.data.image_set import stays_below_root
 from retrieval.errors import DatasetError
 from retrieval.files import read_file
-from retrieval.files.cells import unguard
 
 LONGEST_LINE = 4096  # characters; no common system allows longer paths
 
@@ -82,8 +81,6 @@ def split_line(line: Line, columns: Sequence[str]) -> list[str]:
 def split_commas(line: Line, count: int | None = None) -> list[str]:
     """Splits a line at its commas; values with a comma are in quotes, and white space around values is removed.
 
-    The apostrophe that `guard` puts in front of a formula is removed, too.
-
     Args:
         line: A line of `read_lines`.
         count: The required number of values; any number by default.
@@ -92,7 +89,7 @@ def split_commas(line: Line, count: int | None = None) -> list[str]:
         DatasetError: The quotes do not match, or the line has more or fewer values.
     """
     try:
-        values = [unguard(value.strip()) for value in next(csv.reader([line.text], strict=True, skipinitialspace=True))]
+        values = [value.strip() for value in next(csv.reader([line.text], strict=True, skipinitialspace=True))]
     except csv.Error as error:
         raise DatasetError(
             f"{line.where}: {shorten(line.text)} is not a line of a CSV file ({error}); correct it"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retrieval.errors import RetrievalError
 from retrieval.files.lock import is_locked, locked
-from retrieval.files.writing import not_written, remove_empty, target_of
+from retrieval.files.writing import hidden_name, not_written, remove_empty, target_of
 
 NEW, OLD = "new-", "old-"  # the names of folders that are being written, and that are being replaced, begin like this
 
@@ -74,7 +74,7 @@ def is_being_replaced(path: Path) -> bool:
 def _hidden(target: Path) -> Path:
     if not target.name:
         raise RetrievalError(f"{target}: cannot be replaced as a whole; choose a folder in it")
-    return target.with_name(f".{target.name}.unfinished")
+    return target.with_name(f"{hidden_name(target.name)}.unfinished")
 
 
 def _remove_contents(folder: Path) -> None:

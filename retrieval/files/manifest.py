@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class FolderKind:
         facts: The other keys of the manifest, with their types.
         remedy: How to mend a folder, for messages.
         error: The class of the errors.
+        check: A function that checks the values of these keys. It raises a `ValueError`.
     """
 
     format: str
@@ -62,6 +63,7 @@ class FolderKind:
     facts: Mapping[str, type]
     remedy: str
     error: type[RetrievalError]
+    check: Callable[[Mapping[str, Any]], None] = lambda manifest: None
 
     def read(self, folder: Path, names: Collection[str] | None = None) -> Contents:
         """Reads a folder as one generation: a folder that is replaced meanwhile is read again.
@@ -134,6 +136,10 @@ class FolderKind:
                     f"{path}: lists {brief(name)} as {brief(entry)}, expected one of {', '.join(self.files)} with size and sha256; "
                     f"{self.remedy}"
                 )
+        try:
+            self.check(manifest)
+        except ValueError as error:
+            raise self.error(f"{path}: {error}; {self.remedy}") from error
         return manifest
 
     def write(self, folder: Path, facts: Mapping[str, Any], contents: Mapping[str, bytes | memoryview]) -> bytes:

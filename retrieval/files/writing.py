@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from filelock import lock_descriptor
 from retrieval.errors import RetrievalError
 
 WINDOWS = os.name == "nt"
+
+_LONGEST = 200  # bytes of the name of an output that a hidden name repeats
 
 
 def write_bytes(path: str | Path, data: bytes | memoryview, *, keep: Path | None = None) -> None:
@@ -106,6 +109,16 @@ def target_of(path: str | Path) -> Path:
     return target
 
 
+def hidden_name(name: str) -> str:
+    """The beginning of the name of a hidden file or folder beside an output.
+
+    It is "." and the name of the output. The hidden name is longer than that of the output, and systems allow 255 bytes, so a digest
+    takes the place of the end of a long name.
+    """
+    content = os.fsencode(name)
+    return f".{name}" if len(content) <= _LONGEST else f".{name[:40]}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
 def not_written(path: Path, error: OSError) -> RetrievalError:
     """The error for a file or folder whose new content could not be written."""
     return RetrievalError(f"{path}: cannot be written ({error.strerror or error}); any previous content is unchanged")
@@ -155,7 +168,7 @@ def _special_kind(path: Path) -> str:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG):
             raise
         return ""
     kinds = {
@@ -172,7 +185,7 @@ def _new_file(target: Path) -> tuple[int, Path]:
     It has the permissions of the umask, unlike the files of the module tempfile.
     """
     while True:
-        path = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        path = target.with_name(f"{hidden_name(target.name)}.{secrets.token_hex(4)}.tmp")
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         try:
             is_own = lock_descriptor(handle, blocking=False)
@@ -185,7 +198,7 @@ def _new_file(target: Path) -> tuple[int, Path]:
 
 def _remove_leftovers(target: Path) -> None:
     """Removes the unfinished files of processes that have ended. Those that are being written are locked."""
-    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-z_]{{8}}\.tmp")
+    leftover = re.compile(rf"{re.escape(hidden_name(target.name))}\.[0-9a-z_]{{8}}\.tmp")
     with os.scandir(target.parent) as entries:
         found = [Path(entry.path) for entry in entries if leftover.fullmatch(entry.name)]
     for path in found:

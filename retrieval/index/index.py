@@ -16,7 +16,7 @@ import numpy as np
 
 from retrieval import evaluation
 from retrieval.data import load_image, pixel_limit
-from retrieval.errors import ConfigError, DatasetError, IndexFormatError, did_you_mean, plural
+from retrieval.errors import ConfigError, DatasetError, IndexFormatError, brief, did_you_mean, plural
 from retrieval.evaluation.arrays import check_k
 from retrieval.files import (
     claim_file,
@@ -376,7 +376,7 @@ class Index:
         Raises:
             IndexFormatError: The indices have no query in common.
         """
-        return comparison.compare([self._bundle, *(_bundle_of(other) for other in others)], ks, seed=seed)  # type: ignore[list-item]
+        return comparison.compare([self._bundle, *map(_opened, others)], ks, seed=seed)
 
     def add(
         self,
@@ -414,22 +414,22 @@ class Index:
             self._generation = self._generation.followed_by(bundle)
         return added
 
-    def remove(self, paths: Sequence[str] = (), *, ids: Sequence[int] = (), classes: Sequence[str] = ()) -> int:
+    def remove(self, paths: Sequence[str] = (), *, ids: int | Sequence[int] = (), classes: Sequence[str] = ()) -> int:
         """Removes items from the index, and from its folder at once. The images stay.
 
         Args:
-            paths: Paths, as the index has them.
-            ids: Ids.
-            classes: Names of classes.
+            paths: One or several paths, as the index has them.
+            ids: One or several ids.
+            classes: One or several names of classes.
 
         Returns:
             The number of items that were removed.
 
         Raises:
             IndexFormatError: The index does not have one of them, or nothing would be left.
+            ValueError: An argument is of another type, such as a mask.
         """
         with self._editing() as bundle:
-            paths, classes = ([value] if isinstance(value, str) else value for value in (paths, classes))
             positions: set[int] = set()
             for kind, wanted, values in (
                 ("path", paths, bundle.paths),
@@ -458,8 +458,8 @@ class Index:
             IndexFormatError: The indices are of different models, or two hold the same path.
         """
         with claim_folder(out, overwrite, require_replaceable):
-            bundles = [self._bundle, *(_bundle_of(other) for other in others)]
-            bundle = editing.merge(bundles, where=out or "index")  # type: ignore[arg-type]
+            bundles = [self._bundle, *map(_opened, others)]
+            bundle = editing.merge(bundles, where=out or "index")
             return Index(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), self._given)
 
     def save(self, folder: Place, *, overwrite: bool = False) -> None:
@@ -628,8 +628,14 @@ class Index:
 
 
 def _bundle_of(index: Index | Place | None) -> Bundle | None:
-    if index is None or isinstance(index, Index):
-        return None if index is None else index._bundle
+    return None if index is None else _opened(index)
+
+
+def _opened(index: Index | Place) -> Bundle:
+    if isinstance(index, Index):
+        return index._bundle
+    if not isinstance(index, (str, Path)):
+        raise ValueError(f"an index is given as {brief(index)}; give an Index or the folder of one")
     return read_bundle(index)
 
 
@@ -638,8 +644,14 @@ def _rows(queries: Any, hits: Any) -> tuple[Sequence[Any], Sequence[Sequence[Hit
     return ([queries], [hits]) if not hits or isinstance(hits[0], Hit) else (queries, hits)
 
 
-def _positions(bundle: Bundle, kind: str, wanted: Sequence[Any], values: Sequence[Any]) -> set[int]:
-    """The positions of the items that have one of the wanted values; every wanted value must occur."""
+def _positions(bundle: Bundle, kind: str, wanted: Any, values: Sequence[Any]) -> set[int]:
+    """The positions of the items that have one of the wanted values, or the wanted value; every one must occur."""
+    wanted = [wanted] if isinstance(wanted, (str, int)) else list(wanted) if isinstance(wanted, Iterable) else None
+    # A mask is no list of ids, although Python takes its values for 0 and 1.
+    if wanted is None or any(
+        isinstance(value, (bool, np.bool_)) or not isinstance(value, Hashable) for value in wanted
+    ):
+        raise ValueError(f"{kind} is {brief(wanted)}, expected one {kind} of the index or a list of several")
     positions: dict[Any, list[int]] = {}
     for position, value in enumerate(values):
         positions.setdefault(value, []).append(position)

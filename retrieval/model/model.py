@@ -22,7 +22,7 @@ from retrieval.files import claim_file, claim_folder, folder_in_one_piece, requi
 from retrieval.files.arrays import PATHS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.model import encoding, onnx
 from retrieval.model.description import StoredModel
-from retrieval.model.places import MODEL_FOLDER, Loaded, load_place, require_replaceable
+from retrieval.model.places import MODEL_FOLDER, Loaded, check_source, load_place, require_replaceable
 from retrieval.networks import Embedder
 from retrieval.networks.embedding import device_of, embed
 from retrieval.training.device import pick_device
@@ -91,6 +91,7 @@ class Model:
         self.preprocessing: Any = preprocessing
         self.batch_size, self.workers, self.timeout, self.precision = batch_size, workers, timeout, precision
         self.source = dict(source or {})
+        check_source(self.source)
         self.takes_tensors = takes_tensors
         self._embedding_dim: int | None = None
         if isinstance(network, (Embedder, onnx.OnnxNetwork)):

@@ -16,13 +16,36 @@ from retrieval.config.imports import is_import_path, require_trusted
 from retrieval.config.network import build_network, build_preprocessing, own_network
 from retrieval.config.reading import load_of_run
 from retrieval.data import Preprocessing
-from retrieval.errors import CheckpointError, ConfigError, IndexFormatError, reason_of
+from retrieval.errors import CheckpointError, ConfigError, IndexFormatError, brief, reason_of
 from retrieval.files import require_only
 from retrieval.files.manifest import MANIFEST, FolderKind
 from retrieval.model.description import DESCRIPTION, MODEL_FILES, StoredModel
 from retrieval.training import RunFolder, load_checkpoint
 
 log = logging.getLogger("retrieval")
+
+_SOURCE = {"dataset": str, "checkpoint": str, "step": int, "vectors": str, "labels": str}
+
+
+def check_source(source: Mapping[str, Any]) -> None:
+    """Checks the values of a source that are printed.
+
+    Raises:
+        ValueError: One is of another type; the message names it.
+    """
+    for key, type_ in _SOURCE.items():
+        if key in source and type(source[key]) is not type_:
+            raise ValueError(f"source.{key} is {brief(source[key])}, expected a value of type {type_.__name__}")
+    if ("checkpoint" in source) != ("step" in source):
+        raise ValueError(f"source is {brief(source)}, expected checkpoint and step, or neither")
+
+
+def _check_facts(manifest: Mapping[str, Any]) -> None:
+    check_source(manifest["source"])
+    for key, value in manifest.get("approximate", {}).items():
+        if type(value) not in (int, float) or not 0 <= value < 2**63:
+            raise ValueError(f"approximate.{key} is {brief(value)}, expected a number")
+
 
 MODEL_FOLDER = FolderKind(
     format="retrieval model",
@@ -32,6 +55,7 @@ MODEL_FOLDER = FolderKind(
     facts={"dimension": int, "source": dict},
     remedy="save the model again",
     error=CheckpointError,
+    check=_check_facts,
 )
 
 # The rest of an index is not read for its model.
@@ -56,6 +80,7 @@ INDEX_FOLDER = FolderKind(
     },
     remedy="build the index again with `retrieval index`",
     error=IndexFormatError,
+    check=_check_facts,
 )
 
 

@@ -214,3 +214,10 @@ def test_a_closed_pipe_is_not_a_fault(run, monkeypatch):
     with open("/dev/null", "w") as spare:  # noqa: PTH123
         monkeypatch.setattr(sys, "stdout", Closed())
         assert cli.run(["recall", str(run / "index-test")]) == 1
+
+
+@pytest.mark.parametrize("words", [["--quiet", "--verbose"], ["--verbose", "--quiet"]])
+def test_quiet_and_verbose_exclude_each_other(capsys, words):
+    code, out, err = call(capsys, "runs", "list", ".", *words)
+    assert (code, out) == (2, "")
+    assert "error: --quiet and --verbose exclude each other" in err

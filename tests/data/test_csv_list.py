@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from retrieval.data import ImageSet, csv_list
+from retrieval.data import ImageSet, csv_list, listed_images
 from retrieval.errors import DatasetError
 
 PLAIN = "path,label\n" + "".join(f"{name}/{i}.jpg,{name}\n" for name in "abcdef" for i in range(2))
@@ -223,3 +223,14 @@ def test_the_apostrophe_in_front_of_a_formula_is_no_part_of_a_name(tmp_path: Pat
     assert isinstance(images, ImageSet)
     assert images.paths == ("=a/1.jpg", "b/2.jpg", "b/3.jpg", "b/4.jpg")
     assert sorted(images.class_names) == ["'quoted'", "-0.5", "=a", "@b"]
+
+
+def test_an_apostrophe_that_the_name_of_a_file_has_is_kept(tmp_path: Path) -> None:
+    """A list of another program, which does not guard its cells."""
+    for name in ("'-0.jpg", "'=1.jpg", "=2.jpg", "'=3.jpg", "=3.jpg"):
+        (tmp_path / name).touch()
+    write(tmp_path, "path,label\n'-0.jpg,a\n'=1.jpg,a\n'=2.jpg,a\n'=3.jpg,a\n", images=False)
+    images = csv_list.read(tmp_path)
+    assert isinstance(images, ImageSet)
+    assert images.paths == ("'-0.jpg", "'=1.jpg", "=2.jpg", "=3.jpg")
+    assert listed_images(tmp_path / "images.csv").paths == images.paths

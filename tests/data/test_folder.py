@@ -166,6 +166,17 @@ def test_links_to_folders_are_followed_once_and_loops_end(tmp_path: Path, caplog
     assert images_in(root).paths == splits["test"].paths + splits["train"].paths
 
 
+@pytest.mark.parametrize(("link", "to"), [("val", "test"), ("test", "train"), ("gallery", "train")])
+def test_the_folder_of_a_split_that_is_a_link_to_another_one_is_refused(tmp_path: Path, link: str, to: str) -> None:
+    touch(tmp_path, "train/a/1.png", "train/b/1.png", "query/a/2.png" if link == "gallery" else "val/a/1.png")
+    if link == "val":
+        (tmp_path / "val").rename(tmp_path / "test")
+    (tmp_path / link).symlink_to(to)
+    for read in (folder.read, images_in):
+        with pytest.raises(DatasetError, match=rf"{link}: is a link to a folder that is read already, so its images"):
+            read(tmp_path)
+
+
 def test_folders_of_the_system_and_outputs_of_this_program_are_not_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -175,3 +175,24 @@ def test_what_is_left_of_an_earlier_call_is_removed_by_one_that_succeeds(tmp_pat
     assert names(tmp_path) == [".out.unfinished"]
     write(tmp_path / "out")
     assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "\u00e9" * 127, "n" * 201])
+def test_an_output_may_have_the_longest_name_of_the_system(tmp_path, name):
+    with claim_folder(tmp_path / name, False, lambda folder: None):
+        assert is_claimed(tmp_path / name)
+        assert not is_claimed(tmp_path / f"{name[:-1]}m")  # a name that begins alike
+        write(tmp_path / name)
+    write_bytes(tmp_path / name / name, b"1")
+    write_bytes(tmp_path / name / name, b"2")
+    assert names(tmp_path) == [name]
+    assert names(tmp_path / name) == ["a", name]
+
+
+def test_a_name_that_is_too_long_is_refused_in_one_line(tmp_path):
+    for claim in (claim_folder, claim_file):
+        with (
+            pytest.raises(RetrievalError, match="n: cannot be created .File name too long.; choose another path"),
+            claim(tmp_path / ("n" * 256), False, lambda folder: None),
+        ):
+            pass

@@ -625,3 +625,19 @@ except IndexFormatError as error:
     command = [sys.executable, "-O", "-c", program, str(folder)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     assert run.stdout.split() == ["7", "refused"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": {"checkpoint": "best", "step": []}}, r"source.step is \[\], expected a value of type int"),
+        ({"source": {"checkpoint": 3, "step": 3}}, "source.checkpoint is 3, expected a value of type str"),
+        ({"source": {"checkpoint": "best"}}, "expected checkpoint and step, or neither"),
+        ({"source": {"vectors": None}}, "source.vectors is None, expected a value of type str"),
+        ({"approximate": {"recall@1": "x"}}, "approximate.recall@1 is 'x', expected a number"),
+        ({"approximate": {"queries": None}}, "approximate.queries is None, expected a number"),
+    ],
+)
+def test_values_inside_a_manifest_are_checked_when_it_is_read(folder, changes, message):
+    rewrite(folder, **changes)
+    assert re.search(f"manifest.json: .*{message}", refused(folder))

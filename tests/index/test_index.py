@@ -1153,3 +1153,19 @@ def test_the_root_of_an_index_moves_only_with_all_its_images(tmp_path):
     shutil.copytree(tmp_path / "photos", tmp_path / "moved", dirs_exist_ok=True)
     assert index.add(tmp_path / "moved" / "photos", class_name="new", root=tmp_path / "moved") > 0
     assert all((index.root / path).is_file() for path in index.paths)
+
+
+@pytest.mark.parametrize("ids", [np.arange(COUNT) == 3, [True], True, 1.5, [[1]], None])
+def test_a_mask_or_another_thing_in_place_of_ids_removes_nothing(photos, ids):
+    index = Index.build(timm_model(), photos)
+    with pytest.raises(ValueError, match="id is .*, expected one id of the index or a list of several"):
+        index.remove(ids=ids)
+    assert len(index) == COUNT
+    assert index.remove(ids=0) == 1
+
+
+@pytest.mark.parametrize("other", [None, 0, b"index"])
+def test_what_is_no_other_index_is_refused(index, other):
+    for call in (index.merge, index.compare):
+        with pytest.raises(ValueError, match=f"an index is given as {other!r}; give an Index or the folder of one"):
+            call(other)
