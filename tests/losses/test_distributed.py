@@ -34,10 +34,10 @@ def model() -> torch.nn.Linear:
 
 def gradients(rows: slice, wrap: Callable[[torch.nn.Module], torch.nn.Module]) -> dict[str, torch.Tensor]:
     """The gradient of the weights: with blackbox, and for projections without and (over three batches) with a memory."""
-    losses = {"rambo": RamboLoss(), "blackbox": RecallLoss(gradient=Blackbox(20.0))}
+    losses = {"rambo": RamboLoss(), "blackbox": RecallLoss(gradient=Blackbox(20.0), noise=0)}
     for projection in PROJECTIONS:
-        losses[projection] = RecallLoss(projection)
-        losses[f"{projection} with a memory"] = CrossBatchMemory(RecallLoss(projection), 5, 48)
+        losses[projection] = RecallLoss(projection, noise=0)
+        losses[f"{projection} with a memory"] = CrossBatchMemory(RecallLoss(projection, noise=0), 5, 48)
     found = {}
     for name, loss in losses.items():
         network, wrapped = model(), wrap(loss)
