@@ -15,7 +15,7 @@ There is a table for each size, number of images a class and number of threads. 
   libraries does not count; on CUDA, to the allocated memory. `--quick` leaves it out.
 - A candidate that took more than `--limit` seconds is left out at larger sizes of the same class size and threads. One that needs
   more than `--memory-gb`, computed from the sizes of what it holds at a time, is not started. The note says so. Values compare
-  within the recall losses only.
+  within the recall losses only, which have no noise but where the name says so: there, the default.
 `--out` is the folder of the table, bench_loss.csv, and of a plot. torchsort comes with the extra `bench`.
 """
 
@@ -68,11 +68,18 @@ def candidates(dim: int, per_class: int) -> dict[str, tuple[Build, Need]]:
     """All there is to measure, in the order of the table. The needs were measured at n = 1024 and 2048."""
     return {
         PRODUCT: (all_scores, matrices(1)),
-        **{f"RecallLoss {name}": (of_loss(partial(RecallLoss, name)), rows(7 * dim)) for name in PROJECTIONS},
-        "definition std": (of_scores(partial(recall_loss, projection="std")), matrices(18)),
-        "definition local": (of_scores(partial(recall_loss, projection="local")), matrices(24)),
+        **{f"RecallLoss {name}": (of_loss(partial(RecallLoss, name, noise=0)), rows(7 * dim)) for name in PROJECTIONS},
         **{
-            f"RecallLoss {name}, blackbox": (of_loss(partial(RecallLoss, name, gradient="blackbox")), matrices(18))
+            f"{name} with noise": (of_loss(partial(RecallLoss, name)), rows(7 * dim))
+            for name in ("none", "std", "softmax")
+        },
+        "definition std": (of_scores(partial(recall_loss, projection="std", noise=0)), matrices(18)),
+        "definition local": (of_scores(partial(recall_loss, projection="local", noise=0)), matrices(24)),
+        **{
+            f"RecallLoss {name}, blackbox": (
+                of_loss(partial(RecallLoss, name, gradient="blackbox", noise=0)),
+                matrices(18),
+            )
             for name in PROJECTIONS
             if name not in ("local", "softmax")
         },

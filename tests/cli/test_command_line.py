@@ -32,6 +32,10 @@ def test_a_run_leaves_everything_that_was_promised(run):
     assert names >= {"curves.png", "gallery.png", "index-test"}
     assert [name for name in names if name.startswith(".")] == [".lock"]
     assert (run / "metrics.csv").read_text().splitlines()[0].startswith("epoch,step,loss,validation recall@1")
+    first, *trained = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    names = {"score_spread", "mean_intruders", "perfect_queries"}
+    assert not names & first.keys()
+    assert all(row["score_spread"] > 0 and row["mean_intruders"] >= 0 <= row["perfect_queries"] <= 1 for row in trained)
     for picture in ("curves.png", "gallery.png"):
         with Image.open(run / picture) as image:
             assert min(image.size) > 300

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from pytorch_metric_learning import losses, miners
@@ -7,8 +9,9 @@ from torch.nn.functional import normalize
 
 from retrieval.config.losses import LOSSES, MINERS, build_loss
 from retrieval.config.schema import LossConfig, LossTerm
+from retrieval.defaults import NOISE
 from retrieval.errors import ConfigError
-from retrieval.losses import RamboLoss, RecallLoss
+from retrieval.losses import RamboLoss, RecallLoss, recall_loss
 from retrieval.losses.memory import CrossBatchMemory
 from retrieval.solvers import Blackbox
 
@@ -94,6 +97,12 @@ def test_options_of_proxies_without_proxies_are_mistakes(words, message):
         LossConfig(**words)
 
 
+def test_the_noise_of_the_recall_loss_is_on_and_the_same_wherever_it_is_not_given():
+    functions = (RecallLoss, recall_loss)
+    assert {inspect.signature(function).parameters["noise"].default for function in functions} == {NOISE}
+    assert build().noise == RecallLoss().noise == NOISE > 0
+
+
 def test_options_reach_a_loss_and_its_miner():
     assert build(name="rambo", options={"margin": 0.5, "lambda_": 1.0}).margin == 0.5
     assert type(build(name="rambo")) is RamboLoss
@@ -110,11 +119,13 @@ def test_classes_and_dimension_are_filled_in_and_proxies_are_parameters():
 
 
 def test_a_weighted_sum_is_the_sum_of_its_terms_times_their_weights():
-    terms = [LossTerm(weight=2.0), LossTerm(name="contrastive", weight=0.5, options={"neg_margin": 0.7})]
+    terms = [LossTerm(weight=2.0, noise=0.0), LossTerm(name="contrastive", weight=0.5, options={"neg_margin": 0.7})]
     inputs = embeddings()
-    expected = 2 * RecallLoss()(inputs, LABELS) + 0.5 * losses.ContrastiveLoss(neg_margin=0.7)(inputs, LABELS)
+    expected = 2 * RecallLoss(noise=0)(inputs, LABELS) + 0.5 * losses.ContrastiveLoss(neg_margin=0.7)(inputs, LABELS)
     assert build(terms=terms)(inputs, LABELS).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert build(weight=3.0)(inputs, LABELS).item() == pytest.approx(3 * RecallLoss()(inputs, LABELS).item(), rel=1e-6)
+    assert build(weight=3.0, noise=0.0)(inputs, LABELS).item() == pytest.approx(
+        3 * RecallLoss(noise=0)(inputs, LABELS).item(), rel=1e-6
+    )
 
 
 def test_a_memory_wraps_the_loss_and_its_miner():

@@ -36,7 +36,7 @@ def embeddings(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tenso
 
 def make(proxies: torch.Tensor | None = None, **options) -> RecallLoss:
     torch.manual_seed(0)
-    loss = RecallLoss(**{"num_classes": CLASSES, "embedding_size": DIM, "proxy_weight": 1.0} | options).double()
+    loss = RecallLoss(**{"noise": 0, "num_classes": CLASSES, "embedding_size": DIM, "proxy_weight": 1.0} | options).double()
     if proxies is not None:
         loss.proxies.data.copy_(proxies)
     return loss
@@ -153,13 +153,13 @@ class TestInTheLoss:
     @pytest.mark.parametrize("projection", ["std", "none", "local", "softmax"])
     def test_it_is_added_to_the_loss_of_the_first_list(self, projection):
         loss, inputs = make(projection=projection, proxy_weight=0.3), embeddings()
-        expected = RecallLoss(projection)(inputs, LABELS) + 0.3 * second_list(make(), inputs).mean()
+        expected = RecallLoss(projection, noise=0)(inputs, LABELS) + 0.3 * second_list(make(), inputs).mean()
         torch.testing.assert_close(loss(inputs, LABELS), expected)
         found, right = (torch.autograd.grad(value, inputs)[0] for value in (loss(inputs, LABELS), expected))
         torch.testing.assert_close(found, right)
 
     def test_without_classes_there_is_no_parameter_and_no_second_list(self):
-        loss = RecallLoss()
+        loss = RecallLoss(noise=0)
         assert loss.proxies is None
         assert not list(loss.parameters())
         assert not loss.state_dict()
@@ -194,7 +194,7 @@ class TestInTheLoss:
     def test_a_reducer_reduces_each_list(self, reducer, reduce):
         loss, inputs = make(reducer=reducer), embeddings()
         by_name = isinstance(reducer, reducers.MultipleReducers)
-        first = RecallLoss(reducer=None if by_name else reducer)(inputs, LABELS)
+        first = RecallLoss(noise=0, reducer=None if by_name else reducer)(inputs, LABELS)
         torch.testing.assert_close(loss(inputs, LABELS), first + reduce(second_list(make(), inputs)))
 
     @pytest.mark.parametrize("distance", DISTANCES, ids=repr)
@@ -213,9 +213,9 @@ class TestInTheLoss:
         inputs = embeddings()
         mined = miners.MultiSimilarityMiner()(inputs, LABELS)
         second = second_list(make(), inputs).mean()
-        torch.testing.assert_close(make()(inputs, LABELS, mined), RecallLoss()(inputs, LABELS, mined) + second)
+        torch.testing.assert_close(make()(inputs, LABELS, mined), RecallLoss(noise=0)(inputs, LABELS, mined) + second)
         blackbox = {"gradient": "blackbox", "margin": 0.3}
-        loss, expected = make(**blackbox)(inputs, LABELS), RecallLoss(**blackbox)(inputs, LABELS) + second
+        loss, expected = make(**blackbox)(inputs, LABELS), RecallLoss(noise=0, **blackbox)(inputs, LABELS) + second
         torch.testing.assert_close(loss, expected)
         found, right = (torch.autograd.grad(value, inputs)[0] for value in (loss, expected))
         torch.testing.assert_close(found, right)
@@ -223,7 +223,7 @@ class TestInTheLoss:
     def test_references_are_no_queries_of_the_second_list(self):
         inputs, others = embeddings(), embeddings(seed=1)
         references = {"ref_emb": others, "ref_labels": LABELS}
-        expected = RecallLoss()(inputs, LABELS, **references) + second_list(make(), inputs).mean()
+        expected = RecallLoss(noise=0)(inputs, LABELS, **references) + second_list(make(), inputs).mean()
         torch.testing.assert_close(make()(inputs, LABELS, **references), expected)
         none = {"ref_emb": others[:0], "ref_labels": LABELS[:0]}
         torch.testing.assert_close(make()(inputs, LABELS, **none), second_list(make(), inputs).mean())
@@ -231,7 +231,7 @@ class TestInTheLoss:
     def test_with_a_memory_the_second_list_is_of_the_batch(self):
         inputs = embeddings()
         memory = CrossBatchMemory(make(proxy_weight="auto"), DIM, 32)
-        plain = CrossBatchMemory(RecallLoss(), DIM, 32)
+        plain = CrossBatchMemory(RecallLoss(noise=0), DIM, 32)
         assert [name for name, _ in memory.named_parameters()] == ["loss.proxies"]
         for seed, some in enumerate((slice(None), slice(0, 5), slice(4, 9))):
             batch, labels = embeddings(seed=seed)[some], LABELS[some]

@@ -10,6 +10,7 @@ from pytorch_metric_learning.reducers import DoNothingReducer
 from retrieval.losses import RamboLoss, RecallLoss, closed_form, moments, recall_loss, score_tiles
 from retrieval.losses.recall import PROJECTIONS
 from retrieval.losses.weightings import WEIGHTINGS
+from retrieval.solvers import two_point
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
 
@@ -59,7 +60,8 @@ def small_tiles(monkeypatch):
 
 
 def both(case: str, dtype: torch.dtype, **options) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Value and gradients by the closed form and by the definition, as they come from the same embeddings."""
+    """Value and gradients by the closed form and by the definition, as they come from the same embeddings, without noise."""
+    options = {"noise": 0} | options
     queries, references, labels, ref_labels = CASES[case]
     inputs = [t.to(dtype).requires_grad_() for t in (queries, references) if t is not None]
     same = labels[:, None] == (labels if ref_labels is None else ref_labels)
@@ -155,7 +157,7 @@ class TestAgreementWithTheDefinition:
         try:
             assert_close(*both(case, torch.float64, projection=projection), torch.float64)
             with torch.inference_mode():
-                assert RecallLoss(projection)(CASES["many tiles"][0], CASES["many tiles"][2]) > 0
+                assert RecallLoss(projection, noise=0)(CASES["many tiles"][0], CASES["many tiles"][2]) > 0
             assert torch.get_num_threads() == 3
         finally:
             torch.set_num_threads(number)
@@ -168,14 +170,14 @@ def test_own_copies_among_separate_references_are_no_candidates(projection):
     ref_labels, own = numbers(300, 60), torch.randperm(300, generator=torch.Generator().manual_seed(3))[:70]
     queries, labels = references.detach()[own].requires_grad_(), ref_labels[own]
     distance = DotProductSimilarity(normalize_embeddings=False)
-    settings = RecallLoss(projection, weighting="log", distance=distance)._settings()
+    settings = RecallLoss(projection, weighting="log", distance=distance, noise=0)._settings()
     value = closed_form.closed_form(queries, references, labels, ref_labels, settings, own).losses
 
     same = labels[:, None] == ref_labels
     scores = queries @ references.T
     scores = scores + ((scores.detach() * 1e12).round() / 1e12 - scores.detach())
     relevant = same.scatter(1, own[:, None], False)
-    expected = recall_loss(scores, relevant, ~same, projection=projection, weighting="log", reduction="none")
+    expected = recall_loss(scores, relevant, ~same, projection=projection, weighting="log", reduction="none", noise=0)
     found, right = (
         [loss, *torch.autograd.grad(loss.sum(), (queries, references), retain_graph=True)] for loss in (value, expected)
     )
@@ -188,12 +190,12 @@ def test_a_query_far_from_all_others_is_measured_without_its_own_entry(memory):
     close = torch.nn.functional.normalize(unit(1) + 0.01 * unit(11, seed=1), dim=1)
     queries = torch.cat([unit(1, seed=2), close]).requires_grad_()
     references, own = (queries.detach().clone(), torch.arange(12)) if memory else (None, None)
-    settings = RecallLoss(distance=DotProductSimilarity(normalize_embeddings=False))._settings()
+    settings = RecallLoss(distance=DotProductSimilarity(normalize_embeddings=False), noise=0)._settings()
     value = closed_form.closed_form(queries, references, labels, labels, settings, own).losses
 
     same = labels[:, None] == labels
     scores = queries @ (queries if references is None else references).T
-    expected = recall_loss(scores, same & ~torch.eye(12, dtype=torch.bool), ~same, reduction="none")
+    expected = recall_loss(scores, same & ~torch.eye(12, dtype=torch.bool), ~same, reduction="none", noise=0)
     found, right = ([loss, *torch.autograd.grad(loss.sum(), queries)] for loss in (value, expected))
     assert_close(found, right, torch.float64)
 
@@ -207,12 +209,12 @@ def test_collapsed_embeddings_and_flat_rows_have_a_finite_value_and_no_gradient(
     flat_but_for_one[0] = unit(1, seed=5)[0].to(dtype)
     for embeddings in (collapsed, flat_but_for_one):
         embeddings.requires_grad_()
-        loss = RecallLoss(projection)(embeddings, labels)
+        loss = RecallLoss(projection, noise=0)(embeddings, labels)
         (gradient,) = torch.autograd.grad(loss, embeddings)
         assert gradient.isfinite().all()
         assert gradient.norm() < (1e3 if projection == "std" else 10)
     assert loss >= 0
-    collapsed_loss = RecallLoss(projection)(collapsed, labels)
+    collapsed_loss = RecallLoss(projection, noise=0)(collapsed, labels)
     assert torch.autograd.grad(collapsed_loss, collapsed)[0].eq(0).all()
 
 
@@ -232,14 +234,20 @@ def test_collapsed_embeddings_have_the_largest_loss_that_there_is(projection, gr
         gradient = "identity"
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 3])
     embeddings = COLLAPSED[collapsed](dtype)
-    loss = RecallLoss(projection, weighting="linear", gradient=gradient, collect_stats=True)
+    loss = RecallLoss(projection, weighting="linear", gradient=gradient, collect_stats=True, noise=0)
     if gradient == "identity" or collapsed == "zero":  # products of equal rows may differ in their last bits
         assert loss(embeddings, labels) == pytest.approx((6 * 7 + 3 * 6) / 9)
         assert (loss.perfect_queries, loss.mean_intruders) == (0, pytest.approx((6 * 7 + 3 * 2 * 6) / 12))
     scores = torch.ones(9, 9, dtype=dtype)
     relevant = (labels[:, None] == labels) & ~torch.eye(9, dtype=torch.bool)
     defined = recall_loss(
-        scores, relevant, labels[:, None] != labels, projection=projection, weighting="linear", gradient=gradient
+        scores,
+        relevant,
+        labels[:, None] != labels,
+        projection=projection,
+        weighting="linear",
+        gradient=gradient,
+        noise=0,
     )
     assert defined == pytest.approx((6 * 7 + 3 * 6) / 9)
     assert loss(unit(9), labels) < defined
@@ -248,7 +256,9 @@ def test_collapsed_embeddings_have_the_largest_loss_that_there_is(projection, gr
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_a_copy_in_another_class_is_one_intruder_of_its_queries(projection):
     embeddings, labels = torch.eye(8, dtype=torch.float64)[[0, 0, 0, 1, 2, 2]], torch.tensor([0, 0, 1, 1, 2, 2])
-    out = RecallLoss(projection, weighting="linear", reducer=DoNothingReducer())(embeddings, labels)["loss"]["losses"]
+    out = RecallLoss(projection, weighting="linear", reducer=DoNothingReducer(), noise=0)(embeddings, labels)["loss"][
+        "losses"
+    ]
     # The third is a copy of the first two, and its own relevant item scores as low as the two of the last class.
     assert out.tolist() == [1, 1, 4, 4, 0, 0]
 
@@ -256,7 +266,7 @@ def test_a_copy_in_another_class_is_one_intruder_of_its_queries(projection):
 def test_one_class_only_has_no_loss_and_no_gradient():
     embeddings = unit(6).requires_grad_()
     for projection in PROJECTIONS:
-        loss = RecallLoss(projection)(embeddings, torch.zeros(6, dtype=torch.long))
+        loss = RecallLoss(projection, noise=0)(embeddings, torch.zeros(6, dtype=torch.long))
         assert loss == 0
         if projection in ("mean", "std", "local", "softmax"):
             torch.testing.assert_close(torch.autograd.grad(loss, embeddings)[0], torch.zeros_like(embeddings))
@@ -268,8 +278,8 @@ def test_a_nan_or_infinite_embedding_shows_in_the_loss():
         embeddings[3, 0] = wrong
         labels = torch.arange(4).repeat_interleave(2)
         for projection in PROJECTIONS:
-            assert not RecallLoss(projection)(embeddings, labels).isfinite()
-        assert not RecallLoss()(unit(8), labels, ref_emb=embeddings, ref_labels=labels).isfinite()
+            assert not RecallLoss(projection, noise=0)(embeddings, labels).isfinite()
+        assert not RecallLoss(noise=0)(unit(8), labels, ref_emb=embeddings, ref_labels=labels).isfinite()
 
 
 def test_noise_repeats_with_its_generator_and_moves_the_loss_as_in_the_definition():
@@ -296,10 +306,65 @@ def test_noise_repeats_with_its_generator_and_moves_the_loss_as_in_the_definitio
         assert abs(sum(value(seed) for seed in range(10)) / 10 - mean) < spread
 
 
+@pytest.mark.parametrize("options", [{}, {"margin": 0.03}], ids=str)
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_with_the_same_noise_value_and_gradients_are_those_of_the_definition(monkeypatch, projection, options):
+    labels = torch.arange(24) // 4  # sorted and in one tile, so that noise comes for slots, and then for all scores
+    draws = two_point(unit(24, dim=24), 1.0, generator=torch.Generator().manual_seed(0))
+    of_slots = draws.view(24, 6, 4)[torch.arange(24), labels]
+    drawn = {(24, 24): draws, (24, 4): of_slots}
+    for module in ("score_tiles", "recall"):
+        monkeypatch.setattr(
+            f"retrieval.losses.{module}.two_point", lambda like, alpha, generator: alpha * drawn[tuple(like.shape)]
+        )
+    monkeypatch.setitem(CASES, "sorted", (unit(24), None, labels, None))
+    without = both("sorted", torch.float64, projection=projection, **options)[0]
+    found, expected = both("sorted", torch.float64, projection=projection, noise=0.5, **options)
+    assert_close(found, expected, torch.float64)
+    assert found[0] != without[0]
+
+
+@pytest.mark.usefixtures("small_tiles")
+@pytest.mark.parametrize("case", ["many tiles", "large classes", "many tiles of references"])
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_the_spread_in_which_noise_is_measured_is_that_of_the_candidates(projection, case):
+    queries, references, labels, ref_labels = CASES[case]
+    own = references is None
+    settings = RecallLoss(projection, noise=0.5)._settings()
+    (labels, order), (ref_labels, ref_order) = labels.sort(), (labels if own else ref_labels).sort()
+    given = queries[order], None if own else references[ref_order], labels, ref_labels
+    tiles = score_tiles.Scores(*given, torch.arange(len(labels)) if own else None, settings)
+    scores = given[0] @ (given[0] if own else given[1]).T
+    candidates = ~torch.eye(*scores.shape, dtype=torch.bool) if own else torch.ones_like(scores, dtype=torch.bool)
+    expected = torch.stack([row[here].std(correction=0) for row, here in zip(scores, candidates, strict=True)])
+    torch.testing.assert_close(tiles.noise, 0.5 * expected)
+
+
+@pytest.mark.usefixtures("small_tiles")
+def test_noise_does_not_depend_on_the_number_of_threads_and_leaves_no_trace_in_evaluation():
+    embeddings, _, labels, _ = CASES["many tiles"]
+    number = torch.get_num_threads()
+
+    def value(threads: int, loss: RecallLoss) -> torch.Tensor:
+        torch.set_num_threads(threads)
+        torch.manual_seed(3)
+        return loss(embeddings, labels)
+
+    try:
+        for projection in ("std", "local", "softmax"):
+            loss = RecallLoss(projection, noise=0.5)
+            assert value(1, loss) == value(3, loss) != RecallLoss(projection, noise=0)(embeddings, labels)
+    finally:
+        torch.set_num_threads(number)
+    state = torch.get_rng_state()
+    assert loss.eval()(embeddings, labels) == RecallLoss("softmax", noise=0)(embeddings, labels)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_second_backward_pass_gives_the_same_and_a_second_derivative_is_an_error():
     embeddings, labels = unit(12).requires_grad_(), torch.arange(3).repeat_interleave(4)
     for projection in ("std", "local"):
-        loss = RecallLoss(projection)(embeddings, labels)
+        loss = RecallLoss(projection, noise=0)(embeddings, labels)
         first, second = (torch.autograd.grad(loss, embeddings, retain_graph=True)[0] for _ in range(2))
         assert torch.equal(first, second)
         with pytest.raises(RuntimeError, match="differentiated once only"):
@@ -309,10 +374,10 @@ def test_a_second_backward_pass_gives_the_same_and_a_second_derivative_is_an_err
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_inference_mode_and_no_grad_give_the_value(projection):
     embeddings, labels = unit(12).requires_grad_(), torch.arange(3).repeat_interleave(4)
-    expected = RecallLoss(projection)(embeddings, labels)
+    expected = RecallLoss(projection, noise=0)(embeddings, labels)
     for mode in (torch.inference_mode, torch.no_grad):
         with mode():
-            assert RecallLoss(projection)(embeddings, labels) == expected
+            assert RecallLoss(projection, noise=0)(embeddings, labels) == expected
 
 
 @pytest.mark.parametrize("projection", PROJECTIONS)
@@ -323,7 +388,7 @@ def test_a_loss_kept_after_its_backward_pass_keeps_no_tensor_alive(projection):
         gc.collect()
         return sum(type(item) is torch.Tensor for item in gc.get_objects())
 
-    for loss in (RecallLoss(projection), RamboLoss()):
+    for loss in (RecallLoss(projection, noise=0), RamboLoss()):
         loss(embeddings, labels).backward()
         before = tensors()
         kept = [loss(embeddings, labels) for _ in range(5)]
@@ -341,9 +406,9 @@ def test_a_loss_kept_after_its_backward_pass_keeps_no_tensor_alive(projection):
 )
 def test_labels_are_of_any_dtype_also_of_two(dtype):
     embeddings, labels = unit(12), numbers(12, 2)
-    expected = RecallLoss()(embeddings, labels)
-    apart = RecallLoss()(embeddings, labels, ref_emb=unit(9, seed=1), ref_labels=labels[:9])
-    for loss in (RecallLoss(), RecallLoss(gradient="blackbox")):
+    expected = RecallLoss(noise=0)(embeddings, labels)
+    apart = RecallLoss(noise=0)(embeddings, labels, ref_emb=unit(9, seed=1), ref_labels=labels[:9])
+    for loss in (RecallLoss(noise=0), RecallLoss(gradient="blackbox", noise=0)):
         torch.testing.assert_close(loss(embeddings, labels.to(dtype)), expected)
         for ref_labels in (labels[:9], labels[:9].to(dtype)):
             value = loss(embeddings, labels.to(dtype), ref_emb=unit(9, seed=1), ref_labels=ref_labels)
@@ -354,7 +419,7 @@ def test_whole_labels_do_not_meet_fractions():
     labels, fractions = torch.tensor([0, 0, 1, 1]), torch.tensor([0.5, 0.0, 1.5, 1.0])
     found, expected = (
         loss(unit(4), labels, ref_emb=unit(4, seed=1), ref_labels=fractions)
-        for loss in (RecallLoss(), RecallLoss(gradient="blackbox"))
+        for loss in (RecallLoss(noise=0), RecallLoss(gradient="blackbox", noise=0))
     )
     torch.testing.assert_close(found, expected)
 
@@ -363,10 +428,10 @@ def test_weights_of_the_reducer_reach_the_gradient():
     embeddings, labels = unit(12).requires_grad_(), torch.arange(3).repeat_interleave(4)
     same = labels[:, None] == labels
     relevant, weights = same & ~torch.eye(12, dtype=torch.bool), torch.rand(12, dtype=torch.float64)
-    settings = RecallLoss("local", distance=DotProductSimilarity(normalize_embeddings=False))._settings()
+    settings = RecallLoss("local", distance=DotProductSimilarity(normalize_embeddings=False), noise=0)._settings()
     found = closed_form.closed_form(embeddings, None, labels, labels, settings)
     (gradient,) = torch.autograd.grad((found.losses * weights).sum(), embeddings)
-    losses = recall_loss(embeddings @ embeddings.T, relevant, ~same, projection="local", reduction="none")
+    losses = recall_loss(embeddings @ embeddings.T, relevant, ~same, projection="local", reduction="none", noise=0)
     (expected,) = torch.autograd.grad((losses * weights).sum(), embeddings)
     torch.testing.assert_close(gradient, expected)
 
@@ -400,6 +465,6 @@ def test_a_gpu_gives_the_value_and_the_gradient_of_the_processor(projection):
     found = []
     for device in ("cpu", "cuda"):
         inputs = embeddings.to(device).requires_grad_()
-        value = RecallLoss(projection, weighting="log")(inputs, labels.to(device))
+        value = RecallLoss(projection, weighting="log", noise=0)(inputs, labels.to(device))
         found.append([value.cpu(), torch.autograd.grad(value, inputs)[0].cpu()])
     assert_close(found[1], found[0], torch.float32)

@@ -13,8 +13,11 @@ from pytorch_metric_learning import distances, losses, reducers, regularizers
 from retrieval.losses import RamboLoss, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
 
 LOSSES = {
-    **{name: lambda name=name, **kwargs: RecallLoss(name, **kwargs) for name in ("std", "none", "local", "softmax")},
-    "blackbox": lambda **kwargs: RecallLoss(gradient="blackbox", **kwargs),
+    **{
+        name: lambda name=name, **kwargs: RecallLoss(name, noise=0, **kwargs)
+        for name in ("std", "none", "local", "softmax")
+    },
+    "blackbox": lambda **kwargs: RecallLoss(gradient="blackbox", noise=0, **kwargs),
     "smooth_ap": lambda **kwargs: SmoothAPLoss(tau=0.1, **kwargs),
     "recall_surrogate": lambda **kwargs: RecallSurrogateLoss(tau_rank=0.1, **kwargs),
     "rambo": lambda **kwargs: RamboLoss(lambda_=20.0, **kwargs),

@@ -38,10 +38,10 @@ def model() -> torch.nn.Linear:
 
 def gradients(rows: slice, wrap: Callable[[torch.nn.Module], torch.nn.Module]) -> dict[str, torch.Tensor]:
     """The gradient of the weights: with blackbox, and for projections without and (over three batches) with a memory."""
-    losses = {"rambo": RamboLoss(), "blackbox": RecallLoss(gradient=Blackbox(20.0))}
+    losses = {"rambo": RamboLoss(), "blackbox": RecallLoss(gradient=Blackbox(20.0), noise=0)}
     for projection in PROJECTIONS:
-        losses[projection] = RecallLoss(projection)
-        losses[f"{projection} with a memory"] = CrossBatchMemory(RecallLoss(projection), 5, 48)
+        losses[projection] = RecallLoss(projection, noise=0)
+        losses[f"{projection} with a memory"] = CrossBatchMemory(RecallLoss(projection, noise=0), 5, 48)
         losses[f"{projection} and proxies"] = with_proxies(projection)
         losses[f"{projection} and proxies with a memory"] = CrossBatchMemory(with_proxies(projection), 5, 48)
     found = {}
@@ -60,7 +60,7 @@ def gradients(rows: slice, wrap: Callable[[torch.nn.Module], torch.nn.Module]) -
 
 
 def with_proxies(projection: str) -> RecallLoss:
-    loss = RecallLoss(projection, num_classes=9, embedding_size=5).double()
+    loss = RecallLoss(projection, noise=0, num_classes=9, embedding_size=5).double()
     torch.nn.init.normal_(loss.proxies, generator=torch.Generator().manual_seed(9))
     return loss
 

@@ -10,8 +10,8 @@ from retrieval.solvers import Blackbox
 LABELS = torch.tensor([0, 0, 0, 0, 0, 1, 1, 7, 2, 2, 2])
 LOSSES = {
     "rambo": RamboLoss,
-    "blackbox": lambda **options: RecallLoss(gradient="blackbox", **options),
-    "another lambda": lambda **options: RecallLoss("none", gradient=Blackbox(9.0), **options),
+    "blackbox": lambda **options: RecallLoss(gradient="blackbox", noise=0, **options),
+    "another lambda": lambda **options: RecallLoss("none", gradient=Blackbox(9.0), noise=0, **options),
 }
 
 

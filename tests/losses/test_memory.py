@@ -59,14 +59,14 @@ class PlainMemory:
     ids=["wraps around", "unequal batches", "no more than the batch", "batches of one", "not yet full"],
 )
 def test_value_and_gradient_are_the_recall_loss_against_the_last_entries_but_the_own(sizes, memory_size, projection):
-    memory = CrossBatchMemory(RecallLoss(projection, weighting="log"), DIM, memory_size)
+    memory = CrossBatchMemory(RecallLoss(projection, weighting="log", noise=0), DIM, memory_size)
     plain = PlainMemory(memory_size)
     for embeddings, labels in batches(*sizes):
         embeddings.requires_grad_()
         value = memory(embeddings, labels)
         plain.add(embeddings, labels)
         scores = torch.nn.functional.normalize(embeddings, dim=1) @ plain.references().T
-        expected = recall_loss(scores, *plain.masks(labels), projection=projection, weighting="log")
+        expected = recall_loss(scores, *plain.masks(labels), projection=projection, weighting="log", noise=0)
         torch.testing.assert_close(value, expected)
         gradient, right = (torch.autograd.grad(loss, embeddings)[0] for loss in (value, expected))
         torch.testing.assert_close(gradient, right, rtol=1e-7, atol=1e-9)
@@ -74,7 +74,7 @@ def test_value_and_gradient_are_the_recall_loss_against_the_last_entries_but_the
 
 def test_without_a_miner_the_recall_loss_never_makes_the_matrix_of_scores(monkeypatch):
     monkeypatch.setattr(RecallLoss, "losses_of_queries", None)
-    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     for embeddings, labels in batches(8, 8, 8):
         memory(embeddings, labels)
         memory(embeddings, labels, enqueue_mask=torch.arange(8) < 3)
@@ -107,23 +107,25 @@ def test_losses_of_the_host_and_of_users_are_taken_and_strangers_refused():
 
 
 def test_with_a_mask_some_enter_and_the_others_ask():
-    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     (first, first_labels), (second, second_labels) = batches(8, 10)
     memory(first, first_labels)
     enters = torch.arange(10) < 6
     value = memory(second, second_labels, enqueue_mask=enters)
     references = torch.cat([first, second[enters]])
     labels = torch.cat([first_labels, second_labels[enters]])
-    expected = RecallLoss()(second[~enters], second_labels[~enters], ref_emb=references, ref_labels=labels)
+    expected = RecallLoss(noise=0)(second[~enters], second_labels[~enters], ref_emb=references, ref_labels=labels)
     torch.testing.assert_close(value, expected)
 
 
 def test_a_mask_under_which_nothing_enters_leaves_the_memory_as_it_is():
-    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     (first, first_labels), (second, second_labels) = batches(8, 10)
     memory(first, first_labels)
     value = memory(second, second_labels, enqueue_mask=torch.zeros(10, dtype=torch.bool))
-    torch.testing.assert_close(value, RecallLoss()(second, second_labels, ref_emb=first, ref_labels=first_labels))
+    torch.testing.assert_close(
+        value, RecallLoss(noise=0)(second, second_labels, ref_emb=first, ref_labels=first_labels)
+    )
     assert (memory.queue_idx, memory.has_been_filled) == (8, False)
 
 
@@ -131,7 +133,7 @@ def test_a_mask_under_which_nothing_enters_leaves_the_memory_as_it_is():
 def test_no_query_or_no_reference_gives_a_zero_that_can_be_differentiated(enters):
     embeddings, labels = batches(8)[0]
     embeddings.requires_grad_()
-    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     value = memory(embeddings, labels, enqueue_mask=torch.full((8,), enters))
     value.backward()
     assert value == 0
@@ -144,17 +146,19 @@ def test_mined_pairs_of_the_batch_count_besides_those_with_the_memory():
             return (torch.empty(0, dtype=torch.long),) * 4
 
     embeddings, labels = batches(6)[0]
-    memory = CrossBatchMemory(RecallLoss(), DIM, 20, miner=Nothing())
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20, miner=Nothing())
     memory(*batches(7, seed=1)[0])  # so that places in the memory are not those in the batch
     pairs = torch.tensor([0]), torch.tensor([1]), torch.tensor([0, 0]), torch.tensor([2, 3])
-    expected = RecallLoss()(embeddings, None, pairs)
+    expected = RecallLoss(noise=0)(embeddings, None, pairs)
     torch.testing.assert_close(memory(embeddings, labels, pairs), expected)
     triplets = torch.tensor([0, 0]), torch.tensor([1, 1]), torch.tensor([2, 3])
     memory.miner = miners.TripletMarginMiner(margin=-5)  # finds nothing either
     torch.testing.assert_close(memory(embeddings, labels, triplets), expected)
 
 
-@pytest.mark.parametrize("loss", [RecallLoss(distance=LpDistance(p=1)), RecallLoss(distance=DotProductSimilarity())])
+@pytest.mark.parametrize(
+    "loss", [RecallLoss(distance=LpDistance(p=1), noise=0), RecallLoss(distance=DotProductSimilarity(), noise=0)]
+)
 @pytest.mark.parametrize("miner", [miners.MultiSimilarityMiner(), miners.TripletMarginMiner(margin=0.3)], ids=repr)
 def test_a_miner_chooses_the_candidates_in_the_batch_and_in_the_earlier_entries(loss, miner):
     memory, plain = CrossBatchMemory(loss, DIM, 20, miner=miner), PlainMemory(20)
@@ -183,7 +187,7 @@ def test_a_miner_never_finds_the_own_copy(negatives):
             seen.append((len(found[0]), int(own.sum())))
             return found
 
-    memory = CrossBatchMemory(RecallLoss(), DIM, 20, miner=Miner("easy", negatives))
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20, miner=Miner("easy", negatives))
     assert [bool(memory(*batch) > 0) for batch in batches(8, 8, 8, 8)] == [True] * 4
     assert all(found > 0 and own == 0 for found, own in seen)
     assert len(seen) == 7  # within each batch, and with the entries before it from the second on
@@ -192,14 +196,14 @@ def test_a_miner_never_finds_the_own_copy(negatives):
 @pytest.mark.parametrize("stop", [1, 3], ids=["not yet full", "full"])
 def test_a_run_saved_and_resumed_goes_on_as_one_without_a_break(tmp_path, stop):
     inputs = batches(8, 8, 8, 8, 8, dtype=torch.float32)
-    whole = CrossBatchMemory(RecallLoss(), DIM, 20)
+    whole = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     expected = [whole(*batch).item() for batch in inputs]
 
-    stopped = CrossBatchMemory(RecallLoss(), DIM, 20)
+    stopped = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     for batch in inputs[:stop]:
         stopped(*batch)
     save_checkpoint(tmp_path / "last.safetensors", {"loss": stopped.state_dict()})
-    resumed = CrossBatchMemory(RecallLoss(), DIM, 20)
+    resumed = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     resumed.load_state_dict(load_checkpoint(tmp_path / "last.safetensors")["loss"])
     assert [resumed(*batch).item() for batch in inputs[stop:]] == expected[stop:]
     assert (resumed.queue_idx, resumed.has_been_filled) == (whole.queue_idx, whole.has_been_filled)
@@ -209,7 +213,7 @@ def test_the_state_is_tensors_and_goes_through_safetensors(tmp_path):
     from safetensors.torch import load_file, save_model
 
     inputs = batches(8, 8, 8, dtype=torch.float32)
-    whole, resumed = (torch.nn.ModuleDict({"loss": CrossBatchMemory(RecallLoss(), DIM, 20)}) for _ in range(2))
+    whole, resumed = (torch.nn.ModuleDict({"loss": CrossBatchMemory(RecallLoss(noise=0), DIM, 20)}) for _ in range(2))
     for batch in inputs[:2]:
         whole["loss"](*batch)
     save_model(whole, tmp_path / "model.safetensors")
@@ -221,7 +225,7 @@ def test_the_state_is_tensors_and_goes_through_safetensors(tmp_path):
 
 def test_states_of_before_and_of_the_wrapped_class_load(caplog):
     inputs = batches(8, 8, 8, dtype=torch.float32)
-    memory, resumed = (torch.nn.ModuleDict({"loss": CrossBatchMemory(RecallLoss(), DIM, 20)}) for _ in range(2))
+    memory, resumed = (torch.nn.ModuleDict({"loss": CrossBatchMemory(RecallLoss(noise=0), DIM, 20)}) for _ in range(2))
     for batch in inputs[:2]:
         memory["loss"](*batch)
     state = memory.state_dict()
@@ -240,7 +244,7 @@ def test_states_of_before_and_of_the_wrapped_class_load(caplog):
 
 
 def test_a_validation_in_inference_mode_before_training_leaves_the_memory_trainable():
-    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     first, second = batches(8, 8)  # float64, to which the memory is converted
     with torch.inference_mode():
         memory(*first)
@@ -251,18 +255,18 @@ def test_a_validation_in_inference_mode_before_training_leaves_the_memory_traina
 
 def test_labels_of_every_dtype_enter():
     embeddings, labels = batches(8)[0]
-    expected = CrossBatchMemory(RecallLoss(), DIM, 20)(embeddings, labels % 2)
+    expected = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)(embeddings, labels % 2)
     for dtype in (torch.bool, torch.uint8, torch.uint16, torch.uint64, torch.int8, torch.float16):
-        memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+        memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
         assert memory(embeddings, (labels % 2).to(dtype)) == expected
 
 
 def test_its_text_shows_its_sizes():
-    assert "embedding_size=6, memory_size=20" in repr(CrossBatchMemory(RecallLoss(), DIM, 20))
+    assert "embedding_size=6, memory_size=20" in repr(CrossBatchMemory(RecallLoss(noise=0), DIM, 20))
 
 
 def test_the_memory_keeps_float32_and_whole_labels_whatever_comes():
-    memory = CrossBatchMemory(RecallLoss(), DIM, 20)
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 20)
     embeddings, labels = batches(8, dtype=torch.float32)[0]
     half = embeddings.bfloat16().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -273,11 +277,11 @@ def test_the_memory_keeps_float32_and_whole_labels_whatever_comes():
     assert (memory.label_memory.dtype, memory.label_memory.shape) == (torch.int64, (20,))
     assert torch.equal(memory.embedding_memory[:8], half.detach().float())
     assert memory.label_memory[:8].tolist() == (labels + 2**40).tolist()
-    torch.testing.assert_close(value, RecallLoss()(half.detach(), labels), rtol=0, atol=0)
+    torch.testing.assert_close(value, RecallLoss(noise=0)(half.detach(), labels), rtol=0, atol=0)
 
 
 def test_too_large_a_batch_is_refused_before_anything_enters():
-    memory = CrossBatchMemory(RecallLoss(), DIM, 4)
+    memory = CrossBatchMemory(RecallLoss(noise=0), DIM, 4)
     embeddings, labels = batches(5)[0]
     with pytest.raises(ValueError, match="5 embeddings enter a memory of 4; raise memory_size"):
         memory(embeddings, labels)
@@ -285,11 +289,11 @@ def test_too_large_a_batch_is_refused_before_anything_enters():
         memory(embeddings.repeat(2, 1), labels.repeat(2), enqueue_mask=torch.arange(10) < 5)
     assert memory.queue_idx == 0
     with pytest.raises(ValueError, match="memory_size is 0"):
-        CrossBatchMemory(RecallLoss(), DIM, 0)
+        CrossBatchMemory(RecallLoss(noise=0), DIM, 0)
 
 
 def test_a_loss_computed_before_the_next_batch_enters_keeps_its_gradient():
-    memory, again = (CrossBatchMemory(RecallLoss("local"), DIM, 10) for _ in range(2))
+    memory, again = (CrossBatchMemory(RecallLoss("local", noise=0), DIM, 10) for _ in range(2))
     (first, labels), (second, others) = batches(8, 8)
     gradients = []
     for later, bank in ((True, memory), (False, again)):

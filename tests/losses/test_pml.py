@@ -49,12 +49,12 @@ def test_the_hosts_trainer_trains_with_it(projection, miner):
     images = torch.randn(8, 12, generator=generator)[labels] + 1.2 * torch.randn(64, 12, generator=generator)
     trunk = torch.nn.Linear(12, 6)
     torch.nn.init.orthogonal_(trunk.weight, generator=generator)
-    before = RecallLoss(weighting="linear")(trunk(images), labels).item()
+    before = RecallLoss(weighting="linear", noise=0)(trunk(images), labels).item()
     trainer = trainers.MetricLossOnly(
         models={"trunk": trunk},
         optimizers={"trunk_optimizer": torch.optim.Adam(trunk.parameters(), lr=0.02)},
         batch_size=32,
-        loss_funcs={"metric_loss": RecallLoss(projection)},
+        loss_funcs={"metric_loss": RecallLoss(projection, noise=0)},
         mining_funcs={} if miner is None else {"tuple_miner": miner},
         dataset=list(zip(images, labels.tolist(), strict=True)),
         sampler=samplers.MPerClassSampler(labels, m=4, batch_size=32, length_before_new_iter=64),
@@ -62,7 +62,7 @@ def test_the_hosts_trainer_trains_with_it(projection, miner):
         iterations_per_epoch=30,
     )
     trainer.train(num_epochs=1)
-    assert RecallLoss(weighting="linear")(trunk(images), labels) < 0.7 * before
+    assert RecallLoss(weighting="linear", noise=0)(trunk(images), labels) < 0.7 * before
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_exactly_what_a_miner_finds_are_the_candidates(miner):
     assert relevant.any()
     assert irrelevant.any()
 
-    value, gradient = value_and_gradient(RecallLoss(weighting="log"), embeddings, LABELS, found)
+    value, gradient = value_and_gradient(RecallLoss(weighting="log", noise=0), embeddings, LABELS, found)
     inputs = embeddings.clone().requires_grad_()
-    expected = recall_loss(unit(inputs) @ unit(inputs).T, relevant, irrelevant, weighting="log")
+    expected = recall_loss(unit(inputs) @ unit(inputs).T, relevant, irrelevant, weighting="log", noise=0)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, inputs)[0])
 
@@ -97,7 +97,7 @@ def test_exactly_what_a_miner_finds_are_the_candidates(miner):
 class TestReducers:
     """Every reducer that takes losses of elements, against its meaning on the losses of the queries."""
 
-    per_query = recall_loss(unit(batch()) @ unit(batch()).T, *masks(), reduction="none")[LABELS != 7]
+    per_query = recall_loss(unit(batch()) @ unit(batch()).T, *masks(), reduction="none", noise=0)[LABELS != 7]
     weights = torch.linspace(0.5, 2, 8, dtype=torch.float64)
 
     @pytest.mark.parametrize(
@@ -115,26 +115,28 @@ class TestReducers:
     )
     @pytest.mark.parametrize("gradient", ["identity", Blackbox(30.0)], ids=["closed form", "definition"])
     def test_a_reducer_gets_one_loss_a_query_with_its_label(self, reducer, expected, gradient):
-        value, slopes = value_and_gradient(RecallLoss(reducer=reducer, gradient=gradient), batch(), LABELS)
+        value, slopes = value_and_gradient(RecallLoss(reducer=reducer, gradient=gradient, noise=0), batch(), LABELS)
         torch.testing.assert_close(value, expected)
         assert slopes.any()
 
     def test_without_reduction_the_losses_come_with_the_places_of_their_queries(self):
-        out = RecallLoss(reducer=reducers.DoNothingReducer())(batch(), LABELS)["loss"]
+        out = RecallLoss(reducer=reducers.DoNothingReducer(), noise=0)(batch(), LABELS)["loss"]
         torch.testing.assert_close(out["losses"], self.per_query)
         assert torch.equal(out["indices"], torch.where(LABELS != 7)[0])
         assert out["reduction_type"] == "element"
 
 
 def test_regularizers_and_sums_of_losses_add_their_values_and_gradients():
-    value, gradient = value_and_gradient(RecallLoss(), batch(), LABELS)
-    regularized = RecallLoss(embedding_regularizer=regularizers.LpRegularizer(power=2), embedding_reg_weight=0.1)
+    value, gradient = value_and_gradient(RecallLoss(noise=0), batch(), LABELS)
+    regularized = RecallLoss(
+        embedding_regularizer=regularizers.LpRegularizer(power=2), embedding_reg_weight=0.1, noise=0
+    )
     total, slopes = value_and_gradient(regularized, batch(), LABELS)
     torch.testing.assert_close(total, value + 0.1 * batch().square().sum(dim=1).mean())
     torch.testing.assert_close(slopes, gradient + 0.1 * 2 * batch() / len(LABELS))
 
     other = losses.ContrastiveLoss()
-    both = losses.MultipleLosses([RecallLoss(), other], weights=[1, 0.5])
+    both = losses.MultipleLosses([RecallLoss(noise=0), other], weights=[1, 0.5])
     for total, part, also in zip(
         value_and_gradient(both, batch(), LABELS),
         (value, gradient),
@@ -174,7 +176,7 @@ def test_the_statistics_are_those_of_plain_counting(projection, definition):
 @pytest.mark.parametrize("size", [1, 3])
 def test_without_a_pair_there_is_nothing_to_count(projection, definition, size):
     distance = distances.LpDistance() if definition else distances.CosineSimilarity()
-    loss = RecallLoss(projection, collect_stats=True, distance=distance)
+    loss = RecallLoss(projection, collect_stats=True, distance=distance, noise=0)
     assert loss(batch()[:size], torch.arange(size)) == 0
     assert (loss.perfect_queries, loss.mean_intruders) == (0, 0)
     assert loss.score_spread >= 0
@@ -182,13 +184,13 @@ def test_without_a_pair_there_is_nothing_to_count(projection, definition, size):
 
 
 def test_collapsed_embeddings_show_in_the_spread():
-    loss = RecallLoss(collect_stats=True)
+    loss = RecallLoss(collect_stats=True, noise=0)
     loss(torch.ones(len(LABELS), 5) + 1e-4 * batch(torch.float32), LABELS)
     assert loss.score_spread < 1e-3
 
 
 def test_statistics_are_not_collected_unasked():
-    loss = RecallLoss()
+    loss = RecallLoss(noise=0)
     loss(batch(), LABELS)
     assert not hasattr(loss, "perfect_queries")
 
@@ -197,7 +199,7 @@ def test_statistics_are_not_collected_unasked():
     "distance", [distances.SNRDistance(), distances.LpDistance(p=1), distances.LpDistance(power=1)], ids=repr
 )
 def test_a_distance_without_a_closed_form_takes_the_definition_and_says_so_once(distance, caplog):
-    loss = RecallLoss(distance=distance)
+    loss = RecallLoss(distance=distance, noise=0)
     with caplog.at_level(logging.WARNING):
         values = [value_and_gradient(loss, batch(), LABELS) for _ in range(3)]
     said = [record.getMessage() for record in caplog.records]
@@ -206,39 +208,39 @@ def test_a_distance_without_a_closed_form_takes_the_definition_and_says_so_once(
     ]
 
     embeddings = batch().requires_grad_()
-    expected = recall_loss(-distance(embeddings), *masks())
+    expected = recall_loss(-distance(embeddings), *masks(), noise=0)
     torch.testing.assert_close(values[-1][0], expected)
     torch.testing.assert_close(values[-1][1], torch.autograd.grad(expected, embeddings)[0])
 
 
 @pytest.mark.parametrize(("projection", "twice"), [("std", 1), ("local", 2), ("softmax", 2)])
 def test_the_squared_distance_of_unit_vectors_is_twice_the_cosine_which_std_undoes(projection, twice, caplog):
-    squared = RecallLoss(projection, distance=distances.LpDistance(power=2))
+    squared = RecallLoss(projection, distance=distances.LpDistance(power=2), noise=0)
     value, gradient = value_and_gradient(squared, batch(), LABELS)
-    of_cosine, slopes = value_and_gradient(RecallLoss(projection), batch(), LABELS)
+    of_cosine, slopes = value_and_gradient(RecallLoss(projection, noise=0), batch(), LABELS)
     torch.testing.assert_close(value, of_cosine, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(gradient, twice * slopes, rtol=1e-12, atol=1e-14)
     squared.collect_stats = True
-    cosine = RecallLoss(projection, collect_stats=True)
+    cosine = RecallLoss(projection, collect_stats=True, noise=0)
     for loss in (squared, cosine):
         loss(batch(), LABELS)
     assert squared.score_spread == pytest.approx(2 * cosine.score_spread)
     assert squared.mean_intruders == cosine.mean_intruders
     collapsed = torch.nn.functional.normalize(torch.ones(len(LABELS), 64) + 1e-6 * torch.rand(64), dim=1)
-    most = value_and_gradient(RecallLoss(projection), torch.ones_like(collapsed), LABELS)[0]
+    most = value_and_gradient(RecallLoss(projection, noise=0), torch.ones_like(collapsed), LABELS)[0]
     assert value_and_gradient(squared, collapsed, LABELS)[0] == most  # where rounded distances are in any order
     assert not caplog.records
 
     # And it is what the definition makes of the distances themselves.
     embeddings = batch().requires_grad_()
-    expected = recall_loss(-distances.LpDistance(power=2)(embeddings), *masks(), projection=projection)
+    expected = recall_loss(-distances.LpDistance(power=2)(embeddings), *masks(), projection=projection, noise=0)
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, embeddings)[0])
 
 
 @pytest.mark.parametrize("gradient", ["identity", "blackbox"], ids=["closed form", "definition"])
 def test_autocast_changes_nothing_but_the_embeddings(gradient):
-    loss, layer = RecallLoss(gradient=gradient), torch.nn.Linear(5, 5)
+    loss, layer = RecallLoss(gradient=gradient, noise=0), torch.nn.Linear(5, 5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = layer(batch(torch.float32)).detach().requires_grad_()
         value = loss(half, LABELS)
@@ -252,16 +254,18 @@ def test_autocast_changes_nothing_but_the_embeddings(gradient):
 
 @pytest.mark.parametrize("projection", ["none", "std", "local", "softmax"])
 def test_a_backward_pass_inside_autocast_gives_the_same_gradient(projection):
-    value, gradient = value_and_gradient(RecallLoss(projection), batch(torch.float32), LABELS)
+    value, gradient = value_and_gradient(RecallLoss(projection, noise=0), batch(torch.float32), LABELS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside, slopes = value_and_gradient(RecallLoss(projection), batch(torch.float32), LABELS)
+        inside, slopes = value_and_gradient(RecallLoss(projection, noise=0), batch(torch.float32), LABELS)
     assert torch.equal(inside, value)
     assert torch.equal(slopes, gradient)
 
 
 @pytest.mark.parametrize("distance", [distances.CosineSimilarity, distances.DotProductSimilarity])
 def test_a_distance_that_collects_statistics_records_the_norms(distance):
-    closed, defined = (RecallLoss(gradient=g, distance=distance(collect_stats=True)) for g in ("identity", "blackbox"))
+    closed, defined = (
+        RecallLoss(gradient=g, distance=distance(collect_stats=True), noise=0) for g in ("identity", "blackbox")
+    )
     names = ["initial_avg_query_norm", "initial_avg_ref_norm", "final_avg_query_norm", "final_avg_ref_norm"]
     other = 2 * batch(torch.float32, seed=1)[:9]
     for references in ({}, {"ref_emb": other, "ref_labels": LABELS[:9]}):
@@ -275,13 +279,15 @@ def test_a_distance_that_collects_statistics_records_the_norms(distance):
 def test_two_views_of_images_are_classes_of_two():
     first, second = batch(), batch(seed=1)
     labels = torch.arange(len(first))
-    value = RecallLoss()(torch.cat([first, second]), labels.repeat(2))
+    value = RecallLoss(noise=0)(torch.cat([first, second]), labels.repeat(2))
     queries = unit(torch.cat([first, second]))
     relevant = torch.eye(len(first), dtype=torch.bool).repeat(2, 2)
-    expected = recall_loss(queries @ queries.T, relevant & ~torch.eye(2 * len(first), dtype=torch.bool), ~relevant)
+    expected = recall_loss(
+        queries @ queries.T, relevant & ~torch.eye(2 * len(first), dtype=torch.bool), ~relevant, noise=0
+    )
     torch.testing.assert_close(value, expected)
     with pytest.raises(Exception, match="SelfSupervisedLoss not supported for RecallLoss"):
-        losses.SelfSupervisedLoss(RecallLoss())
+        losses.SelfSupervisedLoss(RecallLoss(noise=0))
 
 
 def test_the_text_of_a_loss_shows_its_options():

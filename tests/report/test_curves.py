@@ -106,6 +106,28 @@ def test_test_figures_get_a_row_of_panels_below(tmp_path):
         assert min(share_of(part, BLUE), share_of(part, VERMILLION)) > 0.001
 
 
+GAUGE = {"score_spread": 0.1, "mean_intruders": 20.0, "perfect_queries": 0.25}
+
+
+def test_the_figures_of_the_training_batches_are_a_row_of_charts(tmp_path):
+    found = rows()
+    plot_training(found, {}, tmp_path / "one.png")
+    for row in found:
+        row |= {name: value / row["epoch"] for name, value in GAUGE.items()}
+    plot_training(found, {}, tmp_path / "two.png", chosen=2)
+    plot_training([{"epoch": 1, "loss": 2.0, **GAUGE}], {}, tmp_path / "three.png")
+    one, two, three = (drawn(tmp_path / f"{name}.png") for name in ("one", "two", "three"))
+    assert two.shape == three.shape == (2 * one.shape[0], one.shape[1], 3)
+    for panel in np.array_split(two[len(one) :], 3, axis=1):
+        assert share_of(panel, (0, 0, 0)) > 0.001
+
+    names = ["loss", "validation-recall", "validation-map", "spread", "intruders", "perfect"]
+    assert [chart.name for chart in charts_training(found, {})] == names
+    heights = [axes_of(name, found).get_lines()[0].get_ydata()[1] for name in names[3:]]
+    assert heights == pytest.approx([0.05, 10, 12.5])
+    assert all(axes_of(name, found).get_ylim()[0] == 0 for name in names[3:])
+
+
 def test_figures_that_are_missing_in_some_rows_are_joined_by_a_line():
     some = axes_of("validation-recall", rows(every=3)).get_lines()[0]
     assert list(some.get_xdata()) == [1, 4, 7]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch.utils.data import Dataset
 import retrieval
 from retrieval.config import load
 from retrieval.errors import CheckpointError, ConfigError, DatasetError, RetrievalError
-from retrieval.runs import train
+from retrieval.runs import process, train
 from retrieval.runs.measuring import Measuring
 from retrieval.training import Trainer, load_checkpoint, save_checkpoint
 
@@ -346,10 +347,13 @@ def test_callbacks_are_called_in_the_order_of_the_work_with_the_figures_of_the_r
     assert (begun.path, rows) == (run.path, run.metrics[:1])
     assert [step for kind, step, *_ in recorder.calls[:-1] if kind == "step"] == list(range(1, 2 * steps + 1))
     figures = [call[2] for call in recorder.calls if call[0] == "step"]
-    assert all(set(step) == {"loss", "learning_rate", "images_per_second"} for step in figures)
+    gauge = {"score_spread", "mean_intruders", "perfect_queries"}
+    assert all(set(step) == {"loss", "learning_rate", "images_per_second"} | gauge for step in figures)
     assert [call[2] for call in recorder.calls if call[0] == "epoch"] == run.metrics[1:]
     for row, part in zip(run.metrics[1:], (figures[:steps], figures[steps:]), strict=True):
-        assert row["loss"] == pytest.approx(np.mean([step["loss"] for step in part]))
+        assert {name: row[name] for name in gauge | {"loss"}} == {
+            name: pytest.approx(np.mean([step[name] for step in part])) for name in gauge | {"loss"}
+        }
     evaluations = [(call[1], call[2]) for call in recorder.calls if call[0] == "evaluation"]
     assert [figures for split, figures in evaluations if split == "validation"] == [
         {name.removeprefix("validation "): value for name, value in row.items() if name.startswith("validation ")}
@@ -655,6 +659,25 @@ def test_a_run_that_diverges_says_so_and_what_to_change(tmp_path, held_out):
     with pytest.raises(RetrievalError, match=message):
         train("glyphs", image_sets(), tmp_path / "run", **options)
     assert "ERROR epoch 1, step 1: training has diverged" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_a_run_whose_scores_collapse_says_so_once_and_what_to_change(tmp_path, caplog):
+    def attract(embeddings, labels):
+        return 1 - (embeddings @ embeddings.T).mean()
+
+    options = {**SMALL, **NONE_HELD_OUT, "training": {"epochs": 40, "max_steps": 80, "learning_rate": 0.01}}
+    run = train("glyphs", image_sets(), tmp_path / "run", loss=attract, **options)
+    (said,) = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
+    assert re.match(
+        r"step \d+: the scores of the batches have collapsed \(their spread is .*\); lower training\.learn", said
+    )
+    assert run.metrics[-1]["score_spread"] < 0.1 * run.metrics[0]["score_spread"]
+
+
+def test_the_remedy_of_a_collapse_is_a_projection_where_there_is_none():
+    plain = process.remedy_of_collapse(load("glyphs", ["loss.projection=none"]))
+    assert plain.startswith("set loss.projection to std or softmax, or lower training.learning_rate (0.002)")
+    assert process.remedy_of_collapse(load("glyphs", [])).startswith("lower training.learning_rate")
 
 
 def poison(network: nn.Module) -> None:

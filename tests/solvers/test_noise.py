@@ -24,6 +24,19 @@ def test_two_point_noise_has_the_two_values():
         two_point(like, -1.0)
 
 
+@pytest.mark.parametrize("shape", [(0,), (1,), (7, 9), (64,), (3, 5, 11)])
+def test_two_point_noise_has_any_shape(shape):
+    assert two_point(torch.zeros(shape), 2.0).abs().eq(1).all()
+
+
+def test_the_signs_of_two_point_noise_are_fair_and_independent():
+    signs = two_point(torch.empty(1024, 256), 2.0, generator=seeded())
+    assert signs.mean(0).abs().max() < 0.15
+    assert signs.mean(1).abs().max() < 0.3
+    pairs = (signs.T @ signs / len(signs)).fill_diagonal_(0)
+    assert pairs.abs().max() < 0.2
+
+
 @pytest.mark.parametrize(
     "draw",
     [

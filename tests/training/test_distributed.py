@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from retrieval.errors import RetrievalError
-from retrieval.losses import RecallLoss
+from retrieval.losses import Gauge, RecallLoss
 from retrieval.losses.memory import CrossBatchMemory
 from retrieval.training import SiMix, Stopped, StopSignals, Trainer, distributed
 
@@ -24,11 +24,11 @@ BATCH, DIM = 24, 5
 COUNTS, UNIT = (1, 3, 4, 9, 17, 32), 4
 
 LOSSES = {
-    "std": lambda: RecallLoss("std"),
+    "std": lambda: RecallLoss("std", noise=0),
     "local, with noise": lambda: RecallLoss("local", noise=0.2),
-    "softmax": lambda: RecallLoss("softmax"),
-    "memory": lambda: CrossBatchMemory(RecallLoss(), DIM, 60).double(),
-    "mixed, into a memory": lambda: SiMix(CrossBatchMemory(RecallLoss(), DIM, 200).double()),
+    "softmax": lambda: RecallLoss("softmax", noise=0),
+    "memory": lambda: CrossBatchMemory(RecallLoss(noise=0), DIM, 60).double(),
+    "mixed, into a memory": lambda: SiMix(CrossBatchMemory(RecallLoss(noise=0), DIM, 200).double()),
     "contrastive, memory and miner": lambda: CrossBatchMemory(
         losses.ContrastiveLoss(), DIM, 60, miner=miners.MultiSimilarityMiner()
     ).double(),
@@ -61,7 +61,7 @@ def make_trainer(loss: nn.Module, **options) -> Trainer:
     # Other than Adam's, its steps tell a gradient from a multiple of it.
     optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.02, momentum=0.9)
     options = {"training_mode": lambda model, epoch: model.eval()} | options
-    return Trainer(model, loss, optimizer, Schedule(), average=ModelEmaV3(model, decay=0.5), **options)
+    return Trainer(model, loss, optimizer, Schedule(), average=ModelEmaV3(model, decay=0.5), gauge=Gauge(), **options)
 
 
 def batches(rows: slice) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -80,7 +80,8 @@ def train(rows: slice) -> dict[str, dict[str, torch.Tensor]]:
             state = trainer.state_dict()
             tensors = {f"{part} {key}": v for part in ("model", "average", "loss") for key, v in state[part].items()}
             tensors = {key: value for key, value in tensors.items() if isinstance(value, torch.Tensor)}
-            found[f"{name}, chunks of {chunk_size}"] = tensors | {"values": torch.tensor(values)}
+            gauge = torch.tensor([*trainer.gauge.figures.values(), state["gauge"]["spread"]], dtype=torch.float64)
+            found[f"{name}, chunks of {chunk_size}"] = tensors | {"values": torch.tensor(values), "gauge": gauge}
     return found
 
 
@@ -105,7 +106,7 @@ def fail() -> None:
 
 def stop_together() -> int:
     """Steps taken until a signal to process 1 in its third step has stopped both."""
-    trainer = make_trainer(RecallLoss())
+    trainer = make_trainer(RecallLoss(noise=0))
     rows = slice(12 * distributed.rank(), 12 * distributed.rank() + 12)
 
     def after_step(loss: float) -> None:
@@ -123,7 +124,7 @@ def work(folder: Path) -> None:
     with distributed.joined("cpu") as device:
         rank = distributed.rank()
         assert (device.type, distributed.world_size(), distributed.is_main()) == ("cpu", 2, rank == 0)
-        begins_differently = make_trainer(RecallLoss())
+        begins_differently = make_trainer(RecallLoss(noise=0))
         if rank == 1:
             nn.init.zeros_(begins_differently.model[0].weight)
         list(begins_differently.epochs([], 1))
@@ -137,7 +138,9 @@ def work(folder: Path) -> None:
             "failed on main": message(lambda: distributed.on_main(fail)),
             "unequal": message(lambda: distributed.gather(odd, odd[:, 0])),
             "batchnorm": message(
-                lambda: list(make_trainer(RecallLoss(), training_mode=lambda model, epoch: model.train()).epochs([], 1))
+                lambda: list(
+                    make_trainer(RecallLoss(noise=0), training_mode=lambda model, epoch: model.train()).epochs([], 1)
+                )
             ),
             "steps until the signal": stop_together(),
         }

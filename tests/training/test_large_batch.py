@@ -52,7 +52,7 @@ def images(count: int = len(LABELS), size: int = 6, dtype: torch.dtype = torch.f
 
 
 def gradient(model: nn.Module, embeddings: torch.Tensor, loss: nn.Module | None = None) -> torch.Tensor:
-    value = (loss or RecallLoss())(embeddings, LABELS)
+    value = (loss or RecallLoss(noise=0))(embeddings, LABELS)
     return torch.cat([g.flatten() for g in torch.autograd.grad(value, list(model.parameters()))])
 
 
@@ -149,7 +149,8 @@ def test_autocast_holds_in_both_passes():
 
 
 @pytest.mark.parametrize(
-    "loss", [lambda: RecallLoss("local", noise=0.1), lambda: SiMix(CrossBatchMemory(RecallLoss(), 5, 100).double())]
+    "loss",
+    [lambda: RecallLoss("local", noise=0.1), lambda: SiMix(CrossBatchMemory(RecallLoss(noise=0), 5, 100).double())],
 )
 def test_a_trainer_takes_the_same_steps_in_chunks_and_calls_the_loss_once(loss):
     weights = []
@@ -178,7 +179,7 @@ def test_batchnorm_that_sees_the_batch_is_refused_by_name():
     model = make_model().train()
     with pytest.raises(RetrievalError, match=r"frozen statistics.* normalization uses .* model\.freeze_batchnorm"):
         embed_in_chunks(model, images(), 5)
-    trainer = Trainer(model, RecallLoss(), torch.optim.SGD(model.parameters()), Constant(), chunk_size=100)
+    trainer = Trainer(model, RecallLoss(noise=0), torch.optim.SGD(model.parameters()), Constant(), chunk_size=100)
     with pytest.raises(RetrievalError, match=r"training in chunks.* normalization uses"):
         list(trainer.epochs([(images(), LABELS)], 1))
     require_frozen_batchnorm(model.eval(), "this")

@@ -35,6 +35,15 @@ def test_the_bar_of_a_training_shows_loss_and_images_a_second(monkeypatch):
     assert "GPU" not in stderr.getvalue()
 
 
+def test_the_bar_of_a_training_shows_how_the_batch_ranks_itself(monkeypatch):
+    monkeypatch.setattr("sys.stderr", stderr := Terminal())
+    with ProgressBar(2, "training") as bar:
+        figures = {"score_spread": 0.1234, "mean_intruders": 3.21, "perfect_queries": 0.456}
+        bar.show(loss=0.25, images_per_second=123.4, gauge=figures)
+        bar.refresh()
+    assert "loss=0.250, spread=0.123, intruders=3.2, perfect=46%, images/s=123" in stderr.getvalue()
+
+
 def test_the_bar_shows_the_memory_on_a_gpu(monkeypatch):
     monkeypatch.setattr("sys.stderr", stderr := Terminal())
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)

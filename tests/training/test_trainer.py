@@ -10,7 +10,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from retrieval.errors import RetrievalError
-from retrieval.losses import RecallLoss
+from retrieval.losses import Gauge, RecallLoss, measure_batch
 from retrieval.losses.memory import CrossBatchMemory
 from retrieval.training import SiMix, Trainer, load_checkpoint, save_checkpoint
 
@@ -28,7 +28,7 @@ def make_trainer(loss: nn.Module | None = None, *, average: bool = False, **opti
     scheduler.step_update(0)
     if average:
         options["average"] = ModelEmaV3(model, decay=0.8)
-    return Trainer(model, loss, optimizer, scheduler, **options)
+    return Trainer(model, loss, optimizer, scheduler, **{"gauge": Gauge()} | options)
 
 
 def batches(first: int, last: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -140,6 +140,31 @@ def test_a_resumed_run_equals_a_whole_run_bit_for_bit(tmp_path, make, stop):
     assert same(second.loss_function, whole.loss_function)
     assert second.optimizer.param_groups[0]["lr"] == whole.optimizer.param_groups[0]["lr"]
     assert second.scaler.state_dict() == whole.scaler.state_dict()
+    assert second.gauge.state_dict() == whole.gauge.state_dict()
+
+
+def test_the_gauge_measures_every_batch_of_an_epoch_whatever_the_loss():
+    for loss in (RecallLoss(), losses.TripletMarginLoss(), SiMix(CrossBatchMemory(RecallLoss(), 8, 30))):
+        trainer, seen, means = make_trainer(loss), [], []
+        trainer.model.register_forward_hook(lambda *given, seen=seen: seen.append(given[-1].detach()))
+        for _ in trainer.epochs(batches(0, 6), STEPS):
+            means.append(trainer.gauge.mean())
+        figures = [measure_batch(embeddings, torch.arange(8) // 2) for embeddings in seen]
+        expected = [
+            {name: sum(row[name] for row in part) / STEPS for name in part[0]} for part in (figures[:3], figures[3:])
+        ]
+        assert means == [pytest.approx(row) for row in expected]
+        assert trainer.gauge.figures == figures[-1]
+
+
+def test_the_gauge_changes_no_step():
+    measured, plain = make_trainer(), make_trainer(gauge=None)
+    assert train(measured, 6) == train(plain, 6)
+    assert same(measured.model, plain.model)
+    old = plain.state_dict()  # of a run of an earlier version, too
+    measured.load_state_dict(old)
+    del old["gauge"]
+    measured.load_state_dict(old)
 
 
 def test_a_state_saved_before_the_epoch_was_measured_makes_the_resumed_run_measure_it():
@@ -345,7 +370,7 @@ def test_tensors_of_a_state_that_are_not_finite_are_named_unless_they_began_so()
     model.register_buffer("mask", torch.full((2,), -math.inf))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     scheduler, _ = create_scheduler_v2(optimizer, num_epochs=4, step_on_epochs=False, updates_per_epoch=STEPS)
-    trainer = Trainer(model, RecallLoss(), optimizer, scheduler)
+    trainer = Trainer(model, RecallLoss(noise=0), optimizer, scheduler)
     train(trainer, 1)
     assert trainer.find_fault(trainer.state_dict()) is None
     model[1].weight.data[0, 0] = math.nan

@@ -34,10 +34,14 @@ class Callback:
         """Is called before the first step, also of a resumed run; `run.metrics` holds the rows so far."""
 
     def step(self, run: TrackedRun, step: int, figures: dict[str, float]) -> None:
-        """Is called after every step, with figures such as "loss" and "learning_rate"."""
+        """Is called after every step, with figures such as "loss", "learning_rate" and "score_spread"."""
 
     def epoch(self, run: TrackedRun, epoch: int, figures: dict[str, float]) -> None:
-        """Is called after every epoch, with its row: "epoch", "step", "loss" and measured figures ("validation recall@1")."""
+        """Is called after every epoch, with its row.
+
+        It has "epoch", "step", "loss", the figures of the training batches ("score_spread", "mean_intruders", "perfect_queries") and
+        measured ones ("validation recall@1").
+        """
 
     def evaluation(self, run: TrackedRun, split: str, figures: dict[str, float]) -> None:
         """Is called after a measurement.
