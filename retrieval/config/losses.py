@@ -116,8 +116,9 @@ def own_temperature(term: LossTerm) -> tuple[str, float] | None:
     with mistakes_in("loss"):
         default = _parameters(_find("loss", LOSSES, term.name)).get("temperature")
     value = term.options.get("temperature", default and default.default)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-    return ("loss.options.temperature", float(value)) if is_number else None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+        return None
+    return "loss.options.temperature", float(value)
 
 
 def _build_term(

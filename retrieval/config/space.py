@@ -72,9 +72,6 @@ class Choices:
     def __str__(self) -> str:
         return ", ".join(map(str, self.values))
 
-    def edge(self, value: object) -> None:
-        """None: choices have no ends."""
-
 
 Space = dict[str, Range | Choices]
 

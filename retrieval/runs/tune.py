@@ -117,8 +117,8 @@ def tune(
     if config is None:
         config = "glyphs" if root is None else "photos"
     settings = load(config, overrides, root)
-    name = config.data.name if isinstance(config, Config) else config
-    path = Path(out or default_folder(name, root, parent="tune"))
+    source = config.data.name if isinstance(config, Config) else config
+    path = Path(out or default_folder(source, root, parent="tune"))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise RetrievalError("tuning trains in one process; start it without torchrun")
     searched = read_space(space, settings)
@@ -134,7 +134,8 @@ def tune(
         parts = read_folds(settings, folds, data)
         fingerprints = [{name: images.fingerprint() for name, images in fold.items()} for fold in parts]
         tuning = _open(new_tuning(path, settings, searched, metric, fingerprints))
-        log.info("%s", "\n".join(f"searched   {key} in {values}" for key, values in searched.items()))
+        for key, values in searched.items():
+            log.info("searched   %s in %s", key, values)
         _Search(tuning, parts, sampling, trials, signals).run(own_values(searched, settings))
     return tuning
 

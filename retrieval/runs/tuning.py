@@ -35,7 +35,7 @@ class Trial(BaseModel):
     Args:
         number: Its number; 0 is the configuration as it is.
         values: The values by option.
-        state: "running", "complete", "pruned" (given up before its last epoch), or "failed".
+        state: "running", "complete", "pruned" (ended early, since it was behind the others), or "failed".
         rows: For each fold, a row for each epoch: "epoch", "recall@1" and "map@r" of the fold. Epoch 0 is before training. The last
             fold of a pruned trial is not whole.
         seconds: The time that it took.
@@ -194,8 +194,8 @@ class Tuning:
     def difference(self) -> Figures:
         """The figures of the best trial less those of trial 0: means over the folds, paired.
 
-        "<name> low" and "<name> high" are the bounds of the 95 % interval of the mean over the folds, by Student's t. Empty if trial
-        0 is the best or is not complete.
+        "<name> low" and "<name> high" are the bounds of the 95 % interval of the mean over the folds, by Student's t. Empty if
+        trial 0 is the best or is not complete.
         """
         found: Figures = {}
         if self.best is self.start or self.start.state != "complete":
@@ -209,24 +209,20 @@ class Tuning:
 
     @property
     def cautions(self) -> list[str]:
-        """What must be known about the best trial: whether it is better than trial 0 for certain, and whether a range is too narrow."""
+        """What to know about the best trial: that it may be no better than trial 0, or that a range is too narrow."""
         difference, found = self.difference, []
         if self.best is self.start:
             found.append("no trial is better than the configuration as it is")
         elif difference and difference[f"{self.metric} low"] <= 0:
             found.append(
-                "the interval of the difference includes zero, so that the best may be no better than the start on other classes; "
+                "the interval of the difference includes zero: the best may be no better than the start on other classes; "
                 "more folds make the interval narrower"
             )
         for key, values in self.space.items():
-            value, space = (
-                self.best.values[key],
-                Range(**values) if isinstance(values, dict) else Choices(tuple(values)),
-            )
-            if space.edge(value) is not None:
-                found.append(
-                    f"{key}: the best value, {value:.3g}, is at the edge of its range {space}; widen the range"
-                )
+            value, numbers = self.best.values[key], Range(**values) if isinstance(values, dict) else None
+            if numbers is not None and numbers.edge(value) is not None:
+                line = f"{key}: the best value, {value:.3g}, is at the edge of its range {numbers}; widen the range"
+                found.append(line)
         return found
 
     def take_options(self, config: Config) -> None:
