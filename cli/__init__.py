@@ -16,7 +16,22 @@ from retrieval import __version__
 from retrieval.errors import RetrievalError
 from retrieval.files.control import LineFormatter
 
-from . import compare, completion, config, data, embed, export, index, processor, recall, report, runs, search, train
+from . import (
+    compare,
+    completion,
+    config,
+    data,
+    embed,
+    export,
+    index,
+    processor,
+    recall,
+    report,
+    runs,
+    search,
+    train,
+    tune,
+)
 from .terminal import escaped_stdout, print_error, print_traceback
 
 
@@ -68,7 +83,16 @@ def _complete(command: click.Command) -> None:
 
 
 for command in (
-    *(train.command, index.group, recall.command, search.command, compare.command, embed.command, export.group),
+    *(
+        train.command,
+        tune.command,
+        index.group,
+        recall.command,
+        search.command,
+        compare.command,
+        embed.command,
+        export.group,
+    ),
     *(report.command, runs.command, data.group, config.group, completion.command),
 ):
     retrieval.add_command(command)

@@ -73,9 +73,9 @@ def command(
     from retrieval.config import load
 
     given = {"seed": seed, "device": device}
-    photos, overrides = _parse_words(words)
+    photos, overrides = parse_words(words)
     overrides += [f"{key}={value}" for key, value in given.items() if value is not None]
-    source, folder = _choose(source, photos, out, resume)
+    source, folder = choose(source, photos, out, resume)
     config = load(source, overrides, photos)  # before the import of the rest, which takes seconds
     from retrieval.runs import train
 
@@ -113,7 +113,7 @@ def _chosen(run: Run) -> str:
     return f"{name if run.best_epoch != 0 else 'the start, the best by validation'}: {', '.join(shown)}"
 
 
-def _parse_words(words: tuple[str, ...]) -> tuple[str | None, list[str]]:
+def parse_words(words: tuple[str, ...]) -> tuple[str | None, list[str]]:
     """The folder or list of images, if one is given, and the overrides. Points out a configuration without --config."""
     from retrieval.config import config_names
 
@@ -129,7 +129,7 @@ def _parse_words(words: tuple[str, ...]) -> tuple[str | None, list[str]]:
     return places[0] if places else None, [word for word in words if "=" in word]
 
 
-def _choose(source: str | None, photos: str | None, out: str | None, resume: bool) -> tuple[str, str]:
+def choose(source: str | None, photos: str | None, out: str | None, resume: bool) -> tuple[str, str]:
     """The configuration and the folder of the run, from the options that were given."""
     from retrieval.config.folders import config_of, default_folder
 

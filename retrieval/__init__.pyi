@@ -8,9 +8,11 @@ from .losses import RecallLoss as RecallLoss
 from .losses import recall_loss as recall_loss
 from .model import Model as Model
 from .runs import Run as Run
+from .runs import Tuning as Tuning
 from .runs import group_runs as group_runs
 from .runs import list_runs as list_runs
 from .runs import train as train
+from .runs import tune as tune
 
 __version__: str
 __all__: list[str]

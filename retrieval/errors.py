@@ -4,7 +4,8 @@
     ├── ConfigError             exit code 2, one line per mistake
     ├── DatasetError            a folder, list or image: names the path
     ├── CheckpointError         a run folder or its files
-    └── IndexFormatError        an index bundle or its files
+    ├── IndexFormatError        an index bundle or its files
+    └── DivergedError           a training whose numbers are no longer finite
 
 A wrong argument to a function is a plain `ValueError` with the value and the remedy.
 """
@@ -65,6 +66,10 @@ class CheckpointError(RetrievalError):
 
 class IndexFormatError(RetrievalError):
     """An index bundle that is incomplete, altered or of another kind."""
+
+
+class DivergedError(RetrievalError):
+    """A training that has diverged: its loss, gradient or embeddings cannot be used. Another configuration may not diverge."""
 
 
 def reason_of(error: Exception) -> str:

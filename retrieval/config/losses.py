@@ -10,7 +10,7 @@ from pytorch_metric_learning import losses, miners
 from torch import nn
 
 from retrieval.config.imports import call_object, import_object, is_import_path
-from retrieval.config.mistakes import mistake
+from retrieval.config.mistakes import mistake, mistakes_in
 from retrieval.config.schema import LossConfig, LossTerm, NamedLoss
 from retrieval.errors import ConfigError, did_you_mean
 from retrieval.losses import Blackbox, RamboLoss, RecallLoss, RecallSurrogateLoss, SmoothAPLoss
@@ -103,6 +103,22 @@ def build_loss(config: LossConfig, *, num_classes: int, embedding_dim: int) -> n
     if weights == [1.0] and miners_ == [None]:
         return modules[0]
     return losses.MultipleLosses(modules, miners_, weights)
+
+
+def own_temperature(term: LossTerm) -> tuple[str, float] | None:
+    """The key and the value of a loss's temperature; None for a loss that has none.
+
+    Raises:
+        ConfigError: There is no such loss.
+    """
+    if term.name == "recall":
+        return ("loss.temperature", term.temperature) if term.projection == "softmax" else None
+    with mistakes_in("loss"):
+        default = _parameters(_find("loss", LOSSES, term.name)).get("temperature")
+    value = term.options.get("temperature", default and default.default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+        return None
+    return "loss.options.temperature", float(value)
 
 
 def _build_term(

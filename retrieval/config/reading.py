@@ -66,7 +66,7 @@ def load(source: str | Path | Config, overrides: Overrides = (), data: str | Pat
         origin, text = _read(source)
         values, mistakes = parse(text, origin)
     if isinstance(overrides, Mapping):
-        changes: dict[str, Any] = dict(_flatten(overrides))
+        changes: dict[str, Any] = dict(flatten(overrides))
         kind = "arguments"
     else:
         changes, unreadable = _parse_overrides(overrides)
@@ -125,7 +125,17 @@ def data_options(path: str | Path) -> dict[str, Any]:
 
 def option_keys(overrides: Mapping[str, Any]) -> list[str]:
     """The options that overrides set, by dotted keys."""
-    return [key for key, _ in _flatten(overrides)]
+    return [key for key, _ in flatten(overrides)]
+
+
+def flatten(overrides: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Mappings of sections as dotted keys; a mapping that is the value of an option stays whole."""
+    for key, value in overrides.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and _section(name.split(".")):
+            yield from flatten(value, f"{name}.")
+        else:
+            yield name, _plain(value)
 
 
 def to_yaml(config: Config) -> str:
@@ -165,16 +175,6 @@ def _parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str
         except UNREADABLE:
             mistakes.append(f"{brief(override)}: the value is not valid YAML")
     return values, mistakes
-
-
-def _flatten(overrides: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Mappings of sections as dotted keys; a mapping that is the value of an option stays whole."""
-    for key, value in overrides.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and _section(name.split(".")):
-            yield from _flatten(value, f"{name}.")
-        else:
-            yield name, _plain(value)
 
 
 def _plain(value: Any) -> Any:

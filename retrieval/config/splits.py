@@ -151,6 +151,12 @@ def gallery_of(name: str, splits: Mapping[str, ImageSet]) -> str:
     return name
 
 
+def is_open(splits: Mapping[str, ImageSet]) -> bool:
+    """Whether the tested classes are other ones than the training classes."""
+    tested = splits.get("query", splits.get("test"))
+    return tested is not None and set(tested.class_names).isdisjoint(splits["train"].class_names)
+
+
 def with_absolute_paths(config: Config) -> Config:
     """The configuration as it can be used from any folder: paths of images, weights and code are absolute."""
     data, model, loss, training = config.data, config.model, config.loss, config.training
@@ -226,9 +232,7 @@ def _hold_out(config: Config, splits: Mapping[str, ImageSet]) -> tuple[ImageSet,
     Classes are held out where the tested classes are other ones than the training classes, and images where every class trains.
     """
     data, images = config.data, splits["train"]
-    tested = splits.get("query", splits.get("test"))
-    is_open = tested is not None and set(tested.class_names).isdisjoint(images.class_names)
-    if data.folds and not is_open:
+    if data.folds and not is_open(splits):
         raise ConfigError(
             "data.folds: folds are of classes, but the tested classes are training classes; leave out the folds"
         )
@@ -237,7 +241,7 @@ def _hold_out(config: Config, splits: Mapping[str, ImageSet]) -> tuple[ImageSet,
             return fold_classes(images, data.folds, data.fold, seed=data.split_seed)
     if not data.validation_share:
         return images, None
-    if not is_open:
+    if not is_open(splits):
         kept, held_out = hold_out_images(images, data.validation_share, seed=data.split_seed)
         if held_out is None:
             log.info("no validation: it needs a class with three or more images; the last epoch is kept")

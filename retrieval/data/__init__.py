@@ -2,7 +2,7 @@
 
 from retrieval.data.augmentation import AUGMENTATIONS, Augmentation, make_augmentation
 from retrieval.data.class_splits import fold_classes, split_classes
-from retrieval.data.division import hold_out_images
+from retrieval.data.division import fold_images, hold_out_images
 from retrieval.data.image_files import given_images, image_files, images_in, listed_images
 from retrieval.data.image_set import ImageSet, require_pairs
 from retrieval.data.images import load_image, pixel_limit, to_image
@@ -25,6 +25,7 @@ __all__ = [
     "evaluation_loader",
     "find_reader",
     "fold_classes",
+    "fold_images",
     "given_images",
     "hold_out_images",
     "image_files",

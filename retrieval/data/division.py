@@ -110,6 +110,37 @@ def hold_out_images(images: ImageSet, share: float, *, seed: int) -> tuple[Image
     return _take(images, np.concatenate(chosen)) if chosen else (images, None)
 
 
+def fold_images(images: ImageSet, folds: int, fold: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Divides the images at random into folds and holds one of them out: (kept, held out); every class stays in the kept part.
+
+    Each class with at least three images gives the same share of its images to every fold, and two or more of its images are kept.
+    Over all folds, no image is held out twice.
+
+    Args:
+        images: The set to divide. Both parts keep its order of images and classes.
+        folds: The number of folds, at least 2.
+        fold: The fold to hold out, from 0 to folds - 1.
+        seed: The seed of the random division.
+
+    Raises:
+        ValueError: There is no such fold, or it would be empty.
+    """
+    if folds < 2:
+        raise ValueError(f"folds is {folds}; give at least 2")
+    if not 0 <= fold < folds:
+        raise ValueError(f"fold is {fold}; the {folds} folds are numbered 0 .. {folds - 1}")
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for class_, positions in enumerate(_members(images)):
+        part = generator.permutation(positions)[(fold + class_) % folds :: folds]
+        chosen.append(part[: max(0, len(positions) - 2)])
+    if not sum(map(len, chosen)):
+        raise ValueError(
+            f"fold {fold} of {folds} has no image, since too few classes have three images: lower the number of folds or add images"
+        )
+    return _take(images, np.concatenate(chosen))
+
+
 def _take_queries(images: ImageSet, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Takes a share of the images of each class, at least one, where at least two are left: (gallery, query)."""
     if not (isinstance(share, float) and 0 < share < 1):

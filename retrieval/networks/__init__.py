@@ -4,11 +4,12 @@ from retrieval.networks.backbone import check_name
 from retrieval.networks.embedder import Embedder, create_embedder, pretraining_statistics
 from retrieval.networks.embedding import embed
 from retrieval.networks.freezing import freeze_batchnorm, set_backbone_trainable
-from retrieval.networks.head_start import start_head
+from retrieval.networks.head_start import HEAD_STARTS, start_head
 from retrieval.networks.parameter_groups import parameter_groups
 from retrieval.networks.receptive_field import unseen_border
 
 __all__ = [
+    "HEAD_STARTS",
     "Embedder",
     "check_name",
     "create_embedder",

@@ -42,7 +42,7 @@ from retrieval.config.splits import (
 from retrieval.config.trainer import build_trainer
 from retrieval.data import Augmentation, ImageSet, MPerClassSampler
 from retrieval.data.registry import DATASETS
-from retrieval.errors import DatasetError, RetrievalError, plural
+from retrieval.errors import DatasetError, DivergedError, plural
 from retrieval.files import write_json, write_text
 from retrieval.model.places import require_known
 from retrieval.networks import start_head
@@ -358,7 +358,7 @@ class _Process:
         """The vectors of the trained network; see `Measuring.embed`.
 
         Raises:
-            RetrievalError: The training has diverged.
+            DivergedError: The training has diverged.
         """
         queries, gallery = self.measuring.embed(split, self.trainer.evaluated)
         if fault := describe_fault(queries) or describe_fault(gallery):
@@ -369,7 +369,7 @@ class _Process:
         """Writes everything that a resumed run needs.
 
         Raises:
-            RetrievalError: The training has diverged. The last checkpoint is unchanged.
+            DivergedError: The training has diverged. The last checkpoint is unchanged.
         """
         state = self.trainer.state_dict()
         if fault := self.trainer.find_fault(state):
@@ -377,11 +377,11 @@ class _Process:
         if distributed.is_main():
             self.folder.save_last({**state, "rows": self.record.rows, "results": self.record.results})
 
-    def diverged(self, what: str) -> RetrievalError:
+    def diverged(self, what: str) -> DivergedError:
         """The error of a training that has diverged."""
         step = self.trainer.step
         epoch = math.ceil(step / self.sampler.steps_per_epoch)
-        return RetrievalError(diverged(epoch, step, what, self.config.training.learning_rate))
+        return DivergedError(diverged(epoch, step, what, self.config.training.learning_rate))
 
 
 def remedy_of_collapse(config: Config) -> str:

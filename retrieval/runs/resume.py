@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Collection
 
 from retrieval.config import Config
 from retrieval.config.reading import load_of_run
@@ -29,14 +30,19 @@ def require_same(config: Config, folder: RunFolder) -> None:
     free = set(FREE_TO_CHANGE)
     if config.training.schedule not in ("cosine", "tanh"):  # these depend on the number of epochs
         free.add("training.epochs")
-    now, then = flatten_options(config.model_dump()), flatten_options(load_of_run(folder.config).model_dump())
-    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
-    if changed:
-        differences = ", ".join(f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed)
+    if changed := changed_options(config, load_of_run(folder.config), free):
+        differences = ", ".join(changed)
         given = shlex.quote(str(folder.config))
         raise CheckpointError(
             f"{folder.path}: was started with another configuration ({differences}); resume it with config={given}"
         )
+
+
+def changed_options(config: Config, before: Config, free: Collection[str]) -> list[str]:
+    """The options that differ from those of an earlier configuration, each with both values; without those that may change."""
+    now, then = flatten_options(config.model_dump()), flatten_options(before.model_dump())
+    changed = sorted(key for key in now.keys() | then.keys() if now.get(key) != then.get(key) and key not in free)
+    return [f"{key}: {then.get(key)!r}, now {now.get(key)!r}" for key in changed]
 
 
 def known_unreadable(folder: RunFolder) -> dict[str, str] | None:

@@ -54,8 +54,8 @@ class RunGroup:
             values = [fmean(run.headline[name] for run in self.runs if run.seed == seed) for seed in self.seeds]
             figures[name] = mean = fmean(values)
             if len(values) > 1:
-                half_width = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
-                figures |= {f"{name} low": mean - half_width, f"{name} high": mean + half_width}
+                half = half_width(values)
+                figures |= {f"{name} low": mean - half, f"{name} high": mean + half}
         return figures
 
     @property
@@ -75,6 +75,11 @@ class RunGroup:
             "figures": self.figures,
             "frozen features": self.frozen,
         }
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of two or more values, by Student's t."""
+    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
 
 
 def group_runs(runs: Iterable[RunSummary]) -> list[RunGroup]:

@@ -77,11 +77,11 @@ def train(
         True
     """
     changes = dict(overrides)
-    if _is_options(data):
+    if is_options(data):
         changes["data"], data = data, None
     if isinstance(loss, str):
         changes["loss.name"], loss = loss, None
-    elif _is_options(loss):
+    elif is_options(loss):
         changes["loss"], loss = loss, None
     if isinstance(optimizer, str):
         changes["training.optimizer"], optimizer = optimizer, None
@@ -102,6 +102,6 @@ def train(
     return run_process(settings, out, overwrite=overwrite, resume=resume, dry_run=dry_run, objects=objects)
 
 
-def _is_options(value: Any) -> bool:
+def is_options(value: Any) -> bool:
     """Whether a value is a mapping of options, and not a dict of data sets by split."""
     return isinstance(value, Mapping) and not NAMES.keys() & value.keys()

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import DivergedError, RetrievalError
 from retrieval.training import distributed
 from retrieval.training.checkpoint import not_finite
 from retrieval.training.diagnosis import diagnose, diverged, shorten
@@ -100,8 +100,8 @@ class Trainer:
             The number of the epoch, from 1, and its mean loss. The caller may put the model into evaluation mode.
 
         Raises:
-            RetrievalError: The loss or the gradient is not finite, or all embeddings are zero; the weights are those before the
-                step. Or a BatchNorm layer is not frozen, although the batch passes through the model in chunks or in several
+            DivergedError: The loss or the gradient is not finite, or all embeddings are zero; the weights stay as before the step.
+            RetrievalError: A BatchNorm layer is not frozen, although the batch passes through the model in chunks or in several
                 processes.
         """
         for module in filter(None, (self.model, self.loss_function, self.average)):
@@ -159,7 +159,7 @@ class Trainer:
             self._fail(value, norm, embeddings)
         if norm == 0 and not whole.any():
             what = f"all {len(whole)} embeddings of the batch are zero and have no gradient"
-            raise RetrievalError(diverged(self._epoch, self.step, what, self._learning_rate))
+            raise DivergedError(diverged(self._epoch, self.step, what, self._learning_rate))
         if self.gauge is not None:
             self.gauge.add(whole.detach(), all_labels)
         if self.clip_norm is not None:
@@ -189,7 +189,7 @@ class Trainer:
             parameters=(*self.model.named_parameters(), *self.loss_function.named_parameters("loss")),
             images=self.name_images and self.name_images(self.step),
         )
-        raise RetrievalError(*message.splitlines())
+        raise DivergedError(*message.splitlines())
 
     @property
     def _learning_rate(self) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retrieval.data import ImageSet, hold_out_images
-from retrieval.data.division import divide
+from retrieval.data.division import divide, fold_images
 from retrieval.errors import DatasetError
 
 
@@ -128,3 +128,25 @@ def test_the_only_folder_is_named_where_the_classes_are_inside_it() -> None:
     images = ImageSet.from_pairs("data", [(f"photos/{name}/{i}.png", "photos") for name in "abcd" for i in range(2)])
     with pytest.raises(DatasetError, match=r"has 1 class .* or choose data/photos, which has 4 folders with images"):
         divide(images)
+
+
+def test_folds_of_images_keep_two_of_each_class_and_hold_out_no_image_twice() -> None:
+    images = image_set([1, 2, 3, 5, 20])
+    held_out: list[str] = []
+    for fold in range(3):
+        kept, part = fold_images(images, 3, fold, seed=1)
+        assert counts(kept)["class 2"] == 2
+        assert min(counts(kept)[f"class {class_}"] for class_ in (1, 2, 3, 4)) == 2
+        assert sorted(kept.paths + part.paths) == sorted(images.paths)
+        held_out += part.paths
+    assert len(held_out) == len(set(held_out)) == 3 + 5 + 20
+    assert fold_images(images, 3, 0, seed=1)[1].paths != fold_images(images, 3, 0, seed=2)[1].paths
+
+
+def test_folds_of_images_refuse_what_cannot_be_held_out() -> None:
+    with pytest.raises(ValueError, match="folds is 1; give at least 2"):
+        fold_images(image_set([9]), 1, 0, seed=0)
+    with pytest.raises(ValueError, match=r"fold is 3; the 3 folds are numbered 0 \.\. 2"):
+        fold_images(image_set([9]), 3, 3, seed=0)
+    with pytest.raises(ValueError, match="fold 0 of 2 has no image, since too few classes have three images"):
+        fold_images(image_set([2, 2]), 2, 0, seed=0)

@@ -36,7 +36,9 @@ def embeddings(dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tenso
 
 def make(proxies: torch.Tensor | None = None, **options) -> RecallLoss:
     torch.manual_seed(0)
-    loss = RecallLoss(**{"noise": 0, "num_classes": CLASSES, "embedding_size": DIM, "proxy_weight": 1.0} | options).double()
+    loss = RecallLoss(
+        **{"noise": 0, "num_classes": CLASSES, "embedding_size": DIM, "proxy_weight": 1.0} | options
+    ).double()
     if proxies is not None:
         loss.proxies.data.copy_(proxies)
     return loss

@@ -64,7 +64,9 @@ def test_the_rate_is_searched_again_for_another_setting():
 def test_a_rate_at_the_edge_of_the_grid_is_refused():
     choice, rows = search(settings((60, 1e-9), (50, 1e-3), (50, 1e-3)))
     assert {row["fold"] for row in rows} == {0, 1}
-    with pytest.raises(study_losses.AtTheEdge, match="softmax: the best learning rate 1e-06 is at the edge of the grid"):
+    with pytest.raises(
+        study_losses.AtTheEdge, match="softmax: the best learning rate 1e-06 is at the edge of the grid"
+    ):
         choice.final()
 
 
