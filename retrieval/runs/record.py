@@ -19,9 +19,9 @@ Figures = dict[str, float]
 class Record:
     """The rows of a run, one for each epoch, and its results.
 
-    A row holds "epoch", "step", "loss" and the figures of the training batches (means since the row before), such as "score_spread",
-    and the figures that were measured, such as "validation recall@1". Epoch 0 is the network before training and has no loss. An epoch in which a run ended and was resumed
-    later has two rows, each of which may be the best.
+    A row holds "epoch", "step", "loss" and the figures of the training batches such as "score_spread" (means since the row before),
+    and the figures that were measured, such as "validation recall@1". Epoch 0 is the network before training and has no loss. An
+    epoch in which a run ended and was resumed later has two rows, each of which may be the best.
 
     Args:
         rows: The rows in the order of their steps.

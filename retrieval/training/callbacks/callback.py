@@ -39,8 +39,8 @@ class Callback:
     def epoch(self, run: TrackedRun, epoch: int, figures: dict[str, float]) -> None:
         """Is called after every epoch, with its row.
 
-        It has "epoch", "step", "loss", the figures of the training batches ("score_spread", "mean_intruders", "perfect_queries") and
-        measured ones ("validation recall@1").
+        It has "epoch", "step", "loss", the figures of the training batches ("score_spread", "mean_intruders", "perfect_queries")
+        and measured ones ("validation recall@1").
         """
 
     def evaluation(self, run: TrackedRun, split: str, figures: dict[str, float]) -> None:
