@@ -112,8 +112,8 @@ def target_of(path: str | Path) -> Path:
 def hidden_name(name: str) -> str:
     """The beginning of the name of a hidden file or folder beside an output.
 
-    It is "." and the name of the output. The hidden name is longer than that of the output, and systems allow 255 bytes, so a digest
-    takes the place of the end of a long name.
+    It is "." and the name of the output. Systems allow 255 bytes, and a hidden name is longer than that of the output. Therefore a
+    digest takes the place of the end of a long name.
     """
     content = os.fsencode(name)
     return f".{name}" if len(content) <= _LONGEST else f".{name[:40]}-{hashlib.sha256(content).hexdigest()[:16]}"

@@ -27,6 +27,8 @@ from retrieval.files.manifest import Files
 from retrieval.model import onnx
 from retrieval.networks import Embedder, check_name, create_embedder
 from retrieval.networks.pooling import POOLINGS
+from retrieval.training.checkpoint import not_finite
+from retrieval.training.diagnosis import shorten
 
 DESCRIPTION, WEIGHTS, ONNX = "model.json", "model.safetensors", "model.onnx"
 MODEL_FILES = (DESCRIPTION, WEIGHTS, ONNX)
@@ -106,6 +108,7 @@ class StoredModel:
                 network.load_state_dict(weights)
             except RuntimeError as error:
                 raise ValueError(f"its weights do not fit ({reason_of(error)})") from error
+            require_finite(network)
             if options["image_size"] != preprocessing.size:
                 _require_size(network, preprocessing.size)
         if dimension is not None and network.embedding_dim != dimension:
@@ -132,6 +135,16 @@ def check_description(description: Mapping[str, Any], *, is_onnx: bool) -> dict[
     if preprocessing.resize > LARGEST_SIDE:
         raise ValueError(f"its preprocessing resizes to {preprocessing.resize} pixels, more than {LARGEST_SIDE}")
     return {**description, "preprocessing": preprocessing}
+
+
+def require_finite(network: torch.nn.Module) -> None:
+    """Checks the weights of a network. Its buffers may hold infinity, as masks do.
+
+    Raises:
+        ValueError: A weight is NaN or infinite.
+    """
+    if names := not_finite(dict(network.named_parameters())):
+        raise ValueError(f"its weights hold NaN or infinity ({shorten(names)})")
 
 
 def _read_weights(content: bytes) -> dict[str, torch.Tensor]:

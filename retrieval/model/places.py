@@ -19,7 +19,7 @@ from retrieval.data import Preprocessing
 from retrieval.errors import CheckpointError, ConfigError, IndexFormatError, brief, reason_of
 from retrieval.files import require_only
 from retrieval.files.manifest import MANIFEST, FolderKind
-from retrieval.model.description import DESCRIPTION, MODEL_FILES, StoredModel
+from retrieval.model.description import DESCRIPTION, MODEL_FILES, StoredModel, require_finite
 from retrieval.training import RunFolder, load_checkpoint
 
 log = logging.getLogger("retrieval")
@@ -36,8 +36,8 @@ def check_source(source: Mapping[str, Any]) -> None:
     for key, type_ in _SOURCE.items():
         if key in source and type(source[key]) is not type_:
             raise ValueError(f"source.{key} is {brief(source[key])}, expected a value of type {type_.__name__}")
-    if ("checkpoint" in source) != ("step" in source):
-        raise ValueError(f"source is {brief(source)}, expected checkpoint and step, or neither")
+    if "checkpoint" in source and "step" not in source:
+        raise ValueError(f"source is {brief(source)}, expected the step of its checkpoint, too")
 
 
 def _check_facts(manifest: Mapping[str, Any]) -> None:
@@ -180,9 +180,14 @@ def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | Non
     state = folder.load_last(needs) if name == "last" else load_checkpoint(folder.best, needs)
     try:
         embedder.load_state_dict(trained_weights(state))
+        require_finite(embedder)
     except (AttributeError, RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"{place}: its config.yaml and its checkpoint are of different models ({reason_of(error)}); train again"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(
+            f"{place}: its {name} checkpoint: {error}; choose another checkpoint, or train again"
         ) from error
     log.info("%s: loaded the weights of the %s checkpoint, of step %s", place, name, f"{state['step']:,}")
     source = {"dataset": config.data.name, "checkpoint": name, "step": state["step"]}

@@ -114,11 +114,13 @@ def load_newest(
     Raises:
         CheckpointError: None of them can be used. The error is that of the newest one.
     """
-    errors = []
+    errors: list[CheckpointError] = []
+    refused = ""
     for path in paths:
         try:
             state = load_checkpoint(path, needs)
             if reason := check(state):
+                refused = refused or reason
                 raise CheckpointError(f"{path}: {reason}")
         except CheckpointError as error:
             errors.append(error)
@@ -126,7 +128,7 @@ def load_newest(
         if errors:
             log.warning("%s; continuing from the previous checkpoint %s", errors[0], path.name)
         return state
-    raise errors[0]
+    raise CheckpointError(f"{errors[0]}; no other checkpoint can be used: start a new run") if refused else errors[0]
 
 
 @contextlib.contextmanager

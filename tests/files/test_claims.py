@@ -192,7 +192,7 @@ def test_an_output_may_have_the_longest_name_of_the_system(tmp_path, name):
 def test_a_name_that_is_too_long_is_refused_in_one_line(tmp_path):
     for claim in (claim_folder, claim_file):
         with (
-            pytest.raises(RetrievalError, match="n: cannot be created .File name too long.; choose another path"),
+            pytest.raises(RetrievalError, match=r"n: cannot be created \(File name too long\); choose another path"),
             claim(tmp_path / ("n" * 256), False, lambda folder: None),
         ):
             pass

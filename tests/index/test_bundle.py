@@ -632,7 +632,7 @@ except IndexFormatError as error:
     [
         ({"source": {"checkpoint": "best", "step": []}}, r"source.step is \[\], expected a value of type int"),
         ({"source": {"checkpoint": 3, "step": 3}}, "source.checkpoint is 3, expected a value of type str"),
-        ({"source": {"checkpoint": "best"}}, "expected checkpoint and step, or neither"),
+        ({"source": {"checkpoint": "best"}}, "expected the step of its checkpoint, too"),
         ({"source": {"vectors": None}}, "source.vectors is None, expected a value of type str"),
         ({"approximate": {"recall@1": "x"}}, "approximate.recall@1 is 'x', expected a number"),
         ({"approximate": {"queries": None}}, "approximate.queries is None, expected a number"),

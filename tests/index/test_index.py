@@ -1158,7 +1158,7 @@ def test_the_root_of_an_index_moves_only_with_all_its_images(tmp_path):
 @pytest.mark.parametrize("ids", [np.arange(COUNT) == 3, [True], True, 1.5, [[1]], None])
 def test_a_mask_or_another_thing_in_place_of_ids_removes_nothing(photos, ids):
     index = Index.build(timm_model(), photos)
-    with pytest.raises(ValueError, match="id is .*, expected one id of the index or a list of several"):
+    with pytest.raises(ValueError, match=r"id is .*, expected one id of the index or a list of several"):
         index.remove(ids=ids)
     assert len(index) == COUNT
     assert index.remove(ids=0) == 1

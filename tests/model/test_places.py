@@ -139,6 +139,21 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
     assert "its config.yaml and its checkpoint are of different models" in refused(run)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(saved, tmp_path, value):
+    state = {"model": network_of(1).state_dict(), "step": 12}
+    name = next(iter(dict(network_of(1).named_parameters())))
+    state["model"][name] = torch.full_like(state["model"][name], value)
+    run = write_run(tmp_path / "run", "last")
+    save_checkpoint(run / "best.safetensors", state)
+    assert f"its best checkpoint: its weights hold NaN or infinity ({name})" in refused(run)
+    assert_array_equal(Model.load(run, checkpoint="last").encode(IMAGES), vectors_of(1))
+    model = timm_model()
+    torch.nn.init.constant_(next(model.network.parameters()), value)
+    model.save(tmp_path / "other")
+    assert "model.json: its model cannot be built (its weights hold NaN or infinity (" in refused(tmp_path / "other")
+
+
 def test_a_run_of_a_network_that_was_given_in_python_asks_for_it(tmp_path):
     run = write_run(tmp_path / "run", "last")
     config = (run / "config.yaml").read_text()

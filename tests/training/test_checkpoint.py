@@ -232,7 +232,7 @@ def test_a_checkpoint_that_is_refused_falls_back_too(tmp_path, caplog):
         save_checkpoint(last, {"number": count}, keep=previous)
     assert load_newest(last, previous, check=check)["number"] == 0
     assert f"{last}: too new; continuing from the previous checkpoint previous" in caplog.text
-    with pytest.raises(CheckpointError, match="last: too new"):
+    with pytest.raises(CheckpointError, match="last: too new; no other checkpoint can be used: start a new run"):
         load_newest(last, check=check)
 
 
