@@ -75,7 +75,10 @@ def table_of_task(task: str, rows: list[Row], found: Finals, ours: str) -> list[
 
 
 def table_of_all(known: dict[str, Finals], ours: str) -> list[str]:
-    """The losses by their averages over the tasks, with what one of ours is above them by."""
+    """The losses by their averages over the tasks, with what one of ours is above them by.
+
+    ± is an interval over seeds, for these tasks; in brackets is half of that over tasks, as for other data.
+    """
     shared = [name for name in LOSSES if all(name in found for found in known.values())]
     lines = [
         f"| loss | mean R@1 | MAP@R | {ours} is above it by R@1 | MAP@R | tasks above / below, R@1 | MAP@R |",
@@ -93,7 +96,11 @@ def table_of_all(known: dict[str, Finals], ours: str) -> list[str]:
             by_task = {
                 measure: [difference(found, ours, name, measure) for found in known.values()] for measure in MEASURES
             }
-            cells += [show(np.array([part.mean() for part in parts]), "+") for parts in by_task.values()]
+            for parts in by_task.values():
+                seeds = min(map(len, parts))
+                by_seed = np.mean([part[:seeds] for part in parts], axis=0)
+                others = half_width([part.mean() for part in parts]) if len(parts) > 1 else math.nan
+                cells.append(f"{show(by_seed, '+')} ({others:.2f})")
             for parts in by_task.values():
                 above = sum(part.mean() > half_width(part) for part in parts)
                 below = sum(-part.mean() > half_width(part) for part in parts)

@@ -82,7 +82,7 @@ def test_without_a_miner_the_recall_loss_never_makes_the_matrix_of_scores(monkey
 
 @pytest.mark.parametrize("loss", OURS)
 def test_every_loss_of_the_project_takes_the_memory(loss):
-    memory, plain = CrossBatchMemory(loss(), DIM, 20).eval(), PlainMemory(20)  # without noise
+    memory, plain = CrossBatchMemory(loss().eval(), DIM, 20), PlainMemory(20)
     for embeddings, labels in batches(8, 8, 8):
         value = memory(embeddings, labels)
         plain.add(embeddings, labels)

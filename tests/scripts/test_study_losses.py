@@ -134,8 +134,8 @@ def test_differences_are_paired_by_seed_and_counted_by_task():
     found = {"near": finals(50, 60, 70), "SupCon": finals(48, 58, 68.5), "FastAP": finals(40, 70, 70)}
     assert study_tables.difference(found, "near", "SupCon", "map@r").tolist() == [2, 2, 1.5]
     rows = study_tables.table_of_all({"one": found, "two": found}, "near")
-    assert "| SupCon | 58.17 | 58.17 | +1.83 ± 0.00 | +1.83 ± 0.00 | 2 / 0 | 2 / 0 |" in rows
-    assert "| FastAP | 60.00 | 60.00 | +0.00 ± 0.00 | +0.00 ± 0.00 | 0 / 0 | 0 / 0 |" in rows
+    assert "| SupCon | 58.17 | 58.17 | +1.83 ± 0.72 (0.00) | +1.83 ± 0.72 (0.00) | 2 / 0 | 2 / 0 |" in rows
+    assert "| FastAP | 60.00 | 60.00 | +0.00 ± 24.84 (0.00) | +0.00 ± 24.84 (0.00) | 0 / 0 | 0 / 0 |" in rows
 
 
 def test_losses_whose_runs_are_not_complete_are_in_no_table():
