@@ -116,7 +116,7 @@ class Sampling:
         """
         optuna = self._optuna
         samplers, verbosity = optuna.samplers, optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         seed = int(np.random.default_rng([self._seed, len(trials), attempt]).integers(2**31))
         try:
             with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):

@@ -82,7 +82,7 @@ def best_figures(rows: Sequence[Figures]) -> Figures:
     best = record.best("fold")
     assert best is not None
     recall, map_at_r = best["fold recall@1"], best["fold map@r"]
-    return {"recall@1": recall, "map@r": map_at_r, "sum": recall + map_at_r, "epoch": best["epoch"]}
+    return {"recall@1": recall, "map@r": map_at_r, "sum": recall + map_at_r, "epoch": int(best["epoch"])}
 
 
 class _File(BaseModel):
@@ -244,14 +244,14 @@ class Tuning:
         }
 
     def save(self) -> None:
-        """Writes tuning.json, trials.csv and, if there is a best trial, best.yaml.
+        """Writes tuning.json, trials.csv and, after a complete trial, best.yaml.
 
         Raises:
             RetrievalError: They cannot be written.
         """
         write_json(self.path / "tuning.json", self._content.model_dump(mode="json"))
         write_text(self.path / "trials.csv", self._table())
-        if any(trial.state == "complete" for trial in self.trials):
+        if self.trials[-1].state == "complete":
             origin = f"# trial {self.best.number} of `retrieval tune`, the best of {len(self.trials)}\n"
             write_text(self.path / "best.yaml", origin + to_yaml(self.best_config))
 

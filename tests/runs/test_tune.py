@@ -56,7 +56,8 @@ class Training:
             rows = list(Run(path).metrics)
         else:
             folder.create(to_yaml(config), {})
-        (watch,) = objects.callbacks
+        (watch,), run = objects.callbacks, Run(path)
+        vars(run)["config"] = config  # which takes long to read
         for epoch in range(len(rows), config.training.num_epochs + 1):
             value = quality(config, fold) * epoch / config.training.num_epochs
             rows.append({"epoch": epoch, "step": epoch, "validation recall@1": value, "validation map@r": value / 2})
@@ -65,7 +66,7 @@ class Training:
             self.epochs += 1
             if self.epochs == self.stop_after:
                 raise Stopped(signal.SIGTERM)
-            watch.epoch(Run(path), epoch, rows[-1])
+            watch.epoch(run, epoch, rows[-1])
         write_json(folder.results, {})
 
 
