@@ -347,6 +347,7 @@ class Choice:
 def study(name: str, options: argparse.Namespace) -> str:
     """All runs of a task of which the results are not known."""
     torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)  # a run that diverges would take many times as long
     task, path = (TASKS | QUICK)[name], options.out / f"{name}.jsonl"
     rows, arrays = read_rows(path), load(task, options.out, options.data)
 

@@ -22,7 +22,8 @@ def gradients(scores: Scores, grad_losses: Tensor, *, of_references: bool) -> tu
 
     With s the scores, mu and sigma their mean and norm in a row, the projections pass a gradient g of the projected scores on as
     g (none), g - mean(g) (mean), g / sigma - s <g, s> / sigma^3 (norm), or both (std). All are A + c + b s for two numbers c
-    and b of the row, where A = g / sigma. With "spreading", b is smaller by that share. "local" and "softmax" first take g through their blocks, and leave out the division.
+    and b of the row, where A = g / sigma. With "spreading", b is smaller by that share. "local" and "softmax" first take g through
+    their blocks, and leave out the division.
 
     Args:
         scores: what the forward pass found.
