@@ -289,6 +289,7 @@ def _open(new: Tuning) -> Tuning:
             f"{new.path}: holds a tuning of another kind ({', '.join(changed)}); choose another folder, or pass overwrite=True"
         )
     found.take_options(new.config)
+    found.save()
     return found
 
 

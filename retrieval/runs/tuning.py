@@ -244,14 +244,14 @@ class Tuning:
         }
 
     def save(self) -> None:
-        """Writes tuning.json, trials.csv and, after a complete trial, best.yaml.
+        """Writes tuning.json, trials.csv and, unless a trial is running or none is complete, best.yaml.
 
         Raises:
             RetrievalError: They cannot be written.
         """
         write_json(self.path / "tuning.json", self._content.model_dump(mode="json"))
         write_text(self.path / "trials.csv", self._table())
-        if self.trials[-1].state == "complete":
+        if self.trials[-1].state != "running" and any(trial.state == "complete" for trial in self.trials):
             origin = f"# trial {self.best.number} of `retrieval tune`, the best of {len(self.trials)}\n"
             write_text(self.path / "best.yaml", origin + to_yaml(self.best_config))
 

@@ -15,10 +15,12 @@ import pytest
 
 import retrieval
 from retrieval.config import Config, load, to_yaml
+from retrieval.config.space import read_space
 from retrieval.errors import CheckpointError, ConfigError, DivergedError, RetrievalError
 from retrieval.files import write_json
 from retrieval.runs import Trial, Tuning, process, tune
 from retrieval.runs.run import Run
+from retrieval.runs.sampling import Sampling
 from retrieval.training import RunFolder, Stopped, Trainer
 
 pytest.importorskip("optuna")
@@ -230,6 +232,36 @@ def test_a_damaged_record_is_one_line_and_can_be_overwritten(tmp_path, training)
         Tuning.open(tmp_path)
 
 
+def rows(*recalls: float) -> list[dict[str, float]]:
+    """The rows of a fold; epoch 0 is the first."""
+    return [{"epoch": epoch, "recall@1": recall, "map@r": 0.0} for epoch, recall in enumerate(recalls)]
+
+
+def trial(number: int, *folds: list[dict[str, float]]) -> Trial:
+    return Trial(number=number, values={"training.learning_rate": 1e-3}, state="complete", rows=list(folds))
+
+
+def test_a_trial_is_behind_if_it_is_below_the_median_at_its_epoch():
+    sampling = Sampling(read_space(RATES, load("glyphs", SMALL)), "sum", 0)
+    others = [
+        trial(number, rows(0.0, level / 2, level), rows(0.0, level / 4, level / 2))
+        for number, level in enumerate((0.5, 0.2, 0.4, 0.6, 0.8))
+    ]
+    assert sampling.is_behind(others, 5, [rows(0.0, 0.24)])
+    assert not sampling.is_behind(others, 5, [rows(0.0, 0.26)])
+    assert not sampling.is_behind(others, 5, [rows(0.0, 0.24, 0.55)])
+    assert sampling.is_behind(others, 5, [rows(0.0, 0.3, 0.45), rows(0.0, 0.01, 0.1)])
+    assert not sampling.is_behind(others, 5, [rows(0.0, 0.3, 0.55), rows(0.0, 0.01, 0.1)])
+    assert not sampling.is_behind(others[:4], 5, [rows(0.0, 0.0)])  # of too few others
+
+
+def test_the_best_epoch_so_far_counts_and_not_the_last_one():
+    sampling = Sampling(read_space(RATES, load("glyphs", SMALL)), "sum", 0)
+    others = [trial(number, rows(0.0, 0.5, 0.5, 0.5)) for number in range(5)]
+    assert not sampling.is_behind(others, 5, [rows(0.0, 0.6, 0.1, 0.1)])
+
+
+@pytest.mark.slow
 def test_trials_that_fall_behind_are_pruned_and_trial_0_and_the_best_never_are(tmp_path, training):
     tuning = search(tmp_path / "out", 24)
     states = [trial.state for trial in tuning.trials]
