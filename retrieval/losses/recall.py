@@ -100,9 +100,9 @@ def recall_loss(
             "local" and "softmax", and that of the scores with "none" and "mean".
         local_margin: reach of the local projection below a relevant item, in standard deviations of the query's scores.
         temperature: of the softmax, in the same units; the higher, the more alike are the shares, as with "std".
-        relevant_temperature: of the softmax over the scores of the relevant items, in standard deviations of the query's scores. Its
-            shares weigh the relevant items in the loss of the query. The lower, the more the nearest one counts, which alone
-            makes a hit of recall@k. None: all alike. The gradient takes the shares for constants.
+        relevant_temperature: of the softmax over the scores of the relevant items, in standard deviations of the query's scores.
+            Its shares weigh the relevant items in the loss of the query. The lower, the more the nearest one counts, which
+            alone makes a hit of recall@k. None: all alike. The gradient takes the shares for constants.
         spreading: with "std", "local" and "softmax", the share of the gradient along the centred scores that is kept, from 0 to 1.
             It does not change the ranking, only the spread of the scores; see `retrieval.solvers.standardize`.
         gradient: "identity", "blackbox" (lambda 4), or a rule such as `retrieval.solvers.Blackbox(lambda_=0.2)`. A rule sees the
