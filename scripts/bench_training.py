@@ -193,6 +193,7 @@ def configure(root: Path, options: argparse.Namespace) -> Config:
             "data": {"name": "folder", "root": str(root), "workers": options.workers[-1]},
             "image": {"resize": round(options.size * 8 / 7), "size": options.size},
             "model": {"backbone": options.backbone, "pretrained": False},
+            "loss": {"noise": 0.0},  # which the candidates would draw in turns
             "batch": {"size": options.batch, "samples_per_class": PER_CLASS},
             "training": {"epochs": 1 + options.steps, "schedule": "constant"},
         }

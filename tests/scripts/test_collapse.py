@@ -8,8 +8,8 @@ import torch
 
 
 def test_a_case_trains_on_equal_batches_whatever_the_noise():
-    rows = torch.randn(48, 20, generator=torch.Generator().manual_seed(0))
-    data = {"train": (rows, torch.arange(48).numpy() // 8), "test": (rows, torch.arange(48).numpy() // 8)}
+    rows, labels = torch.randn(320, 20, generator=torch.Generator().manual_seed(0)), torch.arange(320).numpy() // 5
+    data = {"train": (rows, labels), "test": (rows, labels)}
     for case in (collapse.Case("std"), collapse.Case("none", margin=0.1, batch=8, dtype=torch.float16)):
         quiet, same, noisy = (collapse.train(case, noise, data, 5) for noise in (0.0, 0.0, 5.0))
         assert quiet == same
@@ -20,7 +20,7 @@ def test_a_case_trains_on_equal_batches_whatever_the_noise():
 
 @pytest.mark.slow
 def test_the_script_prints_a_table_and_draws_a_picture(tmp_path, capsys, monkeypatch):
-    words = ["collapse.py", "--out", str(tmp_path), "--steps", "3", "--classes", "10"]
+    words = ["collapse.py", "--out", str(tmp_path), "--steps", "3", "--classes", "32"]
     monkeypatch.setattr(sys, "argv", words)
     collapse.main()
     lines = capsys.readouterr().out.splitlines()
