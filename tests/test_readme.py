@@ -38,6 +38,7 @@ def masked(text: str) -> list[str]:
     """The lines with every number made alike."""
     text = text.replace(" -\n", " #\n")  # no figure
     text = re.sub(r", [0-9]+ decided by a tie", "", text)
+    text = text.replace("the start, the best by validation", "epoch #, the best by validation")  # after two steps
     return [" ".join(re.sub(r"[0-9]+", "#", line).split()) for line in text.splitlines() if line.strip()]
 
 
