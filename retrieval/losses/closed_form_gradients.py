@@ -75,7 +75,7 @@ def _add_sparse(scores: Scores, grad_losses: Tensor, grad_queries: Tensor, grad_
     settings, q, offset = scores.settings, scores.queries, scores.offset
     constant, multiple = q.new_zeros(2, len(q))
     for strip, rows in scores.all_parts():
-        slots = scores.slots(strip, rows)
+        slots = scores.slots(strip, rows, scored=settings.scaled)
         pull = _pull(scores, grad_losses, strip, slots) / scores.norm[rows, None]  # ones if it is not scaled
         if settings.centered:
             constant[rows] = -pull.sum(1) / scores.num_candidates

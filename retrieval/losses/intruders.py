@@ -119,7 +119,7 @@ class _Tally:
         """Completes the scores; returns the losses and the sums of the intruders."""
         scores, strip, losses, sums = self.scores, self.strip, [], []
         for rows in scores.parts(strip):
-            slots = scores.slots(strip, rows)
+            slots = scores.slots(strip, rows, scored=False)
             if self.block_limits is not None:
                 _, shares = share_out(scores, strip, rows, -slopes(scores, strip, slots))
                 reached = self.reached[rows.start - self.rows.start : rows.stop - self.rows.start]

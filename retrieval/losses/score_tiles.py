@@ -32,7 +32,7 @@ class Slots(NamedTuple):
     Args:
         rows: the queries.
         relevant: (num_rows, slots), false in empty slots.
-        scores: of the same shape, less the score of the mean reference.
+        scores: of the same shape, less the score of the mean reference; zeros if they were not wanted.
     """
 
     rows: slice
@@ -195,9 +195,11 @@ class Scores:
             relevant &= slots != (self.own - self.first)[rows, None]
         return relevant
 
-    def slots(self, strip: int, rows: slice) -> Slots:
-        """The relevant references of some queries of a strip, with their scores."""
+    def slots(self, strip: int, rows: slice, *, scored: bool = True) -> Slots:
+        """The relevant references of some queries of a strip, with their scores if they are wanted or decide the shares."""
         relevant = self.relevant(strip, rows)
+        if not scored and self.settings.relevant_temperature is None:
+            return Slots(rows, relevant, self.queries.new_zeros(()).expand(relevant.shape))
         found = self.queries.new_zeros(relevant.shape)
         for band, span, places in self.bands(strip, rows):
             block = self.queries[band] @ self.offset[span].T
