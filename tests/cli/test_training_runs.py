@@ -28,6 +28,7 @@ STATEFUL = [
     "model.head_init=whiten",
     "loss.memory=24",
     "loss.noise=0.01",
+    "loss.proxies=true",
     "training.warmup_epochs=1",
     "batch.size=12",
     "evaluation.test_every=1",
