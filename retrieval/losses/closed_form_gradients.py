@@ -148,7 +148,7 @@ class _Irrelevant:
     def gradient(self, tile: Tensor, same: Tensor | None) -> Tensor:
         """The gradients at some columns, zero where the mask of pairs with the same label is true."""
         constant = -self.multiple * self.mean
-        found = torch.addcmul(constant[:, None], tile, self.multiple[:, None]).sub_(self.weigh(tile))
+        found = (tile * self.multiple[:, None]).add_(constant[:, None]).sub_(self.weigh(tile))
         return found if same is None else found.masked_fill_(same, 0)
 
 

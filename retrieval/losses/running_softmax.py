@@ -52,7 +52,7 @@ class RunningSoftmax:
         share = 1 / self._sum if totals is None else totals / self._sum
         some = self._highest > torch.finfo(scores.dtype).min
         top = self._highest.where(some, 0) * self._sharpness
-        return torch.addcmul(-top[:, None], scores, self._sharpness[:, None]).exp_().mul_(share[:, None])
+        return (scores * self._sharpness[:, None]).sub_(top[:, None]).exp_().mul_(share[:, None])
 
     def weight_beside(self, scores: Tensor) -> Tensor:
         """The weight (num_rows, any) of all columns together in a softmax of them and one more score of the row."""
