@@ -136,7 +136,15 @@ LOSSES = {
 }
 OURS = tuple(itertools.takewhile(lambda name: name != "Smooth-AP", LOSSES))
 PEERS = tuple(name for name in LOSSES if name not in OURS)
-FINALISTS = ("near", "softmax", "NT-Xent", "contrastive", "MultiSimilarity", "SupCon", "normalised softmax")  # whole networks
+FINALISTS = (
+    "near",
+    "softmax",
+    "NT-Xent",
+    "contrastive",
+    "MultiSimilarity",
+    "SupCon",
+    "normalised softmax",
+)  # whole networks
 
 
 class Mined(nn.Module):
