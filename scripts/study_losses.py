@@ -136,15 +136,8 @@ LOSSES = {
 }
 OURS = tuple(itertools.takewhile(lambda name: name != "Smooth-AP", LOSSES))
 PEERS = tuple(name for name in LOSSES if name not in OURS)
-FINALISTS = (
-    "near",
-    "softmax",
-    "NT-Xent",
-    "contrastive",
-    "MultiSimilarity",
-    "SupCon",
-    "normalised softmax",
-)  # whole networks
+# With whole networks:
+FINALISTS = ("near", "softmax", "NT-Xent", "contrastive", "MultiSimilarity", "SupCon", "normalised softmax")
 
 
 class Mined(nn.Module):
