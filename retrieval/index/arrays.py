@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,11 @@ import numpy as np
 from retrieval import evaluation
 from retrieval.data.names import MISSING, refuse_alike
 from retrieval.errors import DatasetError, did_you_mean, plural
-from retrieval.files import read_text
-from retrieval.files.arrays import read_array
+from retrieval.files import blocks, read_text
+from retrieval.files.arrays import map_array, read_array
 from retrieval.files.cells import unguard
+from retrieval.index.vectors import NotUnitError, Vectors, unit_parts
+from retrieval.index.writing import staged
 
 log = logging.getLogger("retrieval")
 
@@ -24,20 +28,50 @@ COLUMNS = ("label", "id", "path")
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}  # in place of commas, as spreadsheets write them
 
 
-def read_vectors(file: Path) -> np.ndarray:
-    """The vectors (count, dim) of a .npy file, as float32 of unit length.
+@contextlib.contextmanager
+def read_vectors(file: Path, out: Path | None) -> Iterator[Vectors]:
+    """The vectors (count, dim) of a .npy file, as float32 of length 1; see `units`.
 
     Raises:
         DatasetError: The file is not an array of finite numbers, or a vector is zero.
     """
     try:
-        vectors = read_array(file)
+        vectors = map_array(file)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file}: cannot be read ({_reason(error)}); write it with numpy.save") from error
-    try:
-        return evaluation.unit_vectors("vectors", vectors)
-    except ValueError as error:
-        raise DatasetError(f"{file}: {error}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            rows = stack.enter_context(units("vectors", vectors, out))
+        except ValueError as error:
+            raise DatasetError(f"{file}: {error}") from error
+        yield rows
+
+
+@contextlib.contextmanager
+def units(name: str, vectors: Any, out: Path | None) -> Iterator[Vectors]:
+    """A copy of vectors as float32 of length 1: in memory, or, of many for a folder, in a file that `write_bundle` moves into it.
+
+    Args:
+        name: Their name, for messages.
+        vectors: (count, dim) See `retrieval.evaluation.unit_vectors`.
+        out: The folder of the index that they are for; None for an index in memory.
+
+    Raises:
+        ValueError: The vectors are not such; see `retrieval.evaluation.unit_vectors`.
+    """
+    is_large = isinstance(vectors, np.ndarray) and vectors.ndim == 2 and vectors.dtype.kind in "fiu"
+    if not is_large or out is None or 4 * vectors.size <= blocks.BLOCK:
+        yield Vectors(np.array(evaluation.unit_vectors(name, vectors)))
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            # Most programs write unit vectors: they are copied as they are until a row is none.
+            parts = unit_parts(name, vectors, as_they_are=vectors.dtype == np.float32)
+            rows = stack.enter_context(staged(out, parts, vectors.shape))
+        except NotUnitError:
+            parts = unit_parts(name, vectors, as_they_are=False)
+            rows = stack.enter_context(staged(out, parts, vectors.shape))
+        yield rows
 
 
 def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:

@@ -1,22 +1,25 @@
 """An index bundle: a folder that holds a gallery and the model that embeds queries for it.
 
-    manifest.json       size and sha256 of every file; checked first
+    manifest.json       size and sha256 of every file, by blocks where it is large; checked first
     vectors.npy         the unit vectors (count, dimension), float32
-    items.csv           id, label, class and path of every vector, in the same order
+    items.arrows        id, label, class and path of every vector, in the same order
     model.json          how to build the model and prepare an image           (all three may
     model.safetensors   the weights of the model, if it is a timm network      be missing)
     model.onnx          the model, if it is another network
     approximate.faiss   an approximate index, for large galleries             (may be missing)
-    thumbnails.zip      small pictures of the images                          (may be missing)
+    thumbnails.arrows   small pictures of the images                          (may be missing)
+    removed-0.bits      which rows of a large index are removed; or -1        (may be missing)
 
-A bundle holds everything that a search needs except the images, so it can be moved and copied.
+A bundle holds everything that a search needs except the images, so it can be moved and copied. Files of one block (8 MiB) are read
+and checked when the bundle is opened. Larger ones are mapped, and each block is checked when it is first used. docs/index_format.md
+describes the format and its promises.
 """
 
 from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,22 +28,28 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import IndexFormatError, brief
+from retrieval.evaluation.arrays import has_unit_rows
+from retrieval.files.blocks import BlockFile, Bytes
 from retrieval.files.manifest import Files, manifest_text
 from retrieval.index import approximate, thumbnails
 from retrieval.index.calibration import Calibration
-from retrieval.index.items import check_texts, read_items
+from retrieval.index.items import Items, check_texts, read_items
 from retrieval.index.manifest import (
     APPROXIMATE,
     CALIBRATION,
     INDEX_FOLDER,
     ITEMS,
+    ITEMS_OF_VERSION_2,
     MANIFEST,
     METRIC,
     REMEDY,
+    REMOVED,
+    ROWS,
     THUMBNAILS,
+    THUMBNAILS_OF_VERSION_2,
     VECTORS,
 )
-from retrieval.index.vectors import read_vectors
+from retrieval.index.vectors import Vectors, open_vectors
 from retrieval.model.description import DESCRIPTION, StoredModel
 from retrieval.training import RunFolder
 
@@ -51,29 +60,28 @@ _PREFERRED = ("index-all", "index-gallery", "index-test")  # of the indexes of a
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """The checked content of a bundle, in memory. The items keep the order of the file.
+    """The content of a bundle. The items keep the order of the file.
+
+    The vectors and tables of a large bundle have rows of removed items, too. `rows` are those of the items that are left, which the
+    properties `vectors` to `thumbnails` hold.
 
     Args:
-        vectors: (count, dimension) float32 unit vectors.
-        ids: (count,) int64, from 0, none twice.
-        labels: (count,) int64.
-        class_names: The class of every item.
-        paths: The path of every item, absolute or relative to the root of the images, with "/" between the parts.
+        stored: The vectors of all rows.
         manifest: The facts of `retrieval.index.manifest.INDEX_FOLDER`, and the calibration where there is one.
+        content_of_items: The items of all rows, or a file of them.
         model: The model; None for vectors without a model.
-        files: The content of approximate.faiss and thumbnails.zip, where the bundle has them.
+        files: The content of approximate.faiss and the thumbnails, where the bundle has them.
+        removed: (rows,) Which rows are those of removed items; None where none is.
         folder: The folder of the bundle; None for one that is only in memory.
         text: The content of manifest.json.
     """
 
-    vectors: np.ndarray
-    ids: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    paths: tuple[str, ...]
+    stored: Vectors
     manifest: Mapping[str, Any]
+    content_of_items: Items | BlockFile
     model: StoredModel | None = None
-    files: Mapping[str, bytes | memoryview] = field(default_factory=dict)
+    files: Mapping[str, Bytes | BlockFile] = field(default_factory=dict)
+    removed: np.ndarray | None = None
     folder: Path | None = None
     text: bytes | None = None
 
@@ -85,6 +93,58 @@ class Bundle:
     def root(self) -> Path:
         """The folder that the relative paths start from."""
         return Path(self.manifest["images_root"])
+
+    @cached_property
+    def rows(self) -> np.ndarray | None:
+        """(count,) The rows of the items; None where these are all rows."""
+        return None if self.removed is None else np.flatnonzero(~self.removed)
+
+    @cached_property
+    def all_items(self) -> Items:
+        """The items of all rows.
+
+        Raises:
+            IndexFormatError: The file is not that of the manifest, or malformed.
+        """
+        content = self.content_of_items
+        if isinstance(content, Items):
+            return content
+        content.check()
+        return _checked_items(self._path(ITEMS), content.bytes, len(self.stored), self.manifest, self.removed)
+
+    @cached_property
+    def items(self) -> Items:
+        """The items."""
+        return self.all_items if self.rows is None else self.all_items.select(self.rows)
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """(count, dimension) float32 unit vectors. Those of a large bundle are checked and mapped; without removed ones, a copy."""
+        vectors = self.stored.all()
+        if self.rows is not None:
+            vectors = np.asarray(vectors)[self.rows]
+            vectors.setflags(write=False)
+        return vectors
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(count,) int64, from 0, none twice."""
+        return self.items.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(count,) int64."""
+        return self.items.labels
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """(count,) The class of every item."""
+        return self.items.class_names
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """(count,) The path of every item, absolute or relative to the root of the images, with "/" between the parts."""
+        return self.items.paths
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -100,19 +160,28 @@ class Bundle:
         """
         if APPROXIMATE not in self.files:
             return None
-        content = bytes(self.files[APPROXIMATE])
-        return approximate.read(self._path(APPROXIMATE), content, self.manifest["type"], self.vectors)
+        content = self.content(APPROXIMATE)
+        return approximate.read(
+            self._path(APPROXIMATE), content, self.manifest["type"], self.stored, removed=self.removed
+        )
+
+    @property
+    def has_thumbnails(self) -> bool:
+        """Whether the bundle has a small picture of every item."""
+        return THUMBNAILS in self.files or THUMBNAILS_OF_VERSION_2 in self.files
 
     @cached_property
-    def thumbnails(self) -> list[bytes] | None:
+    def thumbnails(self) -> thumbnails.Pictures | None:
         """A small JPEG of every item; None where the bundle has none.
 
         Raises:
-            IndexFormatError: The file is not an archive of such pictures.
+            IndexFormatError: The file is not a table of such pictures.
         """
-        if THUMBNAILS not in self.files:
+        if not self.has_thumbnails:
             return None
-        return thumbnails.unpack(self._path(THUMBNAILS), bytes(self.files[THUMBNAILS]), len(self.ids))
+        name = THUMBNAILS if THUMBNAILS in self.files else THUMBNAILS_OF_VERSION_2
+        pictures = thumbnails.read(self._path(name), self.content(name), len(self.stored))
+        return pictures if self.rows is None else pictures.select(self.rows)
 
     @cached_property
     def model_hash(self) -> str | None:
@@ -121,18 +190,40 @@ class Bundle:
 
     def picture(self, position: int) -> Path | bytes:
         """The thumbnail of an item, or the file of its image where the bundle has no thumbnails."""
-        return self.root / self.paths[position] if self.thumbnails is None else self.thumbnails[position]
+        if self.thumbnails is None:
+            return self.root / self.items.paths_at(np.array([position]))[0]
+        return self.thumbnails[position]
 
     def is_current(self) -> bool:
         """Whether the folder still holds the generation that was read."""
         return self.folder is None or manifest_text(self.folder) == self.text
+
+    def check(self) -> None:
+        """Checks everything that opening has not checked.
+
+        Raises:
+            IndexFormatError: A file is not that of the manifest, or malformed; the message names it.
+        """
+        _ = self.all_items, self.approximate, self.thumbnails
+        for start, tile in self.stored.tiles():
+            if not has_unit_rows(tile):
+                path = self._path(VECTORS)
+                raise IndexFormatError(f"{path}: a row from {start} on is not finite and of unit length; {REMEDY}")
+
+    def content(self, name: str) -> Bytes:
+        """The checked content of a file of `files`."""
+        content = self.files[name]
+        if isinstance(content, BlockFile):
+            content.check()
+            return content.bytes.data
+        return content
 
     def _path(self, name: str) -> Path:
         return Path(name) if self.folder is None else self.folder / name
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Reads a bundle after checking every file against the manifest, and the files against one another.
+    """Opens a bundle after checking the manifest, the sizes of all files, and the content of those that are not mapped.
 
     Raises:
         IndexFormatError: The folder does not hold a complete and unaltered bundle; the message names the file.
@@ -143,17 +234,25 @@ def read_bundle(folder: str | Path) -> Bundle:
     contents = INDEX_FOLDER.read(folder)
     manifest, files = contents.manifest, contents.files
     _check_manifest(folder / MANIFEST, manifest)
-    shape = (manifest["count"], manifest["dimension"])
-    ids, labels, names, paths = read_items(folder / ITEMS, files[ITEMS], shape[0], manifest["num_classes"])
+    marks = next((name for name in REMOVED if name in files), "")
+    removed = _read_removed(folder / marks, files.get(marks), manifest)
+    rows = manifest["count"] if removed is None else len(removed)
+    place = ITEMS if ITEMS in manifest["files"] else ITEMS_OF_VERSION_2
+    items: Items | BlockFile = (
+        contents.mapped[place]
+        if place in contents.mapped
+        else _checked_items(folder / place, files[place], rows, manifest, removed)
+    )
+    vectors = contents.mapped.get(VECTORS, files.get(VECTORS, b""))
+    everything: dict[str, Bytes | BlockFile] = {**files, **contents.mapped}
+    optional = (APPROXIMATE, THUMBNAILS, THUMBNAILS_OF_VERSION_2)
     return Bundle(
-        vectors=read_vectors(folder / VECTORS, files[VECTORS], shape),
-        ids=ids,
-        labels=labels,
-        class_names=names,
-        paths=paths,
+        stored=open_vectors(folder / VECTORS, vectors, rows, manifest["dimension"]),
         manifest=manifest,
+        content_of_items=items,
         model=_read_model(folder / DESCRIPTION, files),
-        files={name: files[name] for name in (APPROXIMATE, THUMBNAILS) if name in files},
+        files={name: everything[name] for name in optional if name in everything},
+        removed=removed,
         folder=folder,
         text=contents.text,
     )
@@ -192,21 +291,18 @@ def _is_a_run(folder: Path) -> str:
     return f"{folder}: is a training run without an index; make one with `{command}`"
 
 
-def number_classes(class_names: Sequence[str]) -> dict[str, Any]:
-    """Labels by class name, numbered in the order in which the names first occur."""
-    number = {name: label for label, name in enumerate(dict.fromkeys(class_names))}
-    return {"labels": np.array([number[name] for name in class_names]), "class_names": list(number)}
-
-
 def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     names = manifest["files"]
-    missing = [name for name in (VECTORS, ITEMS) if name not in names]
+    items = ITEMS if manifest["version"] == INDEX_FOLDER.version else ITEMS_OF_VERSION_2
+    missing = [name for name in (VECTORS, items) if name not in names]
     weights = [name for name in names if name in ("model.safetensors", "model.onnx")]
-    if missing or len(weights) != (DESCRIPTION in names):
+    if missing or len(weights) != (DESCRIPTION in names) or len({*REMOVED} & {*names}) != (ROWS in manifest):
         listed = ", ".join(names) or "no files"
         raise IndexFormatError(
-            f"{path}: lists {listed}, expected {VECTORS} and {ITEMS}, and {DESCRIPTION} with its weights or neither; {REMEDY}"
+            f"{path}: lists {listed}, expected {VECTORS} and {items}, and {DESCRIPTION} with its weights or neither; {REMEDY}"
         )
+    if ROWS in manifest and (type(manifest[ROWS]) is not int or manifest[ROWS] <= manifest["count"]):
+        raise IndexFormatError(f"{path}: {ROWS} is {brief(manifest[ROWS])}, expected more than the count; {REMEDY}")
     for key, expected in (("metric", METRIC), ("normalised", True)):
         if manifest[key] != expected:
             raise IndexFormatError(f"{path}: {key} is {brief(manifest[key])}, expected {expected!r}; {REMEDY}")
@@ -226,3 +322,25 @@ def _read_model(path: Path, files: Files) -> StoredModel | None:
         return StoredModel.from_files(files)
     except ValueError as error:
         raise IndexFormatError(f"{path}: {error}; {REMEDY}") from error
+
+
+def _checked_items(
+    path: Path, content: bytes | np.ndarray, rows: int, manifest: Mapping[str, Any], removed: np.ndarray | None
+) -> Items:
+    """The items of a file, whose classes are as many as the manifest says."""
+    items = read_items(path, content, rows)
+    labels = items.labels if removed is None else items.labels[~removed]
+    if (found := len(np.unique(labels))) != manifest["num_classes"]:
+        raise IndexFormatError(f"{path}: {found} different labels, expected {manifest['num_classes']}; {REMEDY}")
+    return items
+
+
+def _read_removed(path: Path, content: bytes | None, manifest: Mapping[str, Any]) -> np.ndarray | None:
+    """Which rows are removed: a bit for each, the first one the highest of its byte. None where no file says so."""
+    if content is None:
+        return None
+    rows, count = manifest[ROWS], manifest["count"]
+    removed = np.unpackbits(np.frombuffer(content, dtype=np.uint8)).astype(bool)
+    if len(content) != -(-rows // 8) or removed[rows:].any() or rows - np.count_nonzero(removed) != count:
+        raise IndexFormatError(f"{path}: does not leave {count} of {rows} rows, as the manifest says; {REMEDY}")
+    return removed[:rows]

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from retrieval.evaluation import Gallery
 from retrieval.evaluation.inputs import to_numpy
-from retrieval.index import reranking
+from retrieval.index import reranking, scan
 from retrieval.index.approximate import Approximate
 from retrieval.index.bundle import Bundle
 from retrieval.index.recall import Ranking
 from retrieval.model import Model
 from retrieval.model.places import load_stored
+
+_IN_MEMORY = 2**28  # bytes of vectors: more of a mapped file are read anew by every search
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Generation:
 
     @cached_property
     def _gallery(self) -> Gallery:
-        return Gallery(self.bundle.vectors, ids=self.bundle.ids)
+        return Gallery(np.asarray(self.bundle.vectors), ids=self.bundle.ids)
 
     def search(self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking) -> list[list[Hit]]:
         """The k nearest items of every query (num_queries, dim), best first; fewer where the index finds no more.
@@ -112,30 +114,42 @@ class Generation:
         Raises:
             ValueError: The queries have another dimension than the index.
         """
-        dimension = self.bundle.vectors.shape[1]
+        dimension = self.bundle.manifest["dimension"]
         if queries.shape[1] != dimension:
             raise ValueError(
                 f"queries have {queries.shape[1]} dimensions and {self.bundle} {dimension}; use one model for both"
             )
-        k = min(k, len(self.bundle.ids))
-        approximate = None if exact or ranking else self.approximate
-        if approximate is not None:
-            positions, scores = approximate.search(queries, k)
-        elif ranking:
-            positions, scores = _ranked(queries, self.bundle, k, ranking)
-        else:
-            neighbours = self.gallery.search(queries, k)
-            positions, scores = neighbours.positions, neighbours.scores
-        names, paths = self.bundle.class_names, self.bundle.paths
-        columns = (positions, scores, self.bundle.ids[positions], self.bundle.labels[positions])
+        k = min(k, self.bundle.manifest["count"])
+        rows, scores = self._nearest(queries, k, exact=exact, ranking=ranking)
+        items = self.bundle.all_items
+        found = rows.ravel().clip(min=0)
+        columns = [rows, scores, items.ids[rows], items.labels[rows]]
+        texts = [np.array(column, dtype=object) for column in (items.classes_at(found), items.paths_at(found))]
+        columns += [column.reshape(rows.shape) for column in texts]
         return [
             [
-                Hit(rank, score, id_, label, names[position], paths[position])
-                for rank, (position, score, id_, label) in enumerate(zip(*row, strict=True), start=1)
-                if position >= 0
+                Hit(rank, score, id_, label, name, path)
+                for rank, (row, score, id_, label, name, path) in enumerate(zip(*query, strict=True), start=1)
+                if row >= 0
             ]
-            for row in zip(*(column.tolist() for column in columns), strict=True)  # rows of plain numbers
+            for query in zip(*(column.tolist() for column in columns), strict=True)  # of plain numbers and texts
         ]
+
+    def _nearest(
+        self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows (num_queries, k) of the nearest items, -1 where there are no more, and their scores."""
+        bundle = self.bundle
+        approximate = None if exact or ranking else self.approximate
+        if approximate is not None:
+            return approximate.search(queries, k)
+        if ranking:
+            positions, scores = _ranked(queries, bundle, k, ranking)
+            return (positions if bundle.rows is None else bundle.rows[positions]), scores
+        if bundle.removed is not None or (bundle.stored.file is not None and bundle.stored.nbytes > _IN_MEMORY):
+            return scan.nearest(queries, bundle.stored, k, ids=bundle.all_items.ids, removed=bundle.removed)
+        neighbours = self.gallery.search(queries, k)
+        return neighbours.positions, neighbours.scores
 
 
 def query_vectors(queries: Any) -> np.ndarray | None:

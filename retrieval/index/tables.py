@@ -1,0 +1,170 @@
+"""Tables of an index bundle, as streams of Apache Arrow. pyarrow is imported when a table is first used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from retrieval.files.blocks import Bytes
+
+ITEMS, THUMBNAILS = "items", "thumbnails"
+_BATCH = 2**16  # rows
+
+
+def array(values: np.ndarray) -> Any:
+    """A column of numbers."""
+    import pyarrow
+
+    return pyarrow.array(values)
+
+
+def texts(values: Sequence[str]) -> Any:
+    """A column of texts."""
+    return _in_chunks(values, "string")
+
+
+def pictures(values: Sequence[bytes]) -> Any:
+    """A column of bytes."""
+    return _in_chunks(values, "binary")
+
+
+def numbers_as_texts(numbers: np.ndarray) -> Any:
+    """A column of the texts of whole numbers."""
+    import pyarrow
+
+    parts = [pyarrow.array(numbers[start : start + 2**22]).cast("string") for start in range(0, len(numbers), 2**22)]
+    return pyarrow.chunked_array(parts, "string")
+
+
+def encoded(numbers: np.ndarray, names: Sequence[str]) -> Any:
+    """A column of the names of numbers, in which each name is stored once."""
+    import pyarrow
+
+    indices = pyarrow.array(np.asarray(numbers, dtype=np.int32))
+    return pyarrow.chunked_array([pyarrow.DictionaryArray.from_arrays(indices, pyarrow.array(names, "string"))])
+
+
+def decoded(column: Any) -> tuple[list[str], np.ndarray]:
+    """The different names of a column of `encoded`, or of several joined ones, and the number of the name of every row."""
+    names: dict[str, int] = {}
+    numbers = []
+    for chunk in column.chunks:
+        places = np.array([names.setdefault(name, len(names)) for name in chunk.dictionary.to_pylist()], dtype=np.int64)
+        numbers.append(places[chunk.indices.to_numpy()])
+    return list(names), np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.int64)
+
+
+def joined(one: Any, other: Any) -> Any:
+    """A column, and then another one of its type."""
+    import pyarrow
+
+    return pyarrow.chunked_array([*_chunks(one), *_chunks(other)])
+
+
+def are_equal(one: Any, other: Any) -> bool:
+    """Whether two columns hold the same."""
+    return bool(one.equals(other))
+
+
+def matching(column: Any, pattern: str) -> list[str]:
+    """The texts of a column that match a pattern of RE2."""
+    import pyarrow.compute
+
+    return column.filter(pyarrow.compute.match_substring_regex(column, pattern)).to_pylist()
+
+
+def longest(column: Any) -> int:
+    """The length of the longest value of a column of bytes."""
+    import pyarrow.compute
+
+    return pyarrow.compute.max(pyarrow.compute.binary_length(column)).as_py() or 0
+
+
+def rows_of(column: Any, wanted: Sequence[str]) -> np.ndarray:
+    """The rows of a column of texts that hold one of the wanted ones."""
+    import pyarrow
+    import pyarrow.compute
+
+    found = pyarrow.compute.is_in(column, value_set=pyarrow.array(wanted, "string"))
+    return np.flatnonzero(found.to_numpy())
+
+
+def stream(kind: str, columns: Sequence[Any]) -> memoryview:
+    """The content of a file with these columns."""
+    import pyarrow
+
+    schema = _schema(kind)
+    table = pyarrow.table([_unified(column) for column in columns], schema=schema)
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, schema) as writer:
+        writer.write_table(table, max_chunksize=_BATCH)
+    return memoryview(sink.getvalue())
+
+
+def read(kind: str, content: Bytes | np.ndarray) -> Any:
+    """The table of a file: of one stream, or of several that follow one another. Its columns stay where `content` is.
+
+    Raises:
+        ValueError: It is not such a file.
+    """
+    import pyarrow
+
+    schema = _schema(kind)
+    parts: list[Any] = []
+    try:
+        buffer = pyarrow.py_buffer(content)
+        source = pyarrow.BufferReader(buffer)
+        while not parts or source.tell() < buffer.size:
+            with pyarrow.ipc.open_stream(source) as reader:
+                if reader.schema != schema:
+                    raise ValueError("its columns are others than those of this version")
+                parts.append(reader.read_all())
+                parts[-1].validate(full=True)
+        table = pyarrow.concat_tables(parts)
+    except (pyarrow.ArrowException, MemoryError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"is not a stream of Arrow ({reason})") from error
+    if any(_has_gaps(column) for column in table.columns):
+        raise ValueError("a value is missing")
+    return table
+
+
+def _has_gaps(column: Any) -> bool:
+    import pyarrow
+
+    if column.null_count:
+        return True
+    of_names = pyarrow.types.is_dictionary(column.type)
+    return of_names and any(chunk.dictionary.null_count for chunk in column.chunks)
+
+
+def _schema(kind: str) -> Any:
+    import pyarrow
+
+    if kind == THUMBNAILS:
+        return pyarrow.schema({"picture": pyarrow.binary()})
+    names = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    return pyarrow.schema({"id": pyarrow.int64(), "label": pyarrow.int64(), "class": names, "path": pyarrow.string()})
+
+
+def _in_chunks(values: Sequence[Any], kind: str) -> Any:
+    """A column of one chunk for each million values, or fewer."""
+    import pyarrow
+
+    step = 2**20
+    parts = [pyarrow.array(values[start : start + step], kind) for start in range(0, len(values), step)]
+    return pyarrow.chunked_array([chunk for part in parts for chunk in _chunks(part)], kind)
+
+
+def _chunks(column: Any) -> list[Any]:
+    return list(column.chunks) if hasattr(column, "chunks") else [column]
+
+
+def _unified(column: Any) -> Any:
+    """The column, with one dictionary for all chunks."""
+    import pyarrow
+
+    column = column if hasattr(column, "chunks") else pyarrow.chunked_array([column])
+    return column.unify_dictionaries() if pyarrow.types.is_dictionary(column.type) else column
