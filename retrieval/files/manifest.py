@@ -13,14 +13,17 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import RetrievalError, brief
 from retrieval.files import blocks
-from retrieval.files.blocks import BlockFile, Bytes, Entry, Finished
+from retrieval.files.blocks import Bytes, Entry, Finished
 from retrieval.files.claims import is_being_replaced
 from retrieval.files.reading import open_file, read_file
 from retrieval.files.writing import sync_file
+
+if TYPE_CHECKING:
+    from retrieval.files.mapped import BlockFile
 
 MANIFEST = "manifest.json"
 
@@ -199,6 +202,8 @@ class FolderKind:
         Raises:
             RetrievalError: Of the kind's class: it cannot be opened, or is shorter than its entry says.
         """
+        from retrieval.files.mapped import BlockFile  # not at the top: NumPy is not needed for other folders
+
         try:
             return BlockFile(path, entry, self.differs(path), is_checked=is_checked)
         except FileNotFoundError:

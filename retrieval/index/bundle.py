@@ -29,7 +29,8 @@ import numpy as np
 
 from retrieval.errors import IndexFormatError, brief
 from retrieval.evaluation.arrays import has_unit_rows
-from retrieval.files.blocks import BlockFile, Bytes
+from retrieval.files.blocks import Bytes
+from retrieval.files.mapped import BlockFile
 from retrieval.files.manifest import Files, manifest_text
 from retrieval.index import approximate, thumbnails
 from retrieval.index.calibration import Calibration

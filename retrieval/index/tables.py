@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retrieval.files.blocks import Bytes
+from retrieval.files.reading import open_file
 
 ITEMS, THUMBNAILS = "items", "thumbnails"
 _BATCH = 2**16  # rows
@@ -129,6 +131,17 @@ def read(kind: str, content: Bytes | np.ndarray) -> Any:
     if any(_has_gaps(column) for column in table.columns):
         raise ValueError("a value is missing")
     return table
+
+
+def is_table(path: Path, kind: str) -> bool:
+    """Whether a file begins as one of these columns."""
+    import pyarrow
+
+    try:
+        with open_file(path) as file:
+            return bool(pyarrow.ipc.read_schema(pyarrow.py_buffer(file.read(2**16))) == _schema(kind))
+    except (pyarrow.ArrowException, OSError):
+        return False
 
 
 def _has_gaps(column: Any) -> bool:

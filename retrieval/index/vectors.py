@@ -16,7 +16,8 @@ from retrieval.errors import IndexFormatError
 from retrieval.evaluation.arrays import check_unit_vectors, has_unit_rows
 from retrieval.evaluation.inputs import normalise
 from retrieval.files import blocks
-from retrieval.files.blocks import BlockFile, Finished
+from retrieval.files.blocks import Finished
+from retrieval.files.mapped import BlockFile
 from retrieval.index.manifest import REMEDY
 
 _BEFORE_HEADER = 10  # bytes: magic, version, length of the header

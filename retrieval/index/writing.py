@@ -16,11 +16,12 @@ import numpy as np
 
 from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
 from retrieval.files import begins_with, blocks, claimed, folder_in_one_piece, require_only
-from retrieval.files.blocks import BlockFile, Bytes, Finished
+from retrieval.files.blocks import Bytes, Finished
+from retrieval.files.mapped import BlockFile
 from retrieval.files.claims import NEW
 from retrieval.files.manifest import Content
 from retrieval.files.writing import not_written, remove_leftovers
-from retrieval.index import approximate, thumbnails
+from retrieval.index import approximate, tables, thumbnails
 from retrieval.index.bundle import Bundle
 from retrieval.index.calibration import calibrate
 from retrieval.index.items import ITEMS_HEADER, Items, check_texts
@@ -122,7 +123,9 @@ def bundle_of(
     if factory != approximate.EXACT:
         index = approximate.build(factory, vectors)
         files[APPROXIMATE], measured = index.content(), approximate.measure(index, vectors)
-    calibration = calibrate(vectors.all(), items.labels, items.ids, unseen)
+    array = vectors.all()
+    array.setflags(write=False)
+    calibration = calibrate(array, items.labels, items.ids, unseen)
     facts = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
@@ -218,9 +221,9 @@ def require_replaceable(folder: Path) -> None:
     Raises:
         RetrievalError: Something else would be lost.
     """
-    is_bundle = INDEX_FOLDER.claims(folder) or begins_with(
-        folder / ITEMS_OF_VERSION_2, ITEMS_HEADER
-    )  # other programs have a manifest.json, too
+    # Other programs have a manifest.json, too.
+    is_bundle = INDEX_FOLDER.claims(folder) or tables.is_table(folder / ITEMS, tables.ITEMS)
+    is_bundle = is_bundle or begins_with(folder / ITEMS_OF_VERSION_2, ITEMS_HEADER)
     if is_bundle:  # what a killed process has left is no other file
         remove_leftovers([folder / name for name in (MANIFEST, *REMOVED)])
     require_only(folder, (*INDEX_FOLDER.files, MANIFEST, VECTORS_OF_VERSION_1) if is_bundle else (), "an index")
