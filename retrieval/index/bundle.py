@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.errors import IndexFormatError, brief
+from retrieval.errors import IndexFormatError, RetrievalError, brief
 from retrieval.evaluation.arrays import has_unit_rows
 from retrieval.files.blocks import Bytes
 from retrieval.files.mapped import BlockFile
@@ -118,13 +118,19 @@ class Bundle:
         """The items."""
         return self.all_items if self.rows is None else self.all_items.select(self.rows)
 
-    @cached_property
+    @property
     def vectors(self) -> np.ndarray:
-        """(count, dimension) float32 unit vectors. Those of a large bundle are checked and mapped; without removed ones, a copy."""
-        vectors = self.stored.all()
-        if self.rows is not None:
-            vectors = np.asarray(vectors)[self.rows]
-            vectors.setflags(write=False)
+        """(count, dimension) float32 unit vectors. Those of a large bundle are checked and mapped, unless rows are removed.
+
+        Raises:
+            IndexFormatError: The file is not that of the manifest, or holds other vectors.
+        """
+        return self._units.all() if self.rows is None else self._left_vectors
+
+    @cached_property
+    def _left_vectors(self) -> np.ndarray:
+        vectors = np.asarray(self._units.all())[self.rows]
+        vectors.setflags(write=False)
         return vectors
 
     @property
@@ -206,10 +212,16 @@ class Bundle:
             IndexFormatError: A file is not that of the manifest, or malformed; the message names it.
         """
         _ = self.all_items, self.approximate, self.thumbnails
-        for start, tile in self.stored.tiles():
+        self._units.all()
+
+    @cached_property
+    def _units(self) -> Vectors:
+        """The vectors of all rows, after a check of their lengths. Those of files that are not mapped have been checked."""
+        for start, tile in self.stored.tiles() if self.stored.file else ():
             if not has_unit_rows(tile):
                 path = self._path(VECTORS)
                 raise IndexFormatError(f"{path}: a row from {start} on is not finite and of unit length; {REMEDY}")
+        return self.stored
 
     def content(self, name: str) -> Bytes:
         """The checked content of a file of `files`."""
@@ -257,6 +269,16 @@ def read_bundle(folder: str | Path) -> Bundle:
         folder=folder,
         text=contents.text,
     )
+
+
+def require_unchanged(bundle: Bundle) -> None:
+    """Checks that the folder of a bundle still holds what was read.
+
+    Raises:
+        RetrievalError: Another program has changed it.
+    """
+    if not bundle.is_current():
+        raise RetrievalError(f"{bundle}: has been changed by another program in the meantime; try again")
 
 
 def index_to_search(folder: str | Path) -> Path:

@@ -13,7 +13,7 @@ from retrieval.data.names import look, refuse_alike
 from retrieval.errors import IndexFormatError, RetrievalError
 from retrieval.files import blocks
 from retrieval.index import growing
-from retrieval.index.bundle import Bundle
+from retrieval.index.bundle import Bundle, require_unchanged
 from retrieval.index.writing import bundle_of, make_bundle, require_replaceable, staged, write_bundle
 
 _ALIKE = 0.999  # the least cosine similarity of two vectors of one image, which differ by rounding
@@ -279,16 +279,6 @@ def require_comparable(one: Bundle, other: Bundle) -> None:
                 f"{other}: {key} is {second or 'not known'}, that of {one} is {first or 'not known'}; "
                 "only vectors of one model can be compared"
             )
-
-
-def require_unchanged(bundle: Bundle) -> None:
-    """Checks that the folder of a bundle still holds what was read.
-
-    Raises:
-        RetrievalError: Another program has changed it.
-    """
-    if not bundle.is_current():
-        raise RetrievalError(f"{bundle}: has been changed by another program in the meantime; try again")
 
 
 def path_below(root: str | Path, file: Path) -> str:

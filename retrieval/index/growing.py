@@ -16,7 +16,7 @@ from retrieval.files import blocks, write_bytes
 from retrieval.files.blocks import Bytes, Entry
 from retrieval.files.writing import not_written
 from retrieval.index import thumbnails
-from retrieval.index.bundle import Bundle, read_bundle
+from retrieval.index.bundle import Bundle, read_bundle, require_unchanged
 from retrieval.index.calibration import calibrate
 from retrieval.index.items import Items
 from retrieval.index.manifest import CALIBRATION, INDEX_FOLDER, ITEMS, MANIFEST, REMOVED, ROWS, THUMBNAILS, VECTORS
@@ -79,6 +79,12 @@ def mark(bundle: Bundle, positions: np.ndarray) -> Bundle:
 
 
 def _state(bundle: Bundle) -> tuple[Path, dict[str, Any]]:
+    """The folder, and the manifest that it still has.
+
+    Raises:
+        RetrievalError: Another program has changed it.
+    """
+    require_unchanged(bundle)
     assert bundle.folder is not None
     return bundle.folder, INDEX_FOLDER.parse(bundle.folder, bundle.text)
 

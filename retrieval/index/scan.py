@@ -38,20 +38,24 @@ def nearest(
     positions = np.full((len(queries), k), -1, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     limits = np.full(len(queries), -2, dtype=np.float32)  # no score of unit vectors is below
+    tops = range(0, len(queries), _QUERIES)
     for start, tile in vectors.tiles(first):
         gone = None if removed is None else removed[start : start + len(tile)]
-        items = Items(tile)
-        for top in range(0, len(queries), _QUERIES):
-            part = slice(top, top + _QUERIES)
-            products = queries[part] @ tile.T
-            if gone is not None:
-                products[:, gone] = -np.inf
-            rows, columns = _candidates(products, limits[part], k)
-            if len(rows):
-                exact = score_pairs(Items(queries[part]), rows, items, columns)
-                _merge(positions[part], scores[part], rows, columns + start, exact, ids)
-                limits[part] = np.maximum(limits[part], scores[part][:, -1] - NEAR_TIE)
+        for part in (slice(top, top + _QUERIES) for top in tops):
+            with np.errstate(over="ignore", invalid="ignore"):  # of rows in a forged file, which may be of any length
+                rows, columns = _candidates(_products(queries[part], tile, gone), limits[part], k)
+                exact = score_pairs(Items(queries[part]), rows, Items(tile), columns)
+            _merge(positions[part], scores[part], rows, columns + start, exact, ids)
+            limits[part] = np.maximum(limits[part], scores[part][:, -1] - NEAR_TIE)
     return positions, scores
+
+
+def _products(queries: np.ndarray, tile: np.ndarray, gone: np.ndarray | None) -> np.ndarray:
+    """The float32 products of queries and vectors; -inf for those that are left out."""
+    products = queries @ tile.T
+    if gone is not None:
+        products[:, gone] = -np.inf
+    return products
 
 
 def _candidates(products: np.ndarray, limits: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,6 +78,8 @@ def _merge(
 ) -> None:
     """Puts what was found for some rows in its place among the first k, in place. `rows` ascend."""
     k = positions.shape[1]
+    if not len(rows):
+        return
     different, starts = np.unique(rows, return_index=True)
     for row, start, stop in zip(different, starts, [*starts[1:], len(rows)], strict=True):
         everything = np.concatenate([positions[row][positions[row] >= 0], found[start:stop]])
