@@ -12,6 +12,7 @@ import numpy as np
 from retrieval import evaluation
 from retrieval.errors import ConfigError
 from retrieval.evaluation.metrics import map_at_r, r_precision, recall_at_k
+from retrieval.evaluation.search import search_in_blocks
 from retrieval.index import editing, reranking
 from retrieval.index.bundle import Bundle
 
@@ -56,17 +57,19 @@ class Ranking:
         augmented = reranking.expand(gallery, gallery, self.dba, alpha=self.alpha, own=everything)
         return reranking.expand(queries, augmented, self.qe, alpha=self.alpha, own=own), augmented
 
-    def scores(self, queries: np.ndarray, gallery: np.ndarray, own: np.ndarray | None) -> Iterator[np.ndarray]:
-        """Scores (block, num_items) of all queries in their order; the score of a query with itself is -inf."""
+    def nearest(
+        self, queries: np.ndarray, gallery: np.ndarray, own: np.ndarray | None, k: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions (block, k) of the first items of all queries in their order, and their scores; -1 where there are no more.
+
+        The item of a query itself, whose position is in `own`, is left out.
+        """
         queries, gallery = self.apply(queries, gallery, own)
-        step = max(1, 2**24 // len(gallery))
-        plain = (queries[start : start + step] @ gallery.T for start in range(0, len(queries), step))
-        start = 0
-        for block in reranking.rerank(queries, gallery, self.rerank, own=own) if self.rerank else plain:
-            if own is not None:
-                block[np.arange(len(block)), own[start : start + len(block)]] = -np.inf
-            start += len(block)
-            yield block
+        if self.rerank:
+            yield from reranking.rerank(queries, gallery, self.rerank, own=own, k=k)
+            return
+        for found in search_in_blocks(queries, gallery, k, query_ids=own):
+            yield found.positions, found.scores
 
 
 def evaluate(bundle: Bundle, ks: Sequence[int] | None, queries: Bundle | None = None, **options: Any) -> Figures:
@@ -165,13 +168,12 @@ def _figures(arrays: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> Fig
     depth = min(max(*ks, slots), len(gallery))  # items beyond do not count for any figure
     ranks = []
     start = 0
-    for scores in ranking.scores(queries, gallery, own):
-        nearest = reranking.nearest(scores, depth)
-        relevant = gallery_labels[nearest] == labels[start : start + len(scores), None]
+    for nearest, _ in ranking.nearest(queries, gallery, own, depth):
+        relevant = (gallery_labels[nearest] == labels[start : start + len(nearest), None]) & (nearest >= 0)
         of_relevant = np.argsort(~relevant, axis=1, kind="stable")[:, :slots] + 1
         of_relevant[np.arange(slots) >= relevant.sum(axis=1)[:, None]] = len(gallery) + 1  # empty slots
         ranks.append(of_relevant)
-        start += len(scores)
+        start += len(nearest)
     kept = num_relevant > 0
     of_relevant, num_relevant = np.concatenate(ranks)[kept], num_relevant[kept]
     values = {f"recall@{k}": recall_at_k(of_relevant, k) for k in ks}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from retrieval.evaluation import Gallery
 from retrieval.evaluation.inputs import to_numpy
-from retrieval.index import reranking, scan
+from retrieval.index import scan
 from retrieval.index.approximate import Approximate
 from retrieval.index.bundle import Bundle
 from retrieval.index.recall import Ranking
@@ -145,7 +145,7 @@ class Generation:
             return approximate.search(queries, k)
         if ranking:
             positions, scores = _ranked(queries, bundle, k, ranking)
-            return (positions if bundle.rows is None else bundle.rows[positions]), scores
+            return (positions if bundle.rows is None else np.where(positions >= 0, bundle.rows[positions], -1)), scores
         if bundle.removed is not None or (bundle.stored.file is not None and bundle.stored.nbytes > _IN_MEMORY):
             return scan.nearest(queries, bundle.stored, k, ids=bundle.all_items.ids, removed=bundle.removed)
         neighbours = self.gallery.search(queries, k)
@@ -176,9 +176,8 @@ def _is_vector(value: Any) -> bool:
 
 def _ranked(queries: np.ndarray, bundle: Bundle, k: int, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(bundle.ids)
-    positions, best = [], []
-    for scores in ranking.scores(queries, bundle.vectors[order], None):
-        first = reranking.nearest(scores, k)
-        positions.append(order[first])
-        best.append(np.take_along_axis(scores, first, axis=1))
-    return np.concatenate(positions), np.concatenate(best)
+    is_ordered = bool((order[:-1] < order[1:]).all())
+    vectors = bundle.vectors if is_ordered else bundle.vectors[order]  # those of a large bundle stay mapped
+    found = list(ranking.nearest(queries, vectors, None, k))
+    positions = np.concatenate([positions for positions, _ in found])
+    return np.where(positions >= 0, order[positions], -1), np.concatenate([scores for _, scores in found])
