@@ -50,6 +50,7 @@ def rank_queries(
     gallery_labels: np.ndarray | None = None,
     metrics: Sequence[str] = METRICS,
     shard: tuple[int, int] = (0, 1),
+    sample: np.ndarray | None = None,
 ) -> Ranking:
     """Ranks all other items, or a gallery, for each item, and returns the metrics of each query.
 
@@ -66,6 +67,7 @@ def rank_queries(
         gallery_labels: (num_gallery_items,) whole numbers, with the same numbering as `labels`.
         metrics: some of "recall", "precision" (both at every k), "map@r", "r_precision", "mrr".
         shard: (i, n) ranks only the i-th of n parts of the queries, e.g. in one of n processes; see `merge_rankings`.
+        sample: positions of the items that are queries; by default all are.
 
     Raises:
         ValueError: an argument is not as described, or no item has a relevant item.
@@ -95,8 +97,11 @@ def rank_queries(
             if own
             else "no label of the items occurs in the gallery, so no item has a relevant item; use the same labels for both"
         )
-    mine = np.array_split(np.arange(len(labels)), shard[1])[shard[0]]
-    symmetric = own and shard[1] == 1
+    asked = np.arange(len(labels)) if sample is None else np.unique(sample)
+    mine = np.array_split(asked, shard[1])[shard[0]]
+    if not (num_relevant[mine] > 0).any() and sample is not None:
+        raise ValueError(f"none of the {len(mine)} sampled queries has a relevant item; sample more")
+    symmetric = own and len(mine) == len(labels)
     ranked = mine if symmetric else mine[num_relevant[mine] > 0]
     order = ranked[np.argsort(classes[ranked], kind="stable")]
     gallery_order = order if symmetric else np.argsort(gallery_classes, kind="stable")

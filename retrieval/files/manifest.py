@@ -95,9 +95,7 @@ class FolderKind:
             generation, text = _generation(folder), manifest_text(folder)
             try:
                 manifest = self.parse(folder, text)
-                listed = {
-                    name: entry for name, entry in manifest["files"].items() if names is None or name in names
-                }
+                listed = {name: entry for name, entry in manifest["files"].items() if names is None or name in names}
                 grows = any(name in self.mapped and "block" in entry for name, entry in manifest["files"].items())
                 mapped = {
                     name: self.map_file(folder / name, entry)

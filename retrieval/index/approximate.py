@@ -177,7 +177,11 @@ def measure(approximate: Approximate, vectors: np.ndarray | Vectors) -> dict[str
 
 
 def read(
-    path: Path, content: Bytes | np.ndarray, factory: str, vectors: np.ndarray | Vectors, removed: np.ndarray | None = None
+    path: Path,
+    content: Bytes | np.ndarray,
+    factory: str,
+    vectors: np.ndarray | Vectors,
+    removed: np.ndarray | None = None,
 ) -> Approximate:
     """Reads the approximate index of a bundle.
 

@@ -150,8 +150,7 @@ def positions_held(bundle: Bundle, class_names: Sequence[str], paths: Sequence[s
     for i, name in zip(held, names, strict=True):
         if class_names[i] != name:
             raise IndexFormatError(
-                f"{bundle}: holds {paths[i]!r} already, as class {name!r} and not {class_names[i]!r}; "
-                "remove it first"
+                f"{bundle}: holds {paths[i]!r} already, as class {name!r} and not {class_names[i]!r}; remove it first"
             )
     return held
 

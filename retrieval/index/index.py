@@ -28,9 +28,9 @@ from retrieval.files import (
 )
 from retrieval.files.arrays import LABELS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.index import approximate, building, comparison, drawing, editing, recall, reporting
-from retrieval.index.bundle import Bundle, read_bundle
+from retrieval.index.bundle import Bundle, read_bundle, require_unchanged
 from retrieval.index.calibration import Calibration
-from retrieval.index.manifest import REMEDY
+from retrieval.index.manifest import INDEX_FOLDER, REMEDY
 from retrieval.index.recall import METRICS, Figures, Ranking
 from retrieval.index.search import Generation, Hit, query_vectors
 from retrieval.index.writing import require_replaceable, write_bundle
@@ -329,6 +329,8 @@ class Index:
         metrics: Sequence[str] = METRICS,
         macro: bool = False,
         interval_seed: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
     ) -> Figures:
         """Measures how well the index retrieves: every item is a query against all others.
 
@@ -338,12 +340,21 @@ class Index:
             metrics: Some of "recall", "precision", "map@r", "r_precision" and "mrr".
             macro: Whether to add the means over classes.
             interval_seed: Seed of the bootstrap; adds 95 % intervals.
+            sample: Number of queries, sampled at random, for an index that is too large to rank all others for every item.
+            seed: Seed of the sample.
 
         Returns:
             A figure by its name, such as "recall@1"; see `retrieval.evaluate`.
         """
         return recall.evaluate(
-            self._bundle, ks, _bundle_of(queries), metrics=metrics, macro=macro, interval_seed=interval_seed
+            self._bundle,
+            ks,
+            _bundle_of(queries),
+            metrics=metrics,
+            macro=macro,
+            interval_seed=interval_seed,
+            sample=sample,
+            seed=seed,
         )
 
     def evaluate_classes(
@@ -479,8 +490,7 @@ class Index:
     def compact(self) -> None:
         """Writes the files of the index anew: without removed items, with added ones in the approximate index.
 
-        Only an index of more than 8 MiB of vectors needs it: smaller ones are written anew by every change. An index of an earlier
-        version is then of this one.
+        Only an index of more than 8 MiB of vectors needs it: smaller ones are written anew by every change.
 
         Raises:
             RetrievalError: The folder cannot be written, or another program has changed it.
@@ -491,6 +501,18 @@ class Index:
             except ValueError as error:  # the type of the index needs more items
                 raise IndexFormatError(f"{bundle}: {error}; {REMEDY}") from error
             self._generation = self._generation.followed_by(bundle)
+
+    def convert(self) -> bool:
+        """Writes an index of an earlier version in the format of this one; returns whether it was of an earlier one.
+
+        Raises:
+            RetrievalError: See `compact`.
+        """
+        bundle = self._bundle
+        if bundle.folder is None or INDEX_FOLDER.parse(bundle.folder, bundle.text)["version"] == INDEX_FOLDER.version:
+            return False
+        self.compact()
+        return True
 
     def save(self, folder: Place, *, overwrite: bool = False) -> None:
         """Writes the index into a folder, which becomes its folder.
@@ -653,7 +675,7 @@ class Index:
             if bundle.folder is not None:
                 require_elsewhere(bundle.folder)
                 stack.enter_context(claimed(bundle.folder))
-                editing.require_unchanged(bundle)
+                require_unchanged(bundle)
             yield bundle
 
 

@@ -52,7 +52,7 @@ class Items:
         ids: np.ndarray,
         labels: np.ndarray,
         class_names: Sequence[str] | Mapping[int, str],
-        paths: Sequence[str] | None,
+        paths: Any,
         where: str | Path,
     ) -> Items:
         """Makes items of ids, labels, the name of every label, and paths, by default the ids.
@@ -144,7 +144,11 @@ class Items:
         """These items, and then others."""
         ids, labels = (np.concatenate(pair) for pair in ((self.ids, others.ids), (self.labels, others.labels)))
         return Items(
-            ids, labels, tables.joined(self._classes, others._classes), tables.joined(self._paths, others._paths), self._where
+            ids,
+            labels,
+            tables.joined(self._classes, others._classes),
+            tables.joined(self._paths, others._paths),
+            self._where,
         )
 
     def content(self) -> memoryview:

@@ -11,6 +11,7 @@ import numpy as np
 
 from retrieval import evaluation
 from retrieval.errors import ConfigError
+from retrieval.evaluation.arrays import check_k
 from retrieval.evaluation.metrics import map_at_r, r_precision, recall_at_k
 from retrieval.evaluation.search import search_in_blocks
 from retrieval.index import editing, reranking
@@ -72,18 +73,37 @@ class Ranking:
             yield found.positions, found.scores
 
 
-def evaluate(bundle: Bundle, ks: Sequence[int] | None, queries: Bundle | None = None, **options: Any) -> Figures:
+def evaluate(
+    bundle: Bundle,
+    ks: Sequence[int] | None,
+    queries: Bundle | None = None,
+    *,
+    metrics: Sequence[str] = METRICS,
+    macro: bool = False,
+    interval_seed: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> Figures:
     """Evaluates a bundle; see `retrieval.evaluation.evaluate`.
 
     Args:
         bundle: The bundle. Every item is a query against all others.
         ks: Cut-offs of recall@k; None takes those of `KS` that the gallery is large enough for.
         queries: A bundle whose items are the queries instead. Classes of the same name are the same class.
-        options: `metrics`, `macro` and `interval_seed`.
+        metrics: See `retrieval.evaluation.evaluate`.
+        macro: See there.
+        interval_seed: See there.
+        sample: Number of queries, sampled at random; all by default.
+        seed: Seed of the sample.
     """
     arrays = _arrays(bundle, queries)
+    options: dict[str, Any] = {"macro": macro, "interval_seed": interval_seed}
     with _mistakes(bundle):
-        return evaluation.evaluate(**arrays, ks=_cut_offs(arrays, ks), **options)
+        if sample is None or sample >= len(arrays["labels"]):
+            return evaluation.evaluate(**arrays, ks=_cut_offs(arrays, ks), metrics=metrics, **options)
+        chosen = np.random.default_rng(seed).choice(len(arrays["labels"]), check_k(sample), replace=False)
+        ranked = evaluation.rank_queries(**arrays, ks=_cut_offs(arrays, ks), metrics=metrics, sample=chosen)
+        return evaluation.figures(ranked, **options)
 
 
 def evaluate_rankings(
@@ -147,7 +167,8 @@ def _cut_offs(arrays: dict[str, Any], ks: Sequence[int] | None) -> Sequence[int]
 
 def _number_alike(*bundles: Bundle) -> list[np.ndarray]:
     number: dict[str, int] = {}
-    return [np.array([number.setdefault(name, len(number)) for name in bundle.class_names]) for bundle in bundles]
+    numbered = [bundle.items.numbered_classes for bundle in bundles]
+    return [np.array([number.setdefault(name, len(number)) for name in names])[labels] for labels, names in numbered]
 
 
 def _figures(arrays: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> Figures:

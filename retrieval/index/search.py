@@ -135,9 +135,7 @@ class Generation:
             for query in zip(*(column.tolist() for column in columns), strict=True)  # of plain numbers and texts
         ]
 
-    def _nearest(
-        self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _nearest(self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
         """The rows (num_queries, k) of the nearest items, -1 where there are no more, and their scores."""
         bundle = self.bundle
         approximate = None if exact or ranking else self.approximate

@@ -22,9 +22,9 @@ def array(values: np.ndarray) -> Any:
     return pyarrow.array(values)
 
 
-def texts(values: Sequence[str]) -> Any:
-    """A column of texts."""
-    return _in_chunks(values, "string")
+def texts(values: Any) -> Any:
+    """A column of texts, or as it is if it is one already."""
+    return values if hasattr(values, "chunks") else _in_chunks(values, "string")
 
 
 def pictures(values: Sequence[bytes]) -> Any:
@@ -91,6 +91,59 @@ def rows_of(column: Any, wanted: Sequence[str]) -> np.ndarray:
 
     found = pyarrow.compute.is_in(column, value_set=pyarrow.array(wanted, "string"))
     return np.flatnonzero(found.to_numpy())
+
+
+def plain_csv(path: Path, known: Sequence[str]) -> dict[str, Any] | None:
+    """The columns of a .csv file as texts; None if the file is not one of some known columns with plain values.
+
+    Plain values are no empty texts, begin and end with no blank, and begin with no sign of a formula.
+    """
+    import pyarrow
+    import pyarrow.compute
+    import pyarrow.csv
+
+    try:
+        with open_file(path) as file:
+            beginning = file.read(2**12)
+        names = beginning.split(b"\n", 1)[0].decode().rstrip("\r").split(",")
+        if "label" not in names or len(set(names)) < len(names) or not set(names) <= set(known):
+            return None
+        options = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pyarrow.string()),
+            strings_can_be_null=False,
+            quoted_strings_can_be_null=False,
+        )
+        parsing = pyarrow.csv.ParseOptions(newlines_in_values=False)
+        table = pyarrow.csv.read_csv(path, parse_options=parsing, convert_options=options)
+    except (pyarrow.ArrowException, OSError, ValueError):
+        return None
+    blank = r"[\s\x0b\x1c-\x1f\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}]"
+    doubtful = rf"^$|^{blank}|{blank}$|^['=+\-@]"
+    if any(pyarrow.compute.any(pyarrow.compute.match_substring_regex(it, doubtful)).as_py() for it in table.columns):
+        return None
+    return {name: table[name] for name in names}
+
+
+def numbered(labels: Any) -> tuple[np.ndarray, list[str]]:
+    """The numbers of labels, whole numbers or a column of texts, in the order in which they first occur; and their texts."""
+    if isinstance(labels, np.ndarray):
+        values, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        place = np.empty(len(order), dtype=np.int64)
+        place[order] = np.arange(len(order))
+        return place[inverse], [str(value) for value in values[order].tolist()]
+    names, numbers = decoded(labels.dictionary_encode())
+    return numbers, names
+
+
+def whole_numbers(column: Any) -> np.ndarray | None:
+    """The numbers of a column of texts; None if one is no whole number from 0 that fits."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.compute.all(pyarrow.compute.match_substring_regex(column, r"^[0-9]{1,18}$")).as_py():
+        return column.cast("int64").to_numpy()
+    return None
 
 
 def stream(kind: str, columns: Sequence[Any]) -> memoryview:

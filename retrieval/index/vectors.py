@@ -40,7 +40,9 @@ class Vectors:
         made: The number of rows when the index was made; later ones were added.
     """
 
-    def __init__(self, array: np.ndarray, file: BlockFile | None = None, start: int = 0, made: int | None = None) -> None:
+    def __init__(
+        self, array: np.ndarray, file: BlockFile | None = None, start: int = 0, made: int | None = None
+    ) -> None:
         self._array, self.file, self._start = array, file, start
         self.shape: tuple[int, int] = array.shape[0], array.shape[1]
         self.made = len(array) if made is None else made
@@ -78,9 +80,7 @@ class Vectors:
             yield from ((start, self._array[start : start + step]) for start in starts)
             return
         width, array = 4 * self.shape[1], np.asarray(self._array)
-        bounds = (
-            (self._start + start * width, self._start + min(start + step, len(self)) * width) for start in starts
-        )
+        bounds = ((self._start + start * width, self._start + min(start + step, len(self)) * width) for start in starts)
         for start, _ in zip(starts, self.file.sweep(bounds), strict=True):
             yield start, array[start : start + step]
 

@@ -120,7 +120,11 @@ def test_a_bundle_without_a_model_comes_back_without_one(tmp_path):
     bundle = read_bundle(tmp_path / "index")
     assert_same(bundle, given)
     assert bundle.model_hash is None
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["items.arrows", "manifest.json", "vectors.npy"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+        "items.arrows",
+        "manifest.json",
+        "vectors.npy",
+    ]
 
 
 def test_a_moved_bundle_works(folder, tmp_path):

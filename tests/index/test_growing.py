@@ -243,7 +243,9 @@ def test_an_altered_block_is_noticed_by_whatever_uses_it(tmp_path, use):
         "add": lambda: add(bundle),
         "compact": lambda: editing.compact(bundle),
     }
-    with pytest.raises(IndexFormatError, match=r"vectors\.npy: sha256 of block \d+ is \w+, expected \w+ by manifest\.json"):
+    with pytest.raises(
+        IndexFormatError, match=r"vectors\.npy: sha256 of block \d+ is \w+, expected \w+ by manifest\.json"
+    ):
         uses[use]()
     assert_array_equal(bundle.stored.rows(np.array([0])), unit_vectors(COUNT)[:1])  # another block
 
