@@ -193,10 +193,14 @@ def read_all(options: argparse.Namespace) -> None:
 
 
 def hash_all(options: argparse.Namespace) -> None:
-    content = np.memmap(options.folder / "index" / "vectors.npy", np.uint8, "r")
+    path = options.folder / "index" / "vectors.npy"
+
+    def digest(start: int) -> bytes:
+        with path.open("rb", buffering=0) as file:
+            return hashlib.sha256(os.pread(file.fileno(), BLOCK, start)).digest()
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = (content[start : start + BLOCK] for start in range(0, len(content), BLOCK))
-        list(pool.map(lambda part: hashlib.sha256(part).digest(), parts))
+        list(pool.map(digest, range(0, path.stat().st_size, BLOCK)))
 
 
 def open_and_search(options: argparse.Namespace) -> Result:

@@ -135,8 +135,9 @@ class FolderKind:
             )
         version, known = manifest.get("version"), (*self.earlier, self.version)
         if type(version) is not int or version not in known:
+            expected = " or ".join(map(str, known))
             raise self.error(
-                f"{path}: version is {brief(version)}, expected {' or '.join(map(str, known))}; {self.remedy}, or use the version of "
+                f"{path}: version is {brief(version)}, expected {expected}; {self.remedy}, or use the version of "
                 "`retrieval` that made it"
             )
         expected = manifest.pop("checksum", None)

@@ -30,11 +30,11 @@ import numpy as np
 from retrieval.errors import IndexFormatError, RetrievalError, brief
 from retrieval.evaluation.arrays import has_unit_rows
 from retrieval.files.blocks import Bytes
-from retrieval.files.mapped import BlockFile
 from retrieval.files.manifest import Files, manifest_text
+from retrieval.files.mapped import BlockFile
 from retrieval.index import approximate, thumbnails
 from retrieval.index.calibration import Calibration
-from retrieval.index.items import Items, check_texts, read_items
+from retrieval.index.items import Items, check_texts, different, read_items
 from retrieval.index.manifest import (
     APPROXIMATE,
     CALIBRATION,
@@ -353,7 +353,7 @@ def _checked_items(
     """The items of a file, whose classes are as many as the manifest says."""
     items = read_items(path, content, rows)
     labels = items.labels if removed is None else items.labels[~removed]
-    if (found := len(np.unique(labels))) != manifest["num_classes"]:
+    if (found := len(different(labels))) != manifest["num_classes"]:
         raise IndexFormatError(f"{path}: {found} different labels, expected {manifest['num_classes']}; {REMEDY}")
     return items
 

@@ -15,7 +15,7 @@ from retrieval.evaluation import best_scores
 FALSE_ACCEPT_RATE = 0.01
 _USEFUL = 0.5  # the least share of known queries to accept: below it, most of them find nothing
 _SAMPLE = 4000  # queries, at most
-_PAIRS, _FEWEST = 2**30, 100  # of queries and items, at most; but no fewer queries than show the rate
+_PAIRS, _FEWEST = 2**29, 100  # of queries and items, at most; but no fewer queries than show the rate
 
 ALL, UNSEEN = "all images", "images that the model was not trained on"
 
@@ -112,7 +112,7 @@ def calibrate(
         removed: (count,) Which items are removed; none by default.
     """
     is_left = np.ones(len(ids), dtype=bool) if removed is None else ~removed
-    if len(np.unique(labels[is_left])) < 2:
+    if labels[is_left].min() == labels[is_left].max():
         return None
     queries = np.flatnonzero(is_left)
     if unseen is not None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.data.names import look, refuse_alike
-from retrieval.errors import IndexFormatError, RetrievalError
+from retrieval.errors import IndexFormatError
 from retrieval.files import blocks
 from retrieval.index import growing
 from retrieval.index.bundle import Bundle, require_unchanged

@@ -1,7 +1,7 @@
 """Changes of a large bundle in its folder: new items are appended to its files, removed ones are marked.
 
-No byte that the manifest lists is overwritten. The new manifest replaces the old one at last, so a process that is killed leaves the
-old generation whole, and a bundle that is open stays as it was opened. `retrieval.index.editing.compact` writes everything anew.
+No byte that the manifest lists is overwritten. The new manifest replaces the old one at last, so a process that is killed leaves
+the old generation whole, and a bundle that is open stays as it was opened. `retrieval.index.editing.compact` writes all files anew.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from retrieval.files.writing import not_written
 from retrieval.index import thumbnails
 from retrieval.index.bundle import Bundle, read_bundle, require_unchanged
 from retrieval.index.calibration import calibrate
-from retrieval.index.items import Items
+from retrieval.index.items import Items, different
 from retrieval.index.manifest import CALIBRATION, INDEX_FOLDER, ITEMS, MANIFEST, REMOVED, ROWS, THUMBNAILS, VECTORS
 from retrieval.index.vectors import Vectors, open_vectors
 
@@ -109,7 +109,7 @@ def _facts(bundle: Bundle, vectors: Vectors, items: Items, removed: np.ndarray |
     return {
         **facts,
         "count": count,
-        "num_classes": len(np.unique(labels)),
+        "num_classes": len(different(labels)),
         **({} if calibration is None else {CALIBRATION: calibration.to_dict()}),
         **({} if removed is None else {ROWS: len(items)}),
     }

@@ -17,14 +17,14 @@ import numpy as np
 from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
 from retrieval.files import begins_with, blocks, claimed, folder_in_one_piece, require_only
 from retrieval.files.blocks import Bytes, Finished
-from retrieval.files.mapped import BlockFile
 from retrieval.files.claims import NEW
 from retrieval.files.manifest import Content
+from retrieval.files.mapped import BlockFile
 from retrieval.files.writing import not_written, remove_leftovers
 from retrieval.index import approximate, tables, thumbnails
 from retrieval.index.bundle import Bundle
 from retrieval.index.calibration import calibrate
-from retrieval.index.items import ITEMS_HEADER, Items, check_texts
+from retrieval.index.items import ITEMS_HEADER, Items, check_texts, different
 from retrieval.index.manifest import (
     APPROXIMATE,
     CALIBRATION,
@@ -133,7 +133,7 @@ def bundle_of(
         "normalised": True,
         "dimension": vectors.shape[1],
         "count": len(vectors),
-        "num_classes": len(np.unique(items.labels)),
+        "num_classes": len(different(items.labels)),
         "images_root": images_root,
         "split": split,
         "source": dict(source),

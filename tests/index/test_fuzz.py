@@ -1,4 +1,4 @@
-"""Bundles altered at random, opened and searched in a process of their own: none crashes it, none changes what is found in silence."""
+"""Bundles altered at random, opened and searched in another process: none crashes it, none changes what is found in silence."""
 
 from __future__ import annotations
 
