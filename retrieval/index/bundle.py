@@ -125,11 +125,16 @@ class Bundle:
         Raises:
             IndexFormatError: The file is not that of the manifest, or holds other vectors.
         """
-        return self._units.all() if self.rows is None else self._left_vectors
+        return self.all_vectors if self.rows is None else self._left_vectors
+
+    @property
+    def all_vectors(self) -> np.ndarray:
+        """The vectors of all rows, checked; those of a large bundle are mapped."""
+        return self._units.all()
 
     @cached_property
     def _left_vectors(self) -> np.ndarray:
-        vectors = np.asarray(self._units.all())[self.rows]
+        vectors = np.asarray(self.all_vectors)[self.rows]
         vectors.setflags(write=False)
         return vectors
 
@@ -212,7 +217,7 @@ class Bundle:
             IndexFormatError: A file is not that of the manifest, or malformed; the message names it.
         """
         _ = self.all_items, self.approximate, self.thumbnails
-        self._units.all()
+        _ = self.all_vectors
 
     @cached_property
     def _units(self) -> Vectors:

@@ -99,9 +99,9 @@ def evaluate(
     arrays = _arrays(bundle, queries)
     options: dict[str, Any] = {"macro": macro, "interval_seed": interval_seed}
     with _mistakes(bundle):
-        if sample is None or sample >= len(arrays["labels"]):
-            return evaluation.evaluate(**arrays, ks=_cut_offs(arrays, ks), metrics=metrics, **options)
-        chosen = np.random.default_rng(seed).choice(len(arrays["labels"]), check_k(sample), replace=False)
+        chosen = None
+        if sample is not None and check_k(sample) < len(arrays["labels"]):
+            chosen = np.random.default_rng(seed).choice(len(arrays["labels"]), sample, replace=False)
         ranked = evaluation.rank_queries(**arrays, ks=_cut_offs(arrays, ks), metrics=metrics, sample=chosen)
         return evaluation.figures(ranked, **options)
 
@@ -110,7 +110,8 @@ def evaluate_rankings(
     bundle: Bundle, ks: Sequence[int] | None, ranking: Ranking, queries: Bundle | None = None
 ) -> dict[str, Figures]:
     """recall@k, MAP@R and R-precision by the vectors themselves ("plain"), and by each part of a ranking."""
-    arrays = _arrays(bundle, queries)
+    arrays = _arrays(bundle, queries) | ({"embeddings" if queries is None else "gallery": bundle.vectors})
+    arrays.pop("rows")
     ks = _cut_offs(arrays, ks)
     with _mistakes(bundle):
         plain = evaluation.evaluate(**arrays, ks=ks)  # first, since it checks the arguments
@@ -144,16 +145,17 @@ def evaluate_classes(
 
 
 def _arrays(bundle: Bundle, queries: Bundle | None) -> dict[str, Any]:
-    """The arguments of `retrieval.evaluation.evaluate` for the queries and the gallery."""
+    """The arguments of `retrieval.evaluation.rank_queries` for the queries and the gallery, whose vectors stay in their file."""
+    gallery = {"ids": bundle.ids, "rows": bundle.rows}
     if queries is None:
-        return {"embeddings": bundle.vectors, "labels": bundle.labels, "ids": bundle.ids}
+        return {"embeddings": bundle.all_vectors, "labels": bundle.labels, **gallery}
     editing.require_comparable(bundle, queries)
     labels, gallery_labels = _number_alike(queries, bundle)
     return {
         "embeddings": queries.vectors,
         "labels": labels,
-        "ids": bundle.ids,
-        "gallery": bundle.vectors,
+        **gallery,
+        "gallery": bundle.all_vectors,
         "gallery_labels": gallery_labels,
     }
 

@@ -304,3 +304,27 @@ def test_vectors_of_any_length_are_made_units_block_by_block(tmp_path):
     with pytest.raises(RetrievalError, match=r"row 100 is zero"):
         Index.from_files(tmp_path / "vectors.npy", tmp_path / "labels.npy", tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "labels.npy", "vectors.npy"]
+
+
+def test_figures_of_an_index_with_marks_are_those_of_the_items_that_are_left(tmp_path):
+    bundle = editing.remove(add(write(tmp_path / "index")), np.arange(3, 155, 4))
+    plain = Index.from_vectors(bundle.vectors, bundle.class_names, ids=bundle.ids.tolist())
+    marked, other = Index(bundle), Index.from_vectors(unit_vectors(9, 3), list("abcdabcda"))
+    metrics = ("recall", "precision", "map@r", "r_precision", "mrr")
+    for options in ({}, {"queries": other}, {"sample": 20}, {"macro": True, "interval_seed": 1}):
+        assert marked.evaluate(ks=(1, 5), metrics=metrics, **options) == plain.evaluate(
+            ks=(1, 5), metrics=metrics, **options
+        )
+    assert marked.evaluate_classes() == plain.evaluate_classes()
+    assert marked.evaluate_rankings(qe=3, rerank=4) == plain.evaluate_rankings(qe=3, rerank=4)
+
+
+def test_the_figures_of_a_sample_are_those_of_its_queries(tmp_path):
+    index = Index(write(tmp_path / "index"))
+    chosen = np.random.default_rng(5).choice(COUNT, 40, replace=False)
+    scores = index.vectors.astype(np.float64) @ index.vectors.T
+    np.fill_diagonal(scores, -np.inf)
+    hits = [index.labels[scores[i].argmax()] == index.labels[i] for i in chosen]
+    figures = index.evaluate(ks=(1,), sample=40, seed=5)
+    assert figures["recall@1"] == pytest.approx(np.mean(hits))
+    assert figures["queries"] == 40
