@@ -32,7 +32,7 @@ from retrieval.evaluation.arrays import has_unit_rows
 from retrieval.files.blocks import Bytes
 from retrieval.files.manifest import Files, manifest_text
 from retrieval.files.mapped import BlockFile
-from retrieval.index import approximate, thumbnails
+from retrieval.index import approximate
 from retrieval.index.calibration import Calibration
 from retrieval.index.items import Items, check_texts, different, read_items
 from retrieval.index.manifest import (
@@ -50,6 +50,7 @@ from retrieval.index.manifest import (
     THUMBNAILS_OF_VERSION_2,
     VECTORS,
 )
+from retrieval.index.thumbnails import Pictures, read_pictures
 from retrieval.index.vectors import Vectors, open_vectors
 from retrieval.model.description import DESCRIPTION, StoredModel
 from retrieval.training import RunFolder
@@ -100,22 +101,31 @@ class Bundle:
         """(count,) The rows of the items; None where these are all rows."""
         return None if self.removed is None else np.flatnonzero(~self.removed)
 
-    @cached_property
+    @property
     def all_items(self) -> Items:
         """The items of all rows.
 
         Raises:
             IndexFormatError: The file is not that of the manifest, or malformed.
         """
+        if isinstance(self.content_of_items, BlockFile):
+            self.content_of_items.check()  # again, if the file has changed: the table stays in it
+        return self._parsed_items
+
+    @cached_property
+    def _parsed_items(self) -> Items:
         content = self.content_of_items
         if isinstance(content, Items):
             return content
-        content.check()
         return _checked_items(self._path(ITEMS), content.bytes, len(self.stored), self.manifest, self.removed)
 
-    @cached_property
+    @property
     def items(self) -> Items:
         """The items."""
+        return self.all_items if self.rows is None else self._left_items
+
+    @cached_property
+    def _left_items(self) -> Items:
         return self.all_items if self.rows is None else self.all_items.select(self.rows)
 
     @property
@@ -182,8 +192,8 @@ class Bundle:
         """Whether the bundle has a small picture of every item."""
         return THUMBNAILS in self.files or THUMBNAILS_OF_VERSION_2 in self.files
 
-    @cached_property
-    def thumbnails(self) -> thumbnails.Pictures | None:
+    @property
+    def thumbnails(self) -> Pictures | None:
         """A small JPEG of every item; None where the bundle has none.
 
         Raises:
@@ -191,9 +201,17 @@ class Bundle:
         """
         if not self.has_thumbnails:
             return None
-        name = THUMBNAILS if THUMBNAILS in self.files else THUMBNAILS_OF_VERSION_2
-        pictures = thumbnails.read(self._path(name), self.content(name), len(self.stored))
-        return pictures if self.rows is None else pictures.select(self.rows)
+        self.content(self._name_of_thumbnails)  # checks it again, if the file has changed
+        return self._pictures if self.rows is None else self._pictures.select(self.rows)
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        name = self._name_of_thumbnails
+        return read_pictures(self._path(name), self.content(name), len(self.stored))
+
+    @property
+    def _name_of_thumbnails(self) -> str:
+        return THUMBNAILS if THUMBNAILS in self.files else THUMBNAILS_OF_VERSION_2
 
     @cached_property
     def model_hash(self) -> str | None:

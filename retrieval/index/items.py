@@ -165,7 +165,7 @@ class Items:
 
 def different(numbers: np.ndarray) -> np.ndarray:
     """The different ones of some whole numbers from 0, ascending; faster than np.unique for the labels of many items."""
-    if 0 <= numbers.min() and numbers.max() < 2 * len(numbers):
+    if numbers.min() >= 0 and numbers.max() < 2 * len(numbers):
         return np.flatnonzero(np.bincount(numbers))
     return np.unique(numbers)
 

@@ -106,7 +106,7 @@ class Generation:
 
     @cached_property
     def _gallery(self) -> Gallery:
-        return Gallery(np.asarray(self.bundle.vectors), ids=self.bundle.ids)
+        return Gallery(np.array(self.bundle.vectors), ids=self.bundle.ids)  # a copy: a file may change after its check
 
     def search(self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking) -> list[list[Hit]]:
         """The k nearest items of every query (num_queries, dim), best first; fewer where the index finds no more.

@@ -60,7 +60,7 @@ class Pictures(Sequence[bytes]):
         return Pictures(self._column, rows if self._rows is None else self._rows[rows])
 
 
-def read(path: Path, content: Bytes | np.ndarray, rows: int) -> Pictures:
+def read_pictures(path: Path, content: Bytes | np.ndarray, rows: int) -> Pictures:
     """The pictures in the content of the file at `path`.
 
     Raises:

@@ -75,10 +75,10 @@ def test_an_altered_byte_is_noticed_by_every_use_of_its_block_and_by_no_other(fi
         mapped.check(position, position + 1)
     with pytest.raises(DamagedError):
         mapped.check_rows(5, 45, np.array([0, max(0, (position - 5) // 45), 3]))
-    seen = []
+    seen: list[tuple[int, int]] = []
+    bounds = ((start, start + 50) for start in range(0, 950, 50))
     with pytest.raises(DamagedError):
-        for start, stop in mapped.sweep((start, start + 50) for start in range(0, 950, 50)):
-            seen.append((start, stop))
+        seen.extend(mapped.sweep(bounds))
     assert all(stop <= 100 * number for _, stop in seen)
     for other in set(range(10)) - {number}:
         mapped.check(100 * other, min(950, 100 * other + 100))

@@ -264,6 +264,18 @@ def test_a_file_that_changes_after_it_was_checked_is_checked_again(tmp_path):
         ids_found(bundle, unit_vectors(1), 3)
 
 
+@pytest.mark.parametrize("name", ["items.arrows", "thumbnails.arrows"])
+def test_a_table_that_changes_after_it_was_read_is_checked_again(tmp_path, name):
+    bundle = write(tmp_path / "index")
+    assert len(items_of(bundle)) == COUNT
+    ids_found(bundle, unit_vectors(1), 3)
+    with (tmp_path / "index" / name).open("r+b") as opened:
+        opened.seek(-700, 2)
+        opened.write(b"altered")
+    with pytest.raises(IndexFormatError, match=f"{name}: sha256 of block"):
+        _ = [bundle.picture(0), ids_found(bundle, unit_vectors(1), 3)]
+
+
 def test_a_bundle_that_another_process_has_changed_is_left_alone(tmp_path):
     stale = write(tmp_path / "index")
     now = editing.remove(read_bundle(tmp_path / "index"), np.array([0]))
