@@ -29,7 +29,7 @@ TYPES = "exact, ivf, hnsw, pq, or a faiss factory string such as IVF256,Flat"
 @click.group(
     "index",
     cls=DefaultGroup,
-    short_help="Make an index of images; add to it, remove, merge.",
+    short_help="Make an index of images; add to it, remove, merge, verify.",
     epilog="""\b
 Examples:
   retrieval index runs/glyphs
@@ -39,7 +39,7 @@ Examples:
   retrieval index build --help""",
 )
 def group() -> None:
-    """Embed images and write an index; add to one, remove from one, merge several.
+    """Embed images and write an index; add to one, remove from one, merge several; verify, compact or convert one.
 
     The default command is `build`.
     """
@@ -218,12 +218,73 @@ def merge(indices: tuple[str, ...], out: str, overwrite: bool, as_json: bool) ->
     _print(merged.describe(), as_json)
 
 
+@group.command(
+    "verify",
+    short_help="Check every byte of an index.",
+    epilog="""\b
+Examples:
+  retrieval index verify photos-index""",
+)
+@click.argument("index", type=FOLDER)
+@json_option()
+def verify(index: str, as_json: bool) -> None:
+    """Check every file of INDEX against its checksums.
+
+    Opening an index checks files of up to 8 MiB, and every block of a larger one when it is first used.
+    """
+    from retrieval.index import Index
+
+    opened = Index.open(index)
+    opened.verify()
+    _print({"verified": len(opened), **opened.describe()}, as_json)
+
+
+@group.command(
+    "compact",
+    short_help="Write a large index anew, without removed items.",
+    epilog="""\b
+Examples:
+  retrieval index compact photos-index""",
+)
+@click.argument("index", type=FOLDER)
+@json_option()
+def compact(index: str, as_json: bool) -> None:
+    """Write the files of INDEX anew, without the items that were removed.
+
+    An index of more than 8 MiB of vectors only marks removed items, and its approximate index lacks those that were added later. A
+    smaller one needs no compacting.
+    """
+    from retrieval.index import Index
+
+    opened = Index.open(index)
+    opened.compact()
+    _print(opened.describe(), as_json)
+
+
+@group.command(
+    "convert",
+    short_help="Write an index of an earlier version in the present format.",
+    epilog="""\b
+Examples:
+  retrieval index convert photos-index""",
+)
+@click.argument("index", type=FOLDER)
+@json_option()
+def convert(index: str, as_json: bool) -> None:
+    """Write INDEX in the format of this version. An index that has it already stays as it is."""
+    from retrieval.index import Index
+
+    opened = Index.open(index)
+    opened.convert()
+    _print(opened.describe(), as_json)
+
+
 def _print(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
     folder = paste(facts["index"])
-    for what in ("added", "removed"):
+    for what in ("added", "removed", "verified"):
         if what in facts:
             click.echo(f"{what:9} {plural(facts[what], 'image')}")
     click.echo(f"index     {folder}")

@@ -61,6 +61,7 @@ Examples:
   retrieval recall runs/glyphs/index-test --k 1,10,27 --json
   retrieval recall runs/glyphs/index-test --metrics mrr --macro --intervals
   retrieval recall runs/glyphs/index-test --per-class --csv
+  retrieval recall huge-index --sample 1000 --seed 1
   retrieval recall runs/glyphs/index-test --qe 5 --dba 5 --rerank 20
   retrieval recall shop/index-gallery --queries shop/index-query
   retrieval recall vectors.npy --labels labels.csv""",
@@ -80,7 +81,8 @@ Examples:
 )
 @click.option("--macro", is_flag=True, help="Also the means over classes.")
 @click.option("--intervals", is_flag=True, help="Also 95 % intervals: bootstrap over queries.")
-@seed_option("the bootstrap")
+@click.option("--sample", type=Count(1), metavar="N", help="Only N of the queries, sampled at random.")
+@seed_option("the bootstrap and the sample")
 @click.option("--per-class", is_flag=True, help="Figures of each class, the worst first.")
 @ranking_options
 @json_option("Print JSON: fractions of 1 under recall@1, ..., map@r.")
@@ -94,6 +96,7 @@ def command(
     metrics: tuple[str, ...],
     macro: bool,
     intervals: bool,
+    sample: int | None,
     seed: int,
     per_class: bool,
     qe: int,
@@ -109,6 +112,8 @@ def command(
     table shows the figures of each of them. A caution, in JSON and CSV a field, says if the model was trained on the queries.
     """
     check_options(as_json, as_csv, per_class, macro, intervals, ranked := bool(qe or dba or rerank))
+    if sample is not None and (per_class or ranked):
+        raise click.UsageError("--sample does not go with --per-class, --qe, --dba and --rerank")
     require_weighted(qe, dba)
     require_labels(index, labels, "--labels")
     require_labels(queries, query_labels, "--query-labels")
@@ -125,6 +130,7 @@ def command(
         _print({name: figures | more for name, figures in rankings.items()}, rows, rankings_table, as_json, as_csv)
     else:
         options: dict[str, Any] = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
+        options |= {"sample": sample, "seed": seed}
         figures = opened.evaluate(cut_offs, queries=against, **options) | more
         _print(figures, [figures], lambda rows: one_table(rows[0]), as_json, as_csv)
 
@@ -152,8 +158,8 @@ def check_options(as_json: bool, as_csv: bool, per_class: bool, macro: bool, int
         raise click.UsageError("--qe, --dba and --rerank do not go with --per-class, --macro or --intervals")
     if per_class and (macro or intervals):
         raise click.UsageError("--per-class does not go with --macro or --intervals")
-    if is_given("seed") and not intervals:
-        raise click.UsageError("--seed goes with --intervals only")
+    if is_given("seed") and not (intervals or is_given("sample")):
+        raise click.UsageError("--seed goes with --intervals and --sample only")
 
 
 def _print(

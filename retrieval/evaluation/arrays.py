@@ -63,6 +63,8 @@ def check_ids(name: str, ids: np.ndarray, count: int) -> np.ndarray:
     ids = check_whole_numbers(name, ids, count)
     if count and ids.min() < 0:
         raise ValueError(f"{name}: {ids.min()} is negative, expected numbers from 0 (-1 stands for no neighbour)")
+    if (ids[1:] > ids[:-1]).all():
+        return ids
     in_order = np.sort(ids)
     repeated = in_order[1:][in_order[1:] == in_order[:-1]]
     if len(repeated):

@@ -8,8 +8,8 @@ import numpy as np
 
 from retrieval.evaluation.arrays import check_unit_vectors, check_whole_numbers
 
-# Scores in memory at a time.
-MAX_SCORES = 2**24
+# Scores in memory at a time, and their queries.
+MAX_SCORES, MAX_QUERIES = 2**24, 1024
 
 
 class BestScores(NamedTuple):
@@ -25,30 +25,41 @@ class BestScores(NamedTuple):
     wrong: np.ndarray
 
 
-def best_scores(embeddings: np.ndarray, labels: np.ndarray, queries: np.ndarray) -> BestScores:
-    """Finds the best right and the best wrong score of items against all other items, from all scores, in blocks of queries.
+def best_scores(
+    embeddings: np.ndarray, labels: np.ndarray, queries: np.ndarray, left_out: np.ndarray | None = None
+) -> BestScores:
+    """Finds the best right and the best wrong score of items against all other items, from all scores, in tiles.
 
     Args:
         embeddings: (num_items, dim) float32 unit vectors.
         labels: (num_items,) whole numbers; items with the same label are of one class.
         queries: (num_queries,) positions of items.
+        left_out: (num_items,) which items are no items of the gallery; none by default.
 
     Raises:
         ValueError: an argument is not as described.
     """
     embeddings = check_unit_vectors("embeddings", embeddings)
     labels = check_whole_numbers("labels", labels, len(embeddings))
-    order = np.argsort(labels, kind="stable")
-    first, last = (np.searchsorted(labels[order], labels[queries], side=side) for side in ("left", "right"))
     right = np.full(len(queries), -np.inf, dtype=np.float32)
     wrong = right.copy()
-    step = max(1, MAX_SCORES // len(embeddings))
-    for start in range(0, len(queries), step):
-        scores = embeddings[queries[start : start + step]] @ embeddings.T
-        for row, i in zip(scores, range(start, len(queries)), strict=False):
-            row[queries[i]] = -np.inf
-            of_class = order[first[i] : last[i]]
-            right[i] = row[of_class].max()
-            row[of_class] = -np.inf
-        wrong[start : start + step] = scores.max(axis=1)
+    rows = np.asarray(embeddings[queries])
+    size = max(1, min(len(embeddings), MAX_SCORES // MAX_QUERIES))
+    for left in range(0, len(embeddings), size):
+        items, of_items = np.asarray(embeddings[left : left + size]), labels[left : left + size]
+        order = np.argsort(of_items, kind="stable")
+        first, last = (np.searchsorted(of_items[order], labels[queries], side=side) for side in ("left", "right"))
+        for top in range(0, len(queries), MAX_QUERIES):
+            scores = rows[top : top + MAX_QUERIES] @ items.T
+            if left_out is not None:
+                scores[:, left_out[left : left + size]] = -np.inf
+            inside = np.flatnonzero((first < last)[top : top + MAX_QUERIES])
+            for row, i in ((scores[j], j + top) for j in inside):
+                if left <= queries[i] < left + len(items):
+                    row[queries[i] - left] = -np.inf
+                of_class = order[first[i] : last[i]]
+                right[i] = max(right[i], row[of_class].max())
+                row[of_class] = -np.inf
+            part = slice(top, top + MAX_QUERIES)
+            wrong[part] = np.maximum(wrong[part], scores.max(axis=1))
     return BestScores(right, wrong)

@@ -54,7 +54,7 @@ def unit_vectors(name: str, values: ArrayLike) -> np.ndarray:
         )
     if array.dtype == np.float32 and has_unit_rows(array):
         return array if array.flags.c_contiguous else np.ascontiguousarray(array)
-    return _normalise(name, array)
+    return normalise(name, array)
 
 
 def number_labels(
@@ -144,8 +144,8 @@ def _tensor_to_numpy(name: str, tensor: Tensor) -> np.ndarray:
     return np.asarray(tensor.numpy())
 
 
-def _normalise(name: str, values: np.ndarray) -> np.ndarray:
-    """Divides every row by its length."""
+def normalise(name: str, values: np.ndarray) -> np.ndarray:
+    """Divides every row of a (num, dim) array of real numbers by its length; see `unit_vectors`."""
     units = np.empty(values.shape, dtype=np.float32)
     not_finite: list[int] = []
     zero: list[int] = []

@@ -50,6 +50,8 @@ def rank_queries(
     gallery_labels: np.ndarray | None = None,
     metrics: Sequence[str] = METRICS,
     shard: tuple[int, int] = (0, 1),
+    sample: np.ndarray | None = None,
+    rows: np.ndarray | None = None,
 ) -> Ranking:
     """Ranks all other items, or a gallery, for each item, and returns the metrics of each query.
 
@@ -66,12 +68,15 @@ def rank_queries(
         gallery_labels: (num_gallery_items,) whole numbers, with the same numbering as `labels`.
         metrics: some of "recall", "precision" (both at every k), "map@r", "r_precision", "mrr".
         shard: (i, n) ranks only the i-th of n parts of the queries, e.g. in one of n processes; see `merge_rankings`.
+        sample: positions of the items that are queries; by default all are.
+        rows: the rows of `gallery`, or without one of `embeddings`, that are items: one for each label and id. By default all are.
 
     Raises:
         ValueError: an argument is not as described, or no item has a relevant item.
     """
     embeddings = check_unit_vectors("embeddings", embeddings)
-    labels = check_whole_numbers("labels", labels, len(embeddings))
+    places = np.arange(len(embeddings if gallery is None else gallery)) if rows is None else rows
+    labels = check_whole_numbers("labels", labels, len(places) if gallery is None else len(embeddings))
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels belong together; give both or neither")
     own = gallery is None or gallery_labels is None  # whether the items are their own gallery
@@ -79,13 +84,13 @@ def rank_queries(
         gallery, gallery_labels = embeddings, labels
     else:
         gallery = check_unit_vectors("gallery", gallery)
-        gallery_labels = check_whole_numbers("gallery_labels", gallery_labels, len(gallery))
-    ks = _check_request(ks, metrics, shard, len(gallery) - own)
+        gallery_labels = check_whole_numbers("gallery_labels", gallery_labels, len(places))
+    ks = _check_request(ks, metrics, shard, len(places) - own)
     if embeddings.shape[1] != gallery.shape[1]:
         raise ValueError(
             f"queries have {embeddings.shape[1]} dimensions and the gallery {gallery.shape[1]}; use one model for both"
         )
-    ids = np.arange(len(gallery)) if ids is None else check_ids("ids", ids, len(gallery))
+    ids = np.arange(len(places)) if ids is None else check_ids("ids", ids, len(places))
 
     classes, gallery_classes, num_relevant = _classes(labels, gallery_labels)
     num_relevant -= own
@@ -95,8 +100,11 @@ def rank_queries(
             if own
             else "no label of the items occurs in the gallery, so no item has a relevant item; use the same labels for both"
         )
-    mine = np.array_split(np.arange(len(labels)), shard[1])[shard[0]]
-    symmetric = own and shard[1] == 1
+    asked = np.arange(len(labels)) if sample is None else np.unique(sample)
+    mine = np.array_split(asked, shard[1])[shard[0]]
+    if not (num_relevant[mine] > 0).any() and sample is not None:
+        raise ValueError(f"none of the {len(mine)} sampled queries has a relevant item; sample more")
+    symmetric = own and len(mine) == len(labels)
     ranked = mine if symmetric else mine[num_relevant[mine] > 0]
     order = ranked[np.argsort(classes[ranked], kind="stable")]
     gallery_order = order if symmetric else np.argsort(gallery_classes, kind="stable")
@@ -104,9 +112,9 @@ def rank_queries(
     from retrieval.evaluation.block import Task  # not at the top: importing torch takes a second
     from retrieval.evaluation.counting import rank_relevant
 
-    gallery_items = Items(gallery, gallery_order)
+    gallery_items = Items(gallery, places[gallery_order])
     task = Task(
-        queries=gallery_items if symmetric else Items(embeddings, order),
+        queries=gallery_items if symmetric else Items(embeddings, places[order] if own else order),
         gallery=gallery_items,
         classes=classes[order],
         gallery_classes=gallery_classes[gallery_order],

@@ -51,19 +51,28 @@ def read_array(path: str | Path) -> np.ndarray:
         ValueError: It is not a .npy file of numbers or texts, or it is shorter or longer than its header says.
     """
     with open_file(path) as file:
-        if file.read(4) == b"PK\x03\x04":
-            raise ValueError("it holds several arrays (.npz); write each with numpy.save")
-        file.seek(0)
-        shape, dtype = _read_header(file)
-        expected, actual = dtype.itemsize * math.prod(shape), os.fstat(file.fileno()).st_size - file.tell()
-        if expected != actual:
-            raise ValueError(f"it holds {actual:,} bytes of numbers, but {dtype} {shape} are {expected:,}")
+        dtype = _checked_header(file)[1]
         file.seek(0)
         with warnings.catch_warnings(action="ignore"):
             array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
     if dtype.kind == "U" and (array.ravel().view(f"{dtype.byteorder}u4") > sys.maxunicode).any():
         raise ValueError("it holds texts that are no Unicode")  # NumPy does not check them, and Python fails on them
     return array
+
+
+def map_array(path: str | Path) -> np.ndarray:
+    """The array of a .npy file, mapped into memory; an array of no values, or of texts, is read.
+
+    Raises:
+        OSError: See `read_array`.
+        ValueError: See `read_array`.
+    """
+    with open_file(path) as file:
+        shape, dtype, start, by_column = _checked_header(file)
+        if dtype.kind in "SU" or not math.prod(shape):
+            return read_array(path)
+        mapped = np.memmap(file, dtype=np.uint8, mode="r")[start:].view(dtype)
+        return mapped.reshape(shape, order="F" if by_column else "C")
 
 
 def write_arrays(
@@ -102,8 +111,25 @@ def claim_for_arrays(folder: str | Path, overwrite: bool) -> AbstractContextMana
     return claim_folder(folder, overwrite, _require_arrays)
 
 
-def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype in the header of a .npy file; leaves the file where the numbers begin.
+def _checked_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, int, bool]:
+    """Shape and dtype of a .npy file, where its numbers begin, and whether they go by column; checked by the size of the file.
+
+    Raises:
+        ValueError: See `read_array`.
+    """
+    if file.read(4) == b"PK\x03\x04":
+        raise ValueError("it holds several arrays (.npz); write each with numpy.save")
+    file.seek(0)
+    shape, dtype, by_column = _read_header(file)
+    start = file.tell()
+    expected, actual = dtype.itemsize * math.prod(shape), os.fstat(file.fileno()).st_size - start
+    if expected != actual:
+        raise ValueError(f"it holds {actual:,} bytes of numbers, but {dtype} {shape} are {expected:,}")
+    return shape, dtype, start, by_column
+
+
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype, bool]:
+    """Shape, dtype and order in the header of a .npy file; leaves the file where the numbers begin.
 
     Raises:
         ValueError: The header is damaged, or the array is one of Python objects or of records.
@@ -111,14 +137,14 @@ def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         with warnings.catch_warnings(action="ignore"):  # on spellings of earlier versions of Python
-            shape, _, dtype = readers[np.lib.format.read_magic(file)](file)
+            shape, by_column, dtype = readers[np.lib.format.read_magic(file)](file)
         if not all(type(length) is int and length >= 0 for length in shape):
             raise ValueError(f"the shape is {shape}")
     except Exception as error:  # of Python's parser, whose errors differ between its versions
         raise ValueError("its header is damaged, or it is not a .npy file") from error
     if dtype.kind not in "biufcUS" or not dtype.itemsize:
         raise ValueError(f"it holds values of type {dtype}, expected numbers or texts")
-    return shape, dtype
+    return shape, dtype, bool(by_column)
 
 
 def _require_arrays(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Folders with a manifest: `manifest.json` lists every file with its size and sha256.
+"""Folders with a manifest: `manifest.json` lists every file with its size and sha256, a large one with the sha256 of its blocks.
 
 The manifest finds damage and mixed-up files before anything else of the folder is used. It is not a signature: whoever can write
 the files can write the manifest.
@@ -10,20 +10,28 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import RetrievalError, brief
+from retrieval.files import blocks
+from retrieval.files.blocks import Bytes, Entry, Finished
 from retrieval.files.claims import is_being_replaced
 from retrieval.files.reading import open_file, read_file
+from retrieval.files.writing import sync_file
+
+if TYPE_CHECKING:
+    from retrieval.files.mapped import BlockFile
 
 MANIFEST = "manifest.json"
 
-_LARGEST = 2**20  # bytes of a manifest
+_LARGEST = 2**24  # bytes of a manifest
 
 Files = dict[str, bytes]
+# The content of a file to be written: as a whole, in parts, or written already.
+Content = Bytes | Iterable[Bytes] | Finished
 
 
 @dataclass(frozen=True)
@@ -34,11 +42,13 @@ class Contents:
         manifest: The manifest.
         files: The content of the files that were read, each of the size and sha256 in the manifest.
         text: The content of manifest.json.
+        mapped: The files that are checked when they are used.
     """
 
     manifest: dict[str, Any]
     files: Files
     text: bytes
+    mapped: dict[str, BlockFile] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,10 @@ class FolderKind:
         remedy: How to mend a folder, for messages.
         error: The class of the errors.
         check: A function that checks the values of these keys. It raises a `ValueError`.
+        earlier: The earlier versions that are read, too.
+        mapped: The names of the files that are mapped instead of read where they are larger than a block. Only a kind with such
+            names has checksums by blocks. In a folder with a mapped file, these files may grow: what follows their size is not
+            part of them, but of an addition that is not finished.
     """
 
     format: str
@@ -64,6 +78,8 @@ class FolderKind:
     remedy: str
     error: type[RetrievalError]
     check: Callable[[Mapping[str, Any]], None] = lambda manifest: None
+    earlier: Collection[int] = ()
+    mapped: Collection[str] = ()
 
     def read(self, folder: Path, names: Collection[str] | None = None) -> Contents:
         """Reads a folder as one generation: a folder that is replaced meanwhile is read again.
@@ -79,12 +95,19 @@ class FolderKind:
             generation, text = _generation(folder), manifest_text(folder)
             try:
                 manifest = self.parse(folder, text)
-                files = {
-                    name: self._read_file(folder / name, expected)
-                    for name, expected in manifest["files"].items()
-                    if names is None or name in names
+                listed = {name: entry for name, entry in manifest["files"].items() if names is None or name in names}
+                grows = any(name in self.mapped and "block" in entry for name, entry in manifest["files"].items())
+                mapped = {
+                    name: self.map_file(folder / name, entry)
+                    for name, entry in listed.items()
+                    if name in self.mapped and "block" in entry
                 }
-                return Contents(manifest, files, text or b"")
+                files = {
+                    name: self._read_file(folder / name, entry, grows and name in self.mapped)
+                    for name, entry in listed.items()
+                    if name not in mapped
+                }
+                return Contents(manifest, files, text or b"", mapped)
             except self.error:
                 if _generation(folder) == generation and not is_being_replaced(folder):
                     raise
@@ -110,9 +133,11 @@ class FolderKind:
             raise self.error(
                 f'{path}: does not say "format": "{self.format}", so this is another kind of folder; {self.remedy}'
             )
-        if (version := manifest.get("version")) != self.version:
+        version, known = manifest.get("version"), (*self.earlier, self.version)
+        if type(version) is not int or version not in known:
+            expected = " or ".join(map(str, known))
             raise self.error(
-                f"{path}: version is {brief(version)}, expected {self.version}; {self.remedy}, or use the version of "
+                f"{path}: version is {brief(version)}, expected {expected}; {self.remedy}, or use the version of "
                 "`retrieval` that made it"
             )
         expected = manifest.pop("checksum", None)
@@ -131,7 +156,7 @@ class FolderKind:
                 )
         for name, entry in manifest["files"].items():
             # Known names only: no file outside the folder is ever opened.
-            if name not in self.files or not _is_entry(entry):
+            if name not in self.files or not blocks.is_entry(entry, in_blocks=bool(self.mapped)):
                 raise self.error(
                     f"{path}: lists {brief(name)} as {brief(entry)}, expected one of {', '.join(self.files)} with size and sha256; "
                     f"{self.remedy}"
@@ -142,7 +167,7 @@ class FolderKind:
             raise self.error(f"{path}: {error}; {self.remedy}") from error
         return manifest
 
-    def write(self, folder: Path, facts: Mapping[str, Any], contents: Mapping[str, bytes | memoryview]) -> bytes:
+    def write(self, folder: Path, facts: Mapping[str, Any], contents: Mapping[str, Content]) -> bytes:
         """Writes the files and the manifest into a new folder.
 
         Args:
@@ -153,37 +178,110 @@ class FolderKind:
         Returns:
             The content of manifest.json.
         """
-        for name, content in contents.items():
-            (folder / name).write_bytes(content)
-        text = self.text(facts, contents)
+        text = self.text_of(
+            facts, {name: self._write_file(folder / name, content) for name, content in contents.items()}
+        )
         (folder / MANIFEST).write_bytes(text)
         return text
 
-    def text(self, facts: Mapping[str, Any], contents: Mapping[str, bytes | memoryview]) -> bytes:
+    def text(self, facts: Mapping[str, Any], contents: Mapping[str, Bytes]) -> bytes:
         """The content of manifest.json for files of these contents."""
-        files = {name: describe(contents[name]) for name in self.files if name in contents}
+        return self.text_of(facts, {name: blocks.entry_of(it, self._block) for name, it in contents.items()})
+
+    def text_of(self, facts: Mapping[str, Any], entries: Mapping[str, Entry]) -> bytes:
+        """The content of manifest.json for files of these entries."""
+        files = {name: entries[name] for name in self.files if name in entries}
         manifest = {"format": self.format, "version": self.version, **facts, "files": files}
         text = json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=2, allow_nan=False)
         return f"{text}\n".encode()
 
-    def _read_file(self, path: Path, expected: Mapping[str, Any]) -> bytes:
+    def map_file(self, path: Path, entry: Entry, *, is_checked: bool = False) -> BlockFile:
+        """Maps a file of blocks; `is_checked` tells whether this process has just written it.
+
+        Raises:
+            RetrievalError: Of the kind's class: it cannot be opened, or is shorter than its entry says.
+        """
+        from retrieval.files.mapped import BlockFile  # not at the top: NumPy is not needed for other folders
+
+        try:
+            return BlockFile(path, entry, self.differs(path), is_checked=is_checked)
+        except FileNotFoundError:
+            raise self._gone(path, entry) from None
+        except OSError as error:
+            raise self._not_read(path, error) from error
+
+    def append(self, path: Path, entry: Entry, content: Bytes) -> Entry:
+        """Appends to a file, after a check of the bytes that it shares a block with, and flushes it to the disk.
+
+        What follows the size of the entry is of a killed process, and is replaced. The file stays as it is for those who read it
+        by its old entry.
+
+        Returns:
+            The entry of the longer file.
+
+        Raises:
+            RetrievalError: Of the kind's class: the end of the file is not that of its entry.
+            OSError: The file cannot be written.
+        """
+        block = int(entry.get("block", max(blocks.BLOCK, entry["size"])))
+        size = entry["size"]
+        if "block" in entry:
+            file = self.map_file(path, entry)
+            file.check(size // block * block)
+            before = file.bytes[size // block * block :].tobytes()
+        else:
+            before = self._read_file(path, entry, grows=True) if size % block else b""
+        with path.open("r+b") as opened:
+            opened.seek(size)
+            opened.truncate()
+            longer = blocks.write_in_blocks(opened, [content], block=block, entry=entry, before=before)
+        sync_file(path)
+        return longer
+
+    def differs(self, path: Path) -> Callable[[str, Any, Any], RetrievalError]:
+        """Makes the errors for a file that is not that of its entry: from what differs, its value, and the value of the entry."""
+        return lambda key, value, expected: self._differs(path, key, value, expected)
+
+    @property
+    def _block(self) -> int | None:
+        return blocks.BLOCK if self.mapped else None
+
+    def _write_file(self, path: Path, content: Content) -> Entry:
+        if isinstance(content, Finished):
+            content.path.replace(path)
+            return content.entry
+        if isinstance(content, bytes | memoryview):
+            path.write_bytes(content)
+            return blocks.entry_of(content, self._block)
+        with path.open("wb") as file:
+            return blocks.write_in_blocks(file, content)
+
+    def _read_file(self, path: Path, expected: Entry, grows: bool = False) -> bytes:
+        """Reads a file of this entry; `grows` tells whether it may be longer."""
         try:
             with open_file(path) as file:
                 size = os.fstat(file.fileno()).st_size
-                if size != expected["size"]:  # before memory is taken
-                    raise self._differs(path, "size", size, expected)
-                content = file.read(size)
+                if size < expected["size"] or (size > expected["size"] and not grows):  # before memory is taken
+                    raise self._differs(path, "size", size, expected["size"])
+                content = file.read(expected["size"])
         except FileNotFoundError:
-            raise self.error(f"{path}: missing, expected {expected['size']} bytes; {self.remedy}") from None
+            raise self._gone(path, expected) from None
         except OSError as error:
-            raise self.error(f"{path}: cannot be read ({error.strerror}); mend that, or {self.remedy}") from error
-        for key, value in describe(content).items():
+            raise self._not_read(path, error) from error
+        for key, value in blocks.entry_of(content, expected.get("block")).items():
             if value != expected[key]:
-                raise self._differs(path, key, value, expected)
+                raise self._differs(path, key, value, expected[key])
         return content
 
-    def _differs(self, path: Path, key: str, value: Any, expected: Mapping[str, Any]) -> RetrievalError:
-        return self.error(f"{path}: {key} is {value}, expected {str(expected[key])[:80]} by {MANIFEST}; {self.remedy}")
+    def _gone(self, path: Path, entry: Entry) -> RetrievalError:
+        return self.error(f"{path}: missing, expected {entry['size']} bytes; {self.remedy}")
+
+    def _not_read(self, path: Path, error: OSError) -> RetrievalError:
+        return self.error(f"{path}: cannot be read ({error.strerror}); mend that, or {self.remedy}")
+
+    def _differs(self, path: Path, key: str, value: Any, expected: Any) -> RetrievalError:
+        value, expected = str(value)[:80], str(expected)[:80]
+        return self.error(f"{path}: {key} is {value}, expected {expected} by {MANIFEST}; {self.remedy}")
 
     def _missing(self, folder: Path) -> RetrievalError:
         path = folder / MANIFEST
@@ -223,17 +321,6 @@ def _reason(path: Path) -> str:
     except OSError as error:
         return f" ({error.strerror})"
     return ""
-
-
-def describe(content: bytes | memoryview) -> dict[str, Any]:
-    """The entry of a manifest for a file of this content."""
-    return {"size": memoryview(content).nbytes, "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _is_entry(entry: Any) -> bool:
-    if not isinstance(entry, dict) or entry.keys() != {"size", "sha256"}:
-        return False
-    return type(entry["size"]) is int and entry["size"] >= 0 and isinstance(entry["sha256"], str)
 
 
 def _checksum(manifest: Mapping[str, Any]) -> str:

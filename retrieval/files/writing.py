@@ -163,6 +163,12 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Removes the unfinished files that killed processes have left beside some files of an existing folder."""
+    for path in paths:
+        _remove_leftovers(path)
+
+
 def _special_kind(path: Path) -> str:
     """What a path is that is neither a file nor a folder; "" for these, and where nothing is."""
     try:

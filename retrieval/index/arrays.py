@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +16,64 @@ import numpy as np
 from retrieval import evaluation
 from retrieval.data.names import MISSING, refuse_alike
 from retrieval.errors import DatasetError, did_you_mean, plural
-from retrieval.files import read_text
-from retrieval.files.arrays import read_array
+from retrieval.files import blocks, read_text
+from retrieval.files.arrays import map_array, read_array
 from retrieval.files.cells import unguard
+from retrieval.index import tables
+from retrieval.index.vectors import NotUnitError, Vectors, unit_parts
+from retrieval.index.writing import staged
 
 log = logging.getLogger("retrieval")
 
 COLUMNS = ("label", "id", "path")
+_LARGE = 2**24  # bytes of a file of labels that is read by columns
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}  # in place of commas, as spreadsheets write them
 
 
-def read_vectors(file: Path) -> np.ndarray:
-    """The vectors (count, dim) of a .npy file, as float32 of unit length.
+@contextlib.contextmanager
+def read_vectors(file: Path, out: Path | None) -> Iterator[Vectors]:
+    """The vectors (count, dim) of a .npy file, as float32 of length 1; see `units`.
 
     Raises:
         DatasetError: The file is not an array of finite numbers, or a vector is zero.
     """
     try:
-        vectors = read_array(file)
+        vectors = map_array(file)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file}: cannot be read ({_reason(error)}); write it with numpy.save") from error
-    try:
-        return evaluation.unit_vectors("vectors", vectors)
-    except ValueError as error:
-        raise DatasetError(f"{file}: {error}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            rows = stack.enter_context(units("vectors", vectors, out))
+        except ValueError as error:
+            raise DatasetError(f"{file}: {error}") from error
+        yield rows
+
+
+@contextlib.contextmanager
+def units(name: str, vectors: Any, out: Path | None) -> Iterator[Vectors]:
+    """A copy of vectors as float32 of length 1: in memory, or, of many for a folder, in a file that `write_bundle` moves into it.
+
+    Args:
+        name: Their name, for messages.
+        vectors: (count, dim) See `retrieval.evaluation.unit_vectors`.
+        out: The folder of the index that they are for; None for an index in memory.
+
+    Raises:
+        ValueError: The vectors are not such; see `retrieval.evaluation.unit_vectors`.
+    """
+    is_large = isinstance(vectors, np.ndarray) and vectors.ndim == 2 and vectors.dtype.kind in "fiu"
+    if not is_large or out is None or 4 * vectors.size <= blocks.BLOCK:
+        yield Vectors(np.array(evaluation.unit_vectors(name, vectors)))
+        return
+    with contextlib.ExitStack() as stack:
+        try:
+            # Most programs write unit vectors: they are copied as they are until a row is none.
+            parts = unit_parts(name, vectors, as_they_are=vectors.dtype == np.float32)
+            rows = stack.enter_context(staged(out, parts, vectors.shape))
+        except NotUnitError:
+            parts = unit_parts(name, vectors, as_they_are=False)
+            rows = stack.enter_context(staged(out, parts, vectors.shape))
+        yield rows
 
 
 def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
@@ -55,6 +91,8 @@ def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
     Raises:
         DatasetError: The file cannot be read (the message has the line), or its number of items is not that of the vectors.
     """
+    if (columns := _read_columns(file, count)) is not None:
+        return columns
     readers = {".npy": _read_array, ".json": _read_json, ".txt": _read_lines}
     reader = readers.get(file.suffix.lower())
     table = _read_table(file, count) if reader is None else {"label": reader(file)}
@@ -69,9 +107,37 @@ def read_labels(file: Path, count: int, vectors: str | Path) -> dict[str, Any]:
             number = table["label"].index(name) + 1
             log.warning("%s, item %d: label %r is the text of a missing value; it forms a class", file, number, name)
     ids = np.array([int(text) for text in table["id"]]) if "id" in table else np.arange(count)
-    paths = table.get("path", [str(id_) for id_ in ids])
     labels = np.array([numbers[name] for name in table["label"]])
-    return {"ids": ids, "labels": labels, "class_names": list(numbers), "paths": paths}
+    return {"ids": ids, "labels": labels, "class_names": list(numbers), "paths": table.get("path")}
+
+
+def _read_columns(file: Path, count: int) -> dict[str, Any] | None:
+    """What `read_labels` returns, for a large .csv or .npy file that is plainly in order; None for every other file.
+
+    No line of it becomes an object of Python. A file with a fault is left to the plain reader, which names the line.
+    """
+    try:
+        if file.stat().st_size < _LARGE:
+            return None
+    except (OSError, ValueError):
+        return None
+    columns: Mapping[str, Any] | None = None
+    if file.suffix.lower() == ".npy":
+        with contextlib.suppress(OSError, ValueError):
+            array = read_array(file)
+            columns = {"label": array} if array.ndim == 1 and array.dtype.kind in "iu" else None
+    elif file.suffix.lower() not in (".json", ".txt"):
+        columns = tables.plain_csv(file, COLUMNS)
+    if columns is None or len(columns["label"]) != count:
+        return None
+    numbers, names = tables.numbered(columns["label"])
+    refuse_alike(names, file)
+    if any(name.lower() in MISSING for name in names):
+        return None
+    ids = tables.whole_numbers(columns["id"]) if "id" in columns else np.arange(count)
+    if ids is None or len(np.unique(ids)) != count:
+        return None
+    return {"ids": ids, "labels": numbers, "class_names": names, "paths": columns.get("path")}
 
 
 def _read_table(file: Path, count: int) -> dict[str, list[str]]:

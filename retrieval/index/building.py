@@ -82,6 +82,7 @@ def build(
         return written[0] if written else read_bundle(out)
 
 
+@contextlib.contextmanager
 def from_vectors(
     vectors: Any,
     labels: Iterable[Any],
@@ -92,56 +93,58 @@ def from_vectors(
     model: Model | None,
     kind: str,
     out: Path | None,
-) -> Bundle:
-    """Makes a bundle of vectors; see `retrieval.Index.from_vectors`."""
-    rows = np.array(evaluation.unit_vectors("vectors", vectors))  # a copy: the caller may change the given ones
-    if labels is None:
-        raise ValueError("labels is None; give the class of every vector")
-    labels = [label.item() if isinstance(label, Tensor) else label for label in labels]
-    names = [str(label) for label in labels]
-    numbers = np.unique(evaluation.number_labels(labels)[0], return_inverse=True)[1]
-    if len(numbers) != len(rows):
-        raise ValueError(f"{len(rows)} vectors and {len(numbers)} labels; give one label for each vector")
-    name_of = dict(zip(numbers.tolist(), names, strict=True))
-    refuse_alike(name_of.values(), out or "index")
-    if len(set(name_of.values())) < len(name_of):
-        raise ValueError("two different labels have the same text, such as 1 and '1'; give all of one type")
-    if model is not None and model.embedding_dim != rows.shape[1]:
-        raise ValueError(f"the model makes vectors of {model.embedding_dim} numbers, these have {rows.shape[1]}")
-    numbered = np.arange(len(rows)) if ids is None else np.asarray(ids)
-    if paths is not None and (repeated := first_repeated(map(str, paths))) is not None:
-        raise ValueError(f"paths holds {repeated!r} twice; give each image once")
-    with usage_errors():
-        return make_bundle(
-            vectors=rows,
-            ids=numbered,
-            labels=numbers,
-            class_names=[name_of[number] for number in sorted(name_of)],
-            paths=[str(path) for path in (numbered.tolist() if paths is None else paths)],
-            model=None if model is None else stored_model(model, out),
-            images_root=str(root.resolve()),
-            split="vectors",
-            source={} if model is None else model.source,
-            kind=kind,
-            where=out or "index",
-        )
+) -> Iterator[Bundle]:
+    """Makes a bundle of vectors; see `retrieval.Index.from_vectors`. It can be written inside the block."""
+    with arrays.units("vectors", vectors, out) as rows:
+        if labels is None:
+            raise ValueError("labels is None; give the class of every vector")
+        labels = [label.item() if isinstance(label, Tensor) else label for label in labels]
+        names = [str(label) for label in labels]
+        numbers = np.unique(evaluation.number_labels(labels)[0], return_inverse=True)[1]
+        if len(numbers) != len(rows):
+            raise ValueError(f"{len(rows)} vectors and {len(numbers)} labels; give one label for each vector")
+        name_of = dict(zip(numbers.tolist(), names, strict=True))
+        refuse_alike(name_of.values(), out or "index")
+        if len(set(name_of.values())) < len(name_of):
+            raise ValueError("two different labels have the same text, such as 1 and '1'; give all of one type")
+        if model is not None and model.embedding_dim != rows.shape[1]:
+            raise ValueError(f"the model makes vectors of {model.embedding_dim} numbers, these have {rows.shape[1]}")
+        if paths is not None and (repeated := first_repeated(map(str, paths))) is not None:
+            raise ValueError(f"paths holds {repeated!r} twice; give each image once")
+        with usage_errors():
+            bundle = make_bundle(
+                vectors=rows,
+                ids=np.arange(len(rows)) if ids is None else np.asarray(ids),
+                labels=numbers,
+                class_names=[name_of[number] for number in sorted(name_of)],
+                paths=None if paths is None else [str(path) for path in paths],
+                model=None if model is None else stored_model(model, out),
+                images_root=str(root.resolve()),
+                split="vectors",
+                source={} if model is None else model.source,
+                kind=kind,
+                where=out or "index",
+            )
+        yield bundle
 
 
-def from_files(vectors: Path, labels: Path, *, kind: str, where: str | Path) -> Bundle:
-    """Makes a bundle of files of another program; see `retrieval.Index.from_files`."""
-    rows = arrays.read_vectors(vectors)
-    items = arrays.read_labels(labels, len(rows), vectors)
-    with usage_errors():
-        return make_bundle(
-            vectors=rows,
-            **items,
-            model=None,
-            images_root=str(labels.resolve().parent),
-            split="vectors",
-            source={"vectors": str(vectors), "labels": str(labels)},
-            kind=kind,
-            where=where,
-        )
+@contextlib.contextmanager
+def from_files(vectors: Path, labels: Path, *, kind: str, out: Path | None) -> Iterator[Bundle]:
+    """Makes a bundle of files of another program; see `retrieval.Index.from_files`. It can be written inside the block."""
+    with arrays.read_vectors(vectors, out) as rows:
+        items = arrays.read_labels(labels, len(rows), vectors)
+        with usage_errors():
+            bundle = make_bundle(
+                vectors=rows,
+                **items,
+                model=None,
+                images_root=str(labels.resolve().parent),
+                split="vectors",
+                source={"vectors": str(vectors), "labels": str(labels)},
+                kind=kind,
+                where=out or "index",
+            )
+        yield bundle
 
 
 def add(
@@ -187,7 +190,7 @@ def add(
         if not new:
             return 0, bundle
         limit = pixel_limit(model.preprocessing)
-        pictures = thumbnails_of(added.select(new), limit) if bundle.thumbnails is not None else None
+        pictures = thumbnails_of(added.select(new), limit) if bundle.has_thumbnails else None
         changed = editing.add(
             bundle, vectors[new], [names[i] for i in new], [paths[i] for i in new], pictures, images_root=images_root
         )

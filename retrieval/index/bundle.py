@@ -1,22 +1,25 @@
 """An index bundle: a folder that holds a gallery and the model that embeds queries for it.
 
-    manifest.json       size and sha256 of every file; checked first
+    manifest.json       size and sha256 of every file, by blocks where it is large; checked first
     vectors.npy         the unit vectors (count, dimension), float32
-    items.csv           id, label, class and path of every vector, in the same order
+    items.arrows        id, label, class and path of every vector, in the same order
     model.json          how to build the model and prepare an image           (all three may
     model.safetensors   the weights of the model, if it is a timm network      be missing)
     model.onnx          the model, if it is another network
     approximate.faiss   an approximate index, for large galleries             (may be missing)
-    thumbnails.zip      small pictures of the images                          (may be missing)
+    thumbnails.arrows   small pictures of the images                          (may be missing)
+    removed-0.bits      which rows of a large index are removed; or -1        (may be missing)
 
-A bundle holds everything that a search needs except the images, so it can be moved and copied.
+A bundle holds everything that a search needs except the images, so it can be moved and copied. Files of one block (8 MiB) are read
+and checked when the bundle is opened. Larger ones are mapped, and each block is checked when it is first used. docs/index_format.md
+describes the format and its promises.
 """
 
 from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,23 +27,31 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.errors import IndexFormatError, brief
+from retrieval.errors import IndexFormatError, RetrievalError, brief
+from retrieval.evaluation.arrays import has_unit_rows
+from retrieval.files.blocks import Bytes
 from retrieval.files.manifest import Files, manifest_text
-from retrieval.index import approximate, thumbnails
+from retrieval.files.mapped import BlockFile
+from retrieval.index import approximate
 from retrieval.index.calibration import Calibration
-from retrieval.index.items import check_texts, read_items
+from retrieval.index.items import Items, check_texts, different, read_items
 from retrieval.index.manifest import (
     APPROXIMATE,
     CALIBRATION,
     INDEX_FOLDER,
     ITEMS,
+    ITEMS_OF_VERSION_2,
     MANIFEST,
     METRIC,
     REMEDY,
+    REMOVED,
+    ROWS,
     THUMBNAILS,
+    THUMBNAILS_OF_VERSION_2,
     VECTORS,
 )
-from retrieval.index.vectors import read_vectors
+from retrieval.index.thumbnails import Pictures, read_pictures
+from retrieval.index.vectors import Vectors, open_vectors
 from retrieval.model.description import DESCRIPTION, StoredModel
 from retrieval.training import RunFolder
 
@@ -51,29 +62,28 @@ _PREFERRED = ("index-all", "index-gallery", "index-test")  # of the indexes of a
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """The checked content of a bundle, in memory. The items keep the order of the file.
+    """The content of a bundle. The items keep the order of the file.
+
+    The vectors and tables of a large bundle have rows of removed items, too. `rows` are those of the items that are left, which the
+    properties `vectors` to `thumbnails` hold.
 
     Args:
-        vectors: (count, dimension) float32 unit vectors.
-        ids: (count,) int64, from 0, none twice.
-        labels: (count,) int64.
-        class_names: The class of every item.
-        paths: The path of every item, absolute or relative to the root of the images, with "/" between the parts.
+        stored: The vectors of all rows.
         manifest: The facts of `retrieval.index.manifest.INDEX_FOLDER`, and the calibration where there is one.
+        content_of_items: The items of all rows, or a file of them.
         model: The model; None for vectors without a model.
-        files: The content of approximate.faiss and thumbnails.zip, where the bundle has them.
+        files: The content of approximate.faiss and the thumbnails, where the bundle has them.
+        removed: (rows,) Which rows are those of removed items; None where none is.
         folder: The folder of the bundle; None for one that is only in memory.
         text: The content of manifest.json.
     """
 
-    vectors: np.ndarray
-    ids: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    paths: tuple[str, ...]
+    stored: Vectors
     manifest: Mapping[str, Any]
+    content_of_items: Items | BlockFile
     model: StoredModel | None = None
-    files: Mapping[str, bytes | memoryview] = field(default_factory=dict)
+    files: Mapping[str, Bytes | BlockFile] = field(default_factory=dict)
+    removed: np.ndarray | None = None
     folder: Path | None = None
     text: bytes | None = None
 
@@ -85,6 +95,78 @@ class Bundle:
     def root(self) -> Path:
         """The folder that the relative paths start from."""
         return Path(self.manifest["images_root"])
+
+    @cached_property
+    def rows(self) -> np.ndarray | None:
+        """(count,) The rows of the items; None where these are all rows."""
+        return None if self.removed is None else np.flatnonzero(~self.removed)
+
+    @property
+    def all_items(self) -> Items:
+        """The items of all rows.
+
+        Raises:
+            IndexFormatError: The file is not that of the manifest, or malformed.
+        """
+        if isinstance(self.content_of_items, BlockFile):
+            self.content_of_items.check()  # again, if the file has changed: the table stays in it
+        return self._parsed_items
+
+    @cached_property
+    def _parsed_items(self) -> Items:
+        content = self.content_of_items
+        if isinstance(content, Items):
+            return content
+        return _checked_items(self._path(ITEMS), content.bytes, len(self.stored), self.manifest, self.removed)
+
+    @property
+    def items(self) -> Items:
+        """The items."""
+        return self.all_items if self.rows is None else self._left_items
+
+    @cached_property
+    def _left_items(self) -> Items:
+        return self.all_items if self.rows is None else self.all_items.select(self.rows)
+
+    @property
+    def vectors(self) -> np.ndarray:
+        """(count, dimension) float32 unit vectors. Those of a large bundle are checked and mapped, unless rows are removed.
+
+        Raises:
+            IndexFormatError: The file is not that of the manifest, or holds other vectors.
+        """
+        return self.all_vectors if self.rows is None else self._left_vectors
+
+    @property
+    def all_vectors(self) -> np.ndarray:
+        """The vectors of all rows, checked; those of a large bundle are mapped."""
+        return self._units.all()
+
+    @cached_property
+    def _left_vectors(self) -> np.ndarray:
+        vectors = np.asarray(self.all_vectors)[self.rows]
+        vectors.setflags(write=False)
+        return vectors
+
+    @property
+    def ids(self) -> np.ndarray:
+        """(count,) int64, from 0, none twice."""
+        return self.items.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(count,) int64."""
+        return self.items.labels
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """(count,) The class of every item."""
+        return self.items.class_names
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """(count,) The path of every item, absolute or relative to the root of the images, with "/" between the parts."""
+        return self.items.paths
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -100,19 +182,36 @@ class Bundle:
         """
         if APPROXIMATE not in self.files:
             return None
-        content = bytes(self.files[APPROXIMATE])
-        return approximate.read(self._path(APPROXIMATE), content, self.manifest["type"], self.vectors)
+        content = self.content(APPROXIMATE)
+        return approximate.read(
+            self._path(APPROXIMATE), content, self.manifest["type"], self.stored, removed=self.removed
+        )
 
-    @cached_property
-    def thumbnails(self) -> list[bytes] | None:
+    @property
+    def has_thumbnails(self) -> bool:
+        """Whether the bundle has a small picture of every item."""
+        return THUMBNAILS in self.files or THUMBNAILS_OF_VERSION_2 in self.files
+
+    @property
+    def thumbnails(self) -> Pictures | None:
         """A small JPEG of every item; None where the bundle has none.
 
         Raises:
-            IndexFormatError: The file is not an archive of such pictures.
+            IndexFormatError: The file is not a table of such pictures.
         """
-        if THUMBNAILS not in self.files:
+        if not self.has_thumbnails:
             return None
-        return thumbnails.unpack(self._path(THUMBNAILS), bytes(self.files[THUMBNAILS]), len(self.ids))
+        self.content(self._name_of_thumbnails)  # checks it again, if the file has changed
+        return self._pictures if self.rows is None else self._pictures.select(self.rows)
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        name = self._name_of_thumbnails
+        return read_pictures(self._path(name), self.content(name), len(self.stored))
+
+    @property
+    def _name_of_thumbnails(self) -> str:
+        return THUMBNAILS if THUMBNAILS in self.files else THUMBNAILS_OF_VERSION_2
 
     @cached_property
     def model_hash(self) -> str | None:
@@ -121,18 +220,46 @@ class Bundle:
 
     def picture(self, position: int) -> Path | bytes:
         """The thumbnail of an item, or the file of its image where the bundle has no thumbnails."""
-        return self.root / self.paths[position] if self.thumbnails is None else self.thumbnails[position]
+        if self.thumbnails is None:
+            return self.root / self.items.paths_at(np.array([position]))[0]
+        return self.thumbnails[position]
 
     def is_current(self) -> bool:
         """Whether the folder still holds the generation that was read."""
         return self.folder is None or manifest_text(self.folder) == self.text
+
+    def check(self) -> None:
+        """Checks everything that opening has not checked.
+
+        Raises:
+            IndexFormatError: A file is not that of the manifest, or malformed; the message names it.
+        """
+        _ = self.all_items, self.approximate, self.thumbnails
+        _ = self.all_vectors
+
+    @cached_property
+    def _units(self) -> Vectors:
+        """The vectors of all rows, after a check of their lengths. Those of files that are not mapped have been checked."""
+        for start, tile in self.stored.tiles() if self.stored.file else ():
+            if not has_unit_rows(tile):
+                path = self._path(VECTORS)
+                raise IndexFormatError(f"{path}: a row from {start} on is not finite and of unit length; {REMEDY}")
+        return self.stored
+
+    def content(self, name: str) -> Bytes:
+        """The checked content of a file of `files`."""
+        content = self.files[name]
+        if isinstance(content, BlockFile):
+            content.check()
+            return content.bytes.data
+        return content
 
     def _path(self, name: str) -> Path:
         return Path(name) if self.folder is None else self.folder / name
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Reads a bundle after checking every file against the manifest, and the files against one another.
+    """Opens a bundle after checking the manifest, the sizes of all files, and the content of those that are not mapped.
 
     Raises:
         IndexFormatError: The folder does not hold a complete and unaltered bundle; the message names the file.
@@ -143,20 +270,38 @@ def read_bundle(folder: str | Path) -> Bundle:
     contents = INDEX_FOLDER.read(folder)
     manifest, files = contents.manifest, contents.files
     _check_manifest(folder / MANIFEST, manifest)
-    shape = (manifest["count"], manifest["dimension"])
-    ids, labels, names, paths = read_items(folder / ITEMS, files[ITEMS], shape[0], manifest["num_classes"])
+    marks = next((name for name in REMOVED if name in files), "")
+    removed = _read_removed(folder / marks, files.get(marks), manifest)
+    rows = manifest["count"] if removed is None else len(removed)
+    place = ITEMS if ITEMS in manifest["files"] else ITEMS_OF_VERSION_2
+    items: Items | BlockFile = (
+        contents.mapped[place]
+        if place in contents.mapped
+        else _checked_items(folder / place, files[place], rows, manifest, removed)
+    )
+    vectors = contents.mapped.get(VECTORS, files.get(VECTORS, b""))
+    everything: dict[str, Bytes | BlockFile] = {**files, **contents.mapped}
+    optional = (APPROXIMATE, THUMBNAILS, THUMBNAILS_OF_VERSION_2)
     return Bundle(
-        vectors=read_vectors(folder / VECTORS, files[VECTORS], shape),
-        ids=ids,
-        labels=labels,
-        class_names=names,
-        paths=paths,
+        stored=open_vectors(folder / VECTORS, vectors, rows, manifest["dimension"]),
         manifest=manifest,
+        content_of_items=items,
         model=_read_model(folder / DESCRIPTION, files),
-        files={name: files[name] for name in (APPROXIMATE, THUMBNAILS) if name in files},
+        files={name: everything[name] for name in optional if name in everything},
+        removed=removed,
         folder=folder,
         text=contents.text,
     )
+
+
+def require_unchanged(bundle: Bundle) -> None:
+    """Checks that the folder of a bundle still holds what was read.
+
+    Raises:
+        RetrievalError: Another program has changed it.
+    """
+    if not bundle.is_current():
+        raise RetrievalError(f"{bundle}: has been changed by another program in the meantime; try again")
 
 
 def index_to_search(folder: str | Path) -> Path:
@@ -192,21 +337,18 @@ def _is_a_run(folder: Path) -> str:
     return f"{folder}: is a training run without an index; make one with `{command}`"
 
 
-def number_classes(class_names: Sequence[str]) -> dict[str, Any]:
-    """Labels by class name, numbered in the order in which the names first occur."""
-    number = {name: label for label, name in enumerate(dict.fromkeys(class_names))}
-    return {"labels": np.array([number[name] for name in class_names]), "class_names": list(number)}
-
-
 def _check_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
     names = manifest["files"]
-    missing = [name for name in (VECTORS, ITEMS) if name not in names]
+    items = ITEMS if manifest["version"] == INDEX_FOLDER.version else ITEMS_OF_VERSION_2
+    missing = [name for name in (VECTORS, items) if name not in names]
     weights = [name for name in names if name in ("model.safetensors", "model.onnx")]
-    if missing or len(weights) != (DESCRIPTION in names):
+    if missing or len(weights) != (DESCRIPTION in names) or len({*REMOVED} & {*names}) != (ROWS in manifest):
         listed = ", ".join(names) or "no files"
         raise IndexFormatError(
-            f"{path}: lists {listed}, expected {VECTORS} and {ITEMS}, and {DESCRIPTION} with its weights or neither; {REMEDY}"
+            f"{path}: lists {listed}, expected {VECTORS} and {items}, and {DESCRIPTION} with its weights or neither; {REMEDY}"
         )
+    if ROWS in manifest and (type(manifest[ROWS]) is not int or manifest[ROWS] <= manifest["count"]):
+        raise IndexFormatError(f"{path}: {ROWS} is {brief(manifest[ROWS])}, expected more than the count; {REMEDY}")
     for key, expected in (("metric", METRIC), ("normalised", True)):
         if manifest[key] != expected:
             raise IndexFormatError(f"{path}: {key} is {brief(manifest[key])}, expected {expected!r}; {REMEDY}")
@@ -226,3 +368,25 @@ def _read_model(path: Path, files: Files) -> StoredModel | None:
         return StoredModel.from_files(files)
     except ValueError as error:
         raise IndexFormatError(f"{path}: {error}; {REMEDY}") from error
+
+
+def _checked_items(
+    path: Path, content: bytes | np.ndarray, rows: int, manifest: Mapping[str, Any], removed: np.ndarray | None
+) -> Items:
+    """The items of a file, whose classes are as many as the manifest says."""
+    items = read_items(path, content, rows)
+    labels = items.labels if removed is None else items.labels[~removed]
+    if (found := len(different(labels))) != manifest["num_classes"]:
+        raise IndexFormatError(f"{path}: {found} different labels, expected {manifest['num_classes']}; {REMEDY}")
+    return items
+
+
+def _read_removed(path: Path, content: bytes | None, manifest: Mapping[str, Any]) -> np.ndarray | None:
+    """Which rows are removed: a bit for each, the first one the highest of its byte. None where no file says so."""
+    if content is None:
+        return None
+    rows, count = manifest[ROWS], manifest["count"]
+    removed = np.unpackbits(np.frombuffer(content, dtype=np.uint8)).astype(bool)
+    if len(content) != -(-rows // 8) or removed[rows:].any() or rows - np.count_nonzero(removed) != count:
+        raise IndexFormatError(f"{path}: does not leave {count} of {rows} rows, as the manifest says; {REMEDY}")
+    return removed[:rows]

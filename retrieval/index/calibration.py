@@ -15,6 +15,7 @@ from retrieval.evaluation import best_scores
 FALSE_ACCEPT_RATE = 0.01
 _USEFUL = 0.5  # the least share of known queries to accept: below it, most of them find nothing
 _SAMPLE = 4000  # queries, at most
+_PAIRS, _FEWEST = 2**29, 100  # of queries and items, at most; but no fewer queries than show the rate
 
 ALL, UNSEEN = "all images", "images that the model was not trained on"
 
@@ -94,7 +95,11 @@ class Calibration:
 
 
 def calibrate(
-    vectors: np.ndarray, labels: np.ndarray, ids: np.ndarray, unseen: tuple[int, int] | None
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    ids: np.ndarray,
+    unseen: tuple[int, int] | None,
+    removed: np.ndarray | None = None,
 ) -> Calibration | None:
     """Calibrates the threshold of an index; None for an index of a single class.
 
@@ -104,16 +109,19 @@ def calibrate(
         ids: (count,) The ids.
         unseen: The ids [first, last + 1] of the images that the model was not trained on. They are the queries where the index has
             any of them, since the scores of images that were trained on are too good.
+        removed: (count,) Which items are removed; none by default.
     """
-    if len(np.unique(labels)) < 2:
+    is_left = np.ones(len(ids), dtype=bool) if removed is None else ~removed
+    if labels[is_left].min() == labels[is_left].max():
         return None
-    queries = np.arange(len(ids))
+    queries = np.flatnonzero(is_left)
     if unseen is not None:
-        queries = np.flatnonzero((ids >= unseen[0]) & (ids < unseen[1]))
+        queries = np.flatnonzero((ids >= unseen[0]) & (ids < unseen[1]) & is_left)
         if not len(queries):
-            return calibrate(vectors, labels, ids, None)
-    queries = np.sort(np.random.default_rng(0).permutation(queries)[:_SAMPLE])
-    right, wrong = best_scores(vectors, labels, queries)
+            return calibrate(vectors, labels, ids, None, removed)
+    most = min(_SAMPLE, max(_FEWEST, _PAIRS // len(ids)))
+    queries = np.sort(np.random.default_rng(0).permutation(queries)[:most])
+    right, wrong = best_scores(vectors, labels, queries, removed)
     accepted = int(FALSE_ACCEPT_RATE * len(queries))
     threshold = np.nextafter(np.sort(wrong)[::-1][accepted], np.float32(np.inf))
     of_class = right[right > -np.inf]

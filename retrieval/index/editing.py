@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from retrieval.data.names import look, refuse_alike
-from retrieval.errors import IndexFormatError, RetrievalError
-from retrieval.index.bundle import Bundle, number_classes
-from retrieval.index.writing import make_bundle, require_replaceable, write_bundle
+from retrieval.errors import IndexFormatError
+from retrieval.files import blocks
+from retrieval.index import growing
+from retrieval.index.bundle import Bundle, require_unchanged
+from retrieval.index.writing import bundle_of, make_bundle, require_replaceable, staged, write_bundle
 
 _ALIKE = 0.999  # the least cosine similarity of two vectors of one image, which differ by rounding
 
@@ -24,12 +26,19 @@ def contents(bundle: Bundle) -> dict[str, Any]:
         RetrievalError: The folder of the bundle has been changed since it was read.
     """
     require_unchanged(bundle)
-    manifest = bundle.manifest
     return {
         "vectors": bundle.vectors,
         "ids": bundle.ids,
-        **number_classes(bundle.class_names),
+        **_numbered(bundle),
         "paths": bundle.paths,
+        **_facts(bundle),
+    }
+
+
+def _facts(bundle: Bundle) -> dict[str, Any]:
+    """The arguments of `bundle_of` besides vectors and items."""
+    manifest = bundle.manifest
+    return {
         "model": bundle.model,
         "images_root": manifest["images_root"],
         "split": manifest["split"],
@@ -50,11 +59,57 @@ def rewrite(bundle: Bundle, **changes: Any) -> Bundle:
     if bundle.folder is None:
         return new
 
+    return _replace(bundle, new)
+
+
+def compact(bundle: Bundle) -> Bundle:
+    """The same items in a bundle of this version without removed rows, whose approximate index is of all vectors.
+
+    Raises:
+        RetrievalError: See `contents`; or the type of the index needs more items.
+    """
+    if bundle.folder is None or bundle.stored.nbytes <= blocks.BLOCK:
+        return rewrite(bundle)
+    require_unchanged(bundle)
+    shape = (bundle.manifest["count"], bundle.manifest["dimension"])
+    with staged(bundle.folder, _left(bundle), shape) as vectors:
+        return _replace(bundle, bundle_of(vectors, bundle.items, **_facts(bundle), where=bundle.folder))
+
+
+def whole(bundle: Bundle) -> Bundle:
+    """The bundle, or one in memory of the same items if it has removed rows, or rows that its approximate index lacks."""
+    if bundle.removed is None and bundle.stored.made == len(bundle.stored):
+        return bundle
+    return make_bundle(**contents(bundle), where=str(bundle))
+
+
+def _left(bundle: Bundle) -> Iterator[np.ndarray]:
+    """The vectors of a bundle, some at a time."""
+    for start, tile in bundle.stored.tiles():
+        yield tile if bundle.removed is None else tile[~bundle.removed[start : start + len(tile)]]
+
+
+def _replace(bundle: Bundle, new: Bundle) -> Bundle:
+    """Writes a new bundle into the folder of another one, unless that has been changed."""
+    assert bundle.folder is not None
+
     def check(folder: Path) -> None:
         require_replaceable(folder)
         require_unchanged(bundle)  # again, or the changes of another program in the meantime would be lost
 
     return write_bundle(new, bundle.folder, overwrite=True, check=check)
+
+
+def _numbered(bundle: Bundle) -> dict[str, Any]:
+    """The labels and class names of a bundle, in the order in which the class names first occur."""
+    labels, class_names = bundle.items.numbered_classes
+    return {"labels": labels, "class_names": class_names}
+
+
+def number_classes(class_names: Sequence[str]) -> dict[str, Any]:
+    """Labels by class name, numbered in the order in which the names first occur."""
+    number = {name: label for label, name in enumerate(dict.fromkeys(class_names))}
+    return {"labels": np.array([number[name] for name in class_names]), "class_names": list(number)}
 
 
 def require_new(bundle: Bundle, paths: Sequence[str]) -> None:
@@ -63,7 +118,7 @@ def require_new(bundle: Bundle, paths: Sequence[str]) -> None:
     Raises:
         IndexFormatError: It holds one, or one repeats; the message names the first.
     """
-    known = set(bundle.paths)
+    known = set(bundle.items.paths_at(bundle.items.rows_of_paths(paths)))
     for path in paths:
         if path in known:
             raise IndexFormatError(f"{bundle}: holds {path!r} already; remove it first")
@@ -76,9 +131,10 @@ def require_class_names(bundle: Bundle, names: Iterable[str]) -> None:
     Raises:
         DatasetError: One does; the message names both.
     """
-    new = set(names) - set(bundle.class_names)
+    old = bundle.items.numbered_classes[1]
+    new = set(names) - set(old)
     looks = {look(name) for name in new}
-    refuse_alike([name for name in (*dict.fromkeys(bundle.class_names), *sorted(new)) if look(name) in looks], bundle)
+    refuse_alike([name for name in (*old, *sorted(new)) if look(name) in looks], bundle)
 
 
 def positions_held(bundle: Bundle, class_names: Sequence[str], paths: Sequence[str]) -> dict[int, int]:
@@ -87,13 +143,14 @@ def positions_held(bundle: Bundle, class_names: Sequence[str], paths: Sequence[s
     Raises:
         IndexFormatError: It holds one as another class.
     """
-    known = {path: position for position, path in enumerate(bundle.paths)}
+    rows = bundle.items.rows_of_paths(paths)
+    known = dict(zip(bundle.items.paths_at(rows), rows.tolist(), strict=True))
     held = {i: known[path] for i, path in enumerate(paths) if path in known}
-    for i, position in held.items():
-        if class_names[i] != bundle.class_names[position]:
+    names = bundle.items.classes_at(np.array(list(held.values()), dtype=np.int64))
+    for i, name in zip(held, names, strict=True):
+        if class_names[i] != name:
             raise IndexFormatError(
-                f"{bundle}: holds {paths[i]!r} already, as class {bundle.class_names[position]!r} and not {class_names[i]!r}; "
-                "remove it first"
+                f"{bundle}: holds {paths[i]!r} already, as class {name!r} and not {class_names[i]!r}; remove it first"
             )
     return held
 
@@ -110,8 +167,10 @@ def require_same_content(bundle: Bundle, vectors: np.ndarray, paths: Sequence[st
     Raises:
         IndexFormatError: The content of one has changed; the message names the first.
     """
-    for i, position in held.items():
-        if float(vectors[i] @ bundle.vectors[position]) < _ALIKE:
+    positions = np.array(list(held.values()), dtype=np.int64)
+    stored = bundle.stored.rows(positions if bundle.rows is None else bundle.rows[positions])
+    for i, vector in zip(held, stored, strict=True):
+        if float(vectors[i] @ vector) < _ALIKE:
             raise IndexFormatError(f"{bundle}: holds {paths[i]!r} already, with another content; remove it first")
 
 
@@ -138,8 +197,10 @@ def add(
         IndexFormatError: A path is in the bundle already.
     """
     require_new(bundle, paths)
+    first = int(bundle.all_items.ids.max()) + 1
+    if growing.grows(bundle):
+        return growing.append(bundle, vectors, class_names, paths, pictures, images_root=images_root)
     old = bundle.thumbnails
-    first = int(bundle.ids.max()) + 1
     return rewrite(
         bundle,
         vectors=np.concatenate([bundle.vectors, vectors]),
@@ -157,9 +218,11 @@ def remove(bundle: Bundle, positions: np.ndarray) -> Bundle:
     Raises:
         IndexFormatError: No item would be left.
     """
-    kept = np.setdiff1d(np.arange(len(bundle.ids)), positions)
-    if not len(kept):
+    if len(positions) == bundle.manifest["count"]:
         raise IndexFormatError(f"{bundle}: nothing would be left; delete the folder instead")
+    if growing.grows(bundle):
+        return growing.mark(bundle, positions)
+    kept = np.setdiff1d(np.arange(len(bundle.ids)), positions)
     return rewrite(bundle, **_select(contents(bundle), kept))
 
 
@@ -215,16 +278,6 @@ def require_comparable(one: Bundle, other: Bundle) -> None:
                 f"{other}: {key} is {second or 'not known'}, that of {one} is {first or 'not known'}; "
                 "only vectors of one model can be compared"
             )
-
-
-def require_unchanged(bundle: Bundle) -> None:
-    """Checks that the folder of a bundle still holds what was read.
-
-    Raises:
-        RetrievalError: Another program has changed it.
-    """
-    if not bundle.is_current():
-        raise RetrievalError(f"{bundle}: has been changed by another program in the meantime; try again")
 
 
 def path_below(root: str | Path, file: Path) -> str:

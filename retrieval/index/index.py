@@ -28,9 +28,9 @@ from retrieval.files import (
 )
 from retrieval.files.arrays import LABELS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.index import approximate, building, comparison, drawing, editing, recall, reporting
-from retrieval.index.bundle import Bundle, read_bundle
+from retrieval.index.bundle import Bundle, read_bundle, require_unchanged
 from retrieval.index.calibration import Calibration
-from retrieval.index.manifest import REMEDY
+from retrieval.index.manifest import INDEX_FOLDER, REMEDY
 from retrieval.index.recall import METRICS, Figures, Ranking
 from retrieval.index.search import Generation, Hit, query_vectors
 from retrieval.index.writing import require_replaceable, write_bundle
@@ -42,6 +42,7 @@ log = logging.getLogger("retrieval")
 Place = str | Path
 
 _PROBES = 3  # stored images that a model given by the caller is checked by
+_MANY = 10**6  # items: no similar name is looked for among more
 _ALIKE = 0.99  # the least cosine similarity of their vectors
 
 
@@ -140,8 +141,10 @@ class Index:
         """
         place = None if out is None else Path(out)
         options: dict[str, Any] = {"ids": ids, "paths": paths, "root": Path(root), "model": model, "kind": kind}
-        with claim_folder(out, overwrite, require_replaceable):
-            bundle = building.from_vectors(vectors, labels, out=place, **options)
+        with (
+            claim_folder(out, overwrite, require_replaceable),
+            building.from_vectors(vectors, labels, out=place, **options) as bundle,
+        ):
             return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), model)
 
     @classmethod
@@ -161,13 +164,19 @@ class Index:
         Raises:
             RetrievalError: A file cannot be read, or the two do not fit together.
         """
-        with claim_folder(out, overwrite, require_replaceable):
-            bundle = building.from_files(Path(vectors), Path(labels), kind=kind, where=out or "index")
+        place = None if out is None else Path(out)
+        with (
+            claim_folder(out, overwrite, require_replaceable),
+            building.from_files(Path(vectors), Path(labels), kind=kind, out=place) as bundle,
+        ):
             return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
 
     @classmethod
     def open(cls, place: Place, *, model: Model | None = None, device: str = "auto") -> Index:
-        """Opens an index after checking every file of it.
+        """Opens an index.
+
+        The manifest, the sizes of all files and the content of small files are checked. Files of more than 8 MiB are mapped into
+        memory, and each block of them is checked when it is first used; `verify` checks all at once.
 
         Args:
             place: The folder of the index.
@@ -186,7 +195,7 @@ class Index:
         return index
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return int(self._bundle.manifest["count"])
 
     def __repr__(self) -> str:
         facts = self._bundle.manifest
@@ -200,7 +209,7 @@ class Index:
 
     @property
     def vectors(self) -> np.ndarray:
-        """(count, dim) float32 unit vectors."""
+        """(count, dim) float32 unit vectors. Those of a large index are checked and stay in their file, if no item is removed."""
         return self._bundle.vectors
 
     @property
@@ -320,6 +329,8 @@ class Index:
         metrics: Sequence[str] = METRICS,
         macro: bool = False,
         interval_seed: int | None = None,
+        sample: int | None = None,
+        seed: int = 0,
     ) -> Figures:
         """Measures how well the index retrieves: every item is a query against all others.
 
@@ -329,12 +340,21 @@ class Index:
             metrics: Some of "recall", "precision", "map@r", "r_precision" and "mrr".
             macro: Whether to add the means over classes.
             interval_seed: Seed of the bootstrap; adds 95 % intervals.
+            sample: Number of queries, sampled at random, for an index that is too large to rank all others for every item.
+            seed: Seed of the sample.
 
         Returns:
             A figure by its name, such as "recall@1"; see `retrieval.evaluate`.
         """
         return recall.evaluate(
-            self._bundle, ks, _bundle_of(queries), metrics=metrics, macro=macro, interval_seed=interval_seed
+            self._bundle,
+            ks,
+            _bundle_of(queries),
+            metrics=metrics,
+            macro=macro,
+            interval_seed=interval_seed,
+            sample=sample,
+            seed=seed,
         )
 
     def evaluate_classes(
@@ -430,17 +450,12 @@ class Index:
             ValueError: An argument is of another type, such as a mask.
         """
         with self._editing() as bundle:
-            positions: set[int] = set()
-            for kind, wanted, values in (
-                ("path", paths, bundle.paths),
-                ("id", ids, bundle.ids.tolist()),
-                ("class", classes, bundle.class_names),
-            ):
-                positions |= _positions(bundle, kind, wanted, values)
-            if not positions:
+            wanted = (("path", paths), ("id", ids), ("class", classes))
+            positions = np.unique(np.concatenate([_positions(bundle, kind, values) for kind, values in wanted]))
+            if not len(positions):
                 raise ConfigError("nothing to remove; give a path, --id or --class")
             try:
-                bundle = editing.remove(bundle, np.array(sorted(positions)))
+                bundle = editing.remove(bundle, positions)
             except ValueError as error:  # the type of the index needs more items
                 raise IndexFormatError(f"{bundle}: {error}; {REMEDY}") from error
             self._generation = self._generation.followed_by(bundle)
@@ -462,6 +477,43 @@ class Index:
             bundle = editing.merge(bundles, where=out or "index")
             return Index(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite), self._given)
 
+    def verify(self) -> None:
+        """Checks every byte of the index: what opening has not checked, and what was checked but may have changed since.
+
+        Raises:
+            IndexFormatError: A file of the index is damaged; the message names it.
+        """
+        with self._lock:
+            bundle = self._bundle
+            (bundle if bundle.folder is None else read_bundle(bundle.folder)).check()
+
+    def compact(self) -> None:
+        """Writes the files of the index anew: without removed items, with added ones in the approximate index.
+
+        Only an index of more than 8 MiB of vectors needs it: smaller ones are written anew by every change.
+
+        Raises:
+            RetrievalError: The folder cannot be written, or another program has changed it.
+        """
+        with self._editing() as bundle:
+            try:
+                bundle = editing.compact(bundle)
+            except ValueError as error:  # the type of the index needs more items
+                raise IndexFormatError(f"{bundle}: {error}; {REMEDY}") from error
+            self._generation = self._generation.followed_by(bundle)
+
+    def convert(self) -> bool:
+        """Writes an index of an earlier version in the format of this one; returns whether it was of an earlier one.
+
+        Raises:
+            RetrievalError: See `compact`.
+        """
+        bundle = self._bundle
+        if bundle.folder is None or INDEX_FOLDER.parse(bundle.folder, bundle.text)["version"] == INDEX_FOLDER.version:
+            return False
+        self.compact()
+        return True
+
     def save(self, folder: Place, *, overwrite: bool = False) -> None:
         """Writes the index into a folder, which becomes its folder.
 
@@ -469,7 +521,7 @@ class Index:
             RetrievalError: The folder cannot be written.
         """
         with self._lock, claim_folder(folder, overwrite, require_replaceable):
-            bundle = self._bundle
+            bundle = editing.whole(self._bundle)
             if self._given is not None and bundle.model is None:
                 bundle = replace(bundle, model=building.stored_model(self._given, Path(folder)))
             bundle = write_bundle(bundle, folder, overwrite=overwrite)
@@ -623,7 +675,7 @@ class Index:
             if bundle.folder is not None:
                 require_elsewhere(bundle.folder)
                 stack.enter_context(claimed(bundle.folder))
-                editing.require_unchanged(bundle)
+                require_unchanged(bundle)
             yield bundle
 
 
@@ -644,7 +696,7 @@ def _rows(queries: Any, hits: Any) -> tuple[Sequence[Any], Sequence[Sequence[Hit
     return ([queries], [hits]) if not hits or isinstance(hits[0], Hit) else (queries, hits)
 
 
-def _positions(bundle: Bundle, kind: str, wanted: Any, values: Sequence[Any]) -> set[int]:
+def _positions(bundle: Bundle, kind: str, wanted: Any) -> np.ndarray:
     """The positions of the items that have one of the wanted values, or the wanted value; every one must occur."""
     wanted = [wanted] if isinstance(wanted, (str, int)) else list(wanted) if isinstance(wanted, Iterable) else None
     # A mask is no list of ids, although Python takes its values for 0 and 1.
@@ -652,14 +704,32 @@ def _positions(bundle: Bundle, kind: str, wanted: Any, values: Sequence[Any]) ->
         isinstance(value, (bool, np.bool_)) or not isinstance(value, Hashable) for value in wanted
     ):
         raise ValueError(f"{kind} is {brief(wanted)}, expected one {kind} of the index or a list of several")
-    positions: dict[Any, list[int]] = {}
-    for position, value in enumerate(values):
-        positions.setdefault(value, []).append(position)
+    items = bundle.items
+    texts = [value for value in wanted if isinstance(value, str)]
+    if kind == "id":
+        numbers = [int(value) for value in wanted if isinstance(value, (int, float, np.number)) and value == int(value)]
+        positions = np.flatnonzero(np.isin(items.ids, [number for number in numbers if abs(number) < 2**63]))
+        known: set[Any] = set(items.ids[positions].tolist())
+    elif kind == "path":
+        positions = items.rows_of_paths(texts)
+        known = set(items.paths_at(positions))
+    else:
+        positions = items.rows_of_classes(texts)
+        known = set(items.numbered_classes[1])
     for value in wanted:
-        if value not in positions:
-            hint = did_you_mean(str(value), map(str, positions))
+        if value not in known:
+            hint = did_you_mean(str(value), _values(bundle, kind))
             raise IndexFormatError(f"{bundle}: has no {kind} {value!r}{hint}")
-    return {position for value in wanted for position in positions[value]}
+    return positions
+
+
+def _values(bundle: Bundle, kind: str) -> Iterable[str]:
+    """All values that an item of a bundle can be found by; none where there are too many to look for a similar one."""
+    if kind == "class":
+        return bundle.items.numbered_classes[1]
+    if len(bundle.ids) > _MANY:
+        return ()
+    return bundle.paths if kind == "path" else map(str, bundle.ids.tolist())
 
 
 def _least_score(bundle: Bundle, min_score: float | str | None, ranking: Ranking) -> float | None:
@@ -692,15 +762,17 @@ def _check_model(bundle: Bundle, model: Model) -> None:
             f"{bundle}: holds vectors of {dimension} numbers, the model makes {model.embedding_dim}; give the model that made them"
         )
     checked = 0
-    for position in np.linspace(0, len(bundle.ids) - 1, 4 * _PROBES).astype(int):
+    positions = np.linspace(0, bundle.manifest["count"] - 1, 4 * _PROBES).astype(int)
+    rows = positions if bundle.rows is None else bundle.rows[positions]
+    for path, vector in zip(bundle.all_items.paths_at(rows), bundle.stored.rows(rows), strict=True):
         try:
-            image = load_image(bundle.root / bundle.paths[position], max_pixels=pixel_limit(model.preprocessing))
+            image = load_image(bundle.root / path, max_pixels=pixel_limit(model.preprocessing))
         except DatasetError:
             continue
-        score = float(model.encode(image) @ bundle.vectors[position])
+        score = float(model.encode(image) @ vector)
         if score < _ALIKE:
             raise IndexFormatError(
-                f"{bundle}: {bundle.paths[position]!r} has another vector by the given model (cosine similarity {score:.3f}); "
+                f"{bundle}: {path!r} has another vector by the given model (cosine similarity {score:.3f}); "
                 "give the model that made the index"
             )
         checked += 1

@@ -11,7 +11,9 @@ import numpy as np
 
 from retrieval import evaluation
 from retrieval.errors import ConfigError
+from retrieval.evaluation.arrays import check_k
 from retrieval.evaluation.metrics import map_at_r, r_precision, recall_at_k
+from retrieval.evaluation.search import search_in_blocks
 from retrieval.index import editing, reranking
 from retrieval.index.bundle import Bundle
 
@@ -56,38 +58,60 @@ class Ranking:
         augmented = reranking.expand(gallery, gallery, self.dba, alpha=self.alpha, own=everything)
         return reranking.expand(queries, augmented, self.qe, alpha=self.alpha, own=own), augmented
 
-    def scores(self, queries: np.ndarray, gallery: np.ndarray, own: np.ndarray | None) -> Iterator[np.ndarray]:
-        """Scores (block, num_items) of all queries in their order; the score of a query with itself is -inf."""
+    def nearest(
+        self, queries: np.ndarray, gallery: np.ndarray, own: np.ndarray | None, k: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Positions (block, k) of the first items of all queries in their order, and their scores; -1 where there are no more.
+
+        The item of a query itself, whose position is in `own`, is left out.
+        """
         queries, gallery = self.apply(queries, gallery, own)
-        step = max(1, 2**24 // len(gallery))
-        plain = (queries[start : start + step] @ gallery.T for start in range(0, len(queries), step))
-        start = 0
-        for block in reranking.rerank(queries, gallery, self.rerank, own=own) if self.rerank else plain:
-            if own is not None:
-                block[np.arange(len(block)), own[start : start + len(block)]] = -np.inf
-            start += len(block)
-            yield block
+        if self.rerank:
+            yield from reranking.rerank(queries, gallery, self.rerank, own=own, k=k)
+            return
+        for found in search_in_blocks(queries, gallery, k, query_ids=own):
+            yield found.positions, found.scores
 
 
-def evaluate(bundle: Bundle, ks: Sequence[int] | None, queries: Bundle | None = None, **options: Any) -> Figures:
+def evaluate(
+    bundle: Bundle,
+    ks: Sequence[int] | None,
+    queries: Bundle | None = None,
+    *,
+    metrics: Sequence[str] = METRICS,
+    macro: bool = False,
+    interval_seed: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+) -> Figures:
     """Evaluates a bundle; see `retrieval.evaluation.evaluate`.
 
     Args:
         bundle: The bundle. Every item is a query against all others.
         ks: Cut-offs of recall@k; None takes those of `KS` that the gallery is large enough for.
         queries: A bundle whose items are the queries instead. Classes of the same name are the same class.
-        options: `metrics`, `macro` and `interval_seed`.
+        metrics: See `retrieval.evaluation.evaluate`.
+        macro: See there.
+        interval_seed: See there.
+        sample: Number of queries, sampled at random; all by default.
+        seed: Seed of the sample.
     """
     arrays = _arrays(bundle, queries)
+    options: dict[str, Any] = {"macro": macro, "interval_seed": interval_seed}
     with _mistakes(bundle):
-        return evaluation.evaluate(**arrays, ks=_cut_offs(arrays, ks), **options)
+        chosen = None
+        if sample is not None and check_k(sample) < len(arrays["labels"]):
+            chosen = np.random.default_rng(seed).choice(len(arrays["labels"]), sample, replace=False)
+        ranked = evaluation.rank_queries(**arrays, ks=_cut_offs(arrays, ks), metrics=metrics, sample=chosen)
+        return evaluation.figures(ranked, **options)
 
 
 def evaluate_rankings(
     bundle: Bundle, ks: Sequence[int] | None, ranking: Ranking, queries: Bundle | None = None
 ) -> dict[str, Figures]:
     """recall@k, MAP@R and R-precision by the vectors themselves ("plain"), and by each part of a ranking."""
-    arrays = _arrays(bundle, queries)
+    arrays = _arrays(bundle, queries) | ({"embeddings" if queries is None else "gallery": bundle.vectors})
+    arrays.pop("rows")
     ks = _cut_offs(arrays, ks)
     with _mistakes(bundle):
         plain = evaluation.evaluate(**arrays, ks=ks)  # first, since it checks the arguments
@@ -121,16 +145,17 @@ def evaluate_classes(
 
 
 def _arrays(bundle: Bundle, queries: Bundle | None) -> dict[str, Any]:
-    """The arguments of `retrieval.evaluation.evaluate` for the queries and the gallery."""
+    """The arguments of `retrieval.evaluation.rank_queries` for the queries and the gallery, whose vectors stay in their file."""
+    gallery = {"ids": bundle.ids, "rows": bundle.rows}
     if queries is None:
-        return {"embeddings": bundle.vectors, "labels": bundle.labels, "ids": bundle.ids}
+        return {"embeddings": bundle.all_vectors, "labels": bundle.labels, **gallery}
     editing.require_comparable(bundle, queries)
     labels, gallery_labels = _number_alike(queries, bundle)
     return {
         "embeddings": queries.vectors,
         "labels": labels,
-        "ids": bundle.ids,
-        "gallery": bundle.vectors,
+        **gallery,
+        "gallery": bundle.all_vectors,
         "gallery_labels": gallery_labels,
     }
 
@@ -144,7 +169,8 @@ def _cut_offs(arrays: dict[str, Any], ks: Sequence[int] | None) -> Sequence[int]
 
 def _number_alike(*bundles: Bundle) -> list[np.ndarray]:
     number: dict[str, int] = {}
-    return [np.array([number.setdefault(name, len(number)) for name in bundle.class_names]) for bundle in bundles]
+    numbered = [bundle.items.numbered_classes for bundle in bundles]
+    return [np.array([number.setdefault(name, len(number)) for name in names])[labels] for labels, names in numbered]
 
 
 def _figures(arrays: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> Figures:
@@ -165,13 +191,12 @@ def _figures(arrays: dict[str, Any], ks: Sequence[int], ranking: Ranking) -> Fig
     depth = min(max(*ks, slots), len(gallery))  # items beyond do not count for any figure
     ranks = []
     start = 0
-    for scores in ranking.scores(queries, gallery, own):
-        nearest = reranking.nearest(scores, depth)
-        relevant = gallery_labels[nearest] == labels[start : start + len(scores), None]
+    for nearest, _ in ranking.nearest(queries, gallery, own, depth):
+        relevant = (gallery_labels[nearest] == labels[start : start + len(nearest), None]) & (nearest >= 0)
         of_relevant = np.argsort(~relevant, axis=1, kind="stable")[:, :slots] + 1
         of_relevant[np.arange(slots) >= relevant.sum(axis=1)[:, None]] = len(gallery) + 1  # empty slots
         ranks.append(of_relevant)
-        start += len(scores)
+        start += len(nearest)
     kept = num_relevant > 0
     of_relevant, num_relevant = np.concatenate(ranks)[kept], num_relevant[kept]
     values = {f"recall@{k}": recall_at_k(of_relevant, k) for k in ks}

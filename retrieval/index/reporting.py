@@ -157,8 +157,7 @@ def _images(bundle: Bundle, number: dict[str, int], root: str | Path | None) -> 
 
 def _has_pictures(bundle: Bundle) -> bool:
     """Whether a bundle has pictures: vectors without images have their ids as paths, and no thumbnails."""
-    paths = zip(bundle.paths, bundle.ids.tolist(), strict=True)
-    return bundle.thumbnails is not None or any(path != str(id_) for path, id_ in paths)
+    return bundle.has_thumbnails or bundle.items.have_paths
 
 
 def _pictures_folder(page: Path) -> Path:

@@ -8,14 +8,16 @@ rerank      k-reciprocal re-ranking (Zhong et al., CVPR 2017): neighbours count 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy import sparse
 
-from retrieval.evaluation import search
+from retrieval.evaluation import Neighbours, search
 
-_BLOCK = 2**24  # numbers of a block of distances
+_BLOCK = 2**24  # numbers in memory at a time, or a part of it
+_TILE = 1024  # rows and columns of a tile of products
+_ROUNDING = 1e-5  # of scores, with a margin
 
 
 def expand(
@@ -63,10 +65,13 @@ def rerank(
     k2: int | None = None,
     weight: float = 0.3,
     own: np.ndarray | None = None,
-) -> Iterator[np.ndarray]:
-    """Scores by k-reciprocal re-ranking, some queries at a time and in their order.
+    k: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The first items of every query by k-reciprocal re-ranking, some queries at a time and in their order.
 
-    Queries and gallery are one set, as in the paper: what is close to one query may bring another closer.
+    Queries and gallery are one set, as in the paper: what is close to one query may bring another closer. Apart from the search for
+    the nearest and the farthest vectors, only neighbours are looked at: an item whose neighbourhood shares nothing with that of the
+    query keeps its place among those of which the same is true.
 
     Args:
         queries: (num_queries, dim) float32 unit vectors.
@@ -74,11 +79,13 @@ def rerank(
         k1: neighbours of which the reciprocal ones count.
         k2: neighbours over which these are averaged: three tenths of k1, as in the paper, by default; 1 leaves them as they are.
         weight: of the distance of the vectors against that of the neighbourhoods; 1 leaves the ranking as it is.
-        own: (num_queries,) the queries' own positions in the gallery, if they are gallery items.
+        own: (num_queries,) the queries' own positions in the gallery, if they are gallery items: these are left out.
+        k: number of items for each query; all of them by default.
 
     Yields:
-        (block, num_items) float32 scores, higher is closer: minus the distance of the paper, whose first part is the squared
-        euclidean distance here brought to 0 .. 1 for each query.
+        (block, k) positions, best first, -1 where there are no more; and float32 scores, higher is closer, -inf there: minus the
+        distance of the paper, whose first part is the squared euclidean distance here brought to 0 .. 1 for each query. Of equal
+        scores the first position comes first.
 
     Raises:
         ValueError: a number is out of range.
@@ -88,20 +95,8 @@ def rerank(
         raise ValueError(f"k1 is {k1}, k2 {k2}, weight {weight}; give k1 and k2 from 1, and a weight from 0 to 1")
     everything = gallery if own is not None else np.concatenate([gallery, queries])
     places = own if own is not None else np.arange(len(gallery), len(everything))
-    return _rerank(queries, gallery, everything, places, k1, k2, weight)
-
-
-def nearest(scores: np.ndarray, k: int) -> np.ndarray:
-    """Positions (num_queries, k) of the largest scores of each row (num_queries, num_items), best first.
-
-    Of equal scores the first comes first, as in a stable sort of the whole row, which takes many times as long.
-    """
-    least = torch.from_numpy(scores).topk(k, dim=1).values[:, -1].numpy()
-    rows = []
-    for row, limit in zip(scores, least, strict=True):
-        places = np.flatnonzero(row >= limit)
-        rows.append(places[np.argsort(-row[places], kind="stable")[:k]])
-    return np.stack(rows)
+    k = len(gallery) if k is None else min(k, len(gallery))
+    return _rerank(queries, gallery, everything, places, k1, k2, weight, k)
 
 
 def _rerank(
@@ -112,19 +107,111 @@ def _rerank(
     k1: int,
     k2: int,
     weight: float,
-) -> Iterator[np.ndarray]:
-    near = _neighbours(everything, min(max(k1 + 1, k2), len(everything)))
+    k: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    width = min(max(k1 + 1, k2), len(everything))
+    own = places if everything is gallery else None
+    itself = np.arange(len(everything))
+    found = search(everything, everything, max(k if queries is gallery else 1, width - 1), query_ids=itself)
+    near = np.hstack([itself[:, None], found.positions[:, : width - 1]])
     members = _neighbourhoods(everything, near, k1)
     if k2 > 1:
-        members = _average(near[:, :k2]) @ members
+        members = (_average(near[:, :k2]) @ members).tocsr()
     by_member = members[: len(gallery)].T.tocsr()
-    step = max(1, _BLOCK // len(gallery))
-    for start in range(0, len(queries), step):
-        rows = places[start : start + step]
-        shared = np.stack([_shared(members, by_member, int(row), len(gallery)) for row in rows])
-        distances = 2 - 2 * (queries[start : start + step] @ gallery.T)
-        distances /= np.maximum(distances.max(axis=1, keepdims=True), 1e-12)
-        yield -((1 - weight) * (1 - shared / (2 - shared)) + weight * distances).astype(np.float32)
+    plain = found if queries is gallery else search(queries, gallery, k, query_ids=own)
+    farthest = np.maximum(_farthest(queries, gallery), 1e-12)
+    sums = _Sums(by_member)
+    for rows in sums.blocks(members, places):
+        shared = sums.shared(members[places[rows]])
+        near_rows = Neighbours(*(part[rows, :k] for part in (plain.ids, plain.scores, plain.positions)))
+        candidates = _Candidates(queries[rows], gallery, near_rows, farthest[rows], None if own is None else own[rows])
+        yield candidates.first(shared, weight)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """What may come first for some queries.
+
+    Args:
+        queries: (num_queries, dim) The queries.
+        gallery: (num_items, dim) The items.
+        near: The items that are nearest by the vectors.
+        farthest: (num_queries,) The largest distance from an item.
+        own: (num_queries,) The positions of the queries themselves, which are left out.
+    """
+
+    queries: np.ndarray
+    gallery: np.ndarray
+    near: Neighbours
+    farthest: np.ndarray
+    own: np.ndarray | None
+
+    def first(self, shared: sparse.csr_array, weight: float) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and scores of the first items, as many as are near, given what items share with the queries."""
+
+        def combined(overlap: np.ndarray, distances: np.ndarray) -> np.ndarray:
+            return -((1 - weight) * (1 - overlap / (2 - overlap)) + weight * distances).astype(np.float32)
+
+        positions, count = self.near.positions, len(self.gallery)
+        by_row = np.repeat(np.arange(len(positions)), np.diff(shared.indptr))
+        keys = by_row * count + shared.indices
+        order = np.argsort(keys)
+        keys, overlap, by_row, columns = keys[order], shared.data[order], by_row[order], shared.indices[order]
+
+        wanted = np.arange(len(positions))[:, None] * count + positions
+        place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        is_shared = (keys[place] == wanted) & (positions >= 0)
+        distances = (2 - 2 * np.where(positions >= 0, self.near.scores, -1)) / self.farthest[:, None]
+        scores = combined(np.where(is_shared, overlap[place], 0), distances)
+        scores[positions < 0] = -np.inf
+
+        # Other items are farther than these. Only those count that share enough to come before the last of these nevertheless.
+        is_left = np.ones(len(keys), dtype=bool)
+        is_left[place[is_shared]] = False
+        if self.own is not None:
+            is_left &= columns != self.own[by_row]
+        is_left &= combined(overlap, distances.max(axis=1)[by_row]) >= scores.min(axis=1)[by_row] - _ROUNDING
+        by_row, columns, overlap = by_row[is_left], columns[is_left], overlap[is_left]
+        away = (2 - 2 * _products(self.queries, self.gallery, by_row, columns)) / self.farthest[by_row]
+        return _sorted(positions, scores, by_row, columns, combined(overlap, away))
+
+
+def _sorted(
+    positions: np.ndarray, scores: np.ndarray, by_row: np.ndarray, columns: np.ndarray, more: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first of some items (count, k) and others, of which each has its row: by descending score, then ascending position."""
+    count, k = positions.shape
+    rows = np.concatenate([np.repeat(np.arange(count), k), by_row])
+    items, values = np.concatenate([positions.ravel(), columns]), np.concatenate([scores.ravel(), more])
+    order = np.lexsort((items, -values, rows))
+    starts = np.searchsorted(rows[order], np.arange(count))
+    first = order[starts[:, None] + np.arange(k)]
+    return items[first], values[first]
+
+
+def _products(queries: np.ndarray, gallery: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """The inner products of pairs of a query and an item."""
+    products = np.empty(len(rows), dtype=np.float32)
+    step = max(1, _BLOCK // 16 // queries.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        products[part] = np.einsum("ij,ij->i", queries[rows[part]], gallery[columns[part]])
+    return products
+
+
+def _farthest(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """The largest squared distance of every query from a gallery item."""
+    least = np.full(len(queries), np.inf, dtype=np.float32)
+    for top in range(0, len(queries), _TILE):
+        rows = slice(top, top + _TILE)
+        # The products of a set with itself are symmetric: each is made once.
+        for left in range(top if queries is gallery else 0, len(gallery), _TILE):
+            products = queries[rows] @ gallery[left : left + _TILE].T
+            least[rows] = np.minimum(least[rows], products.min(axis=1))
+            if queries is gallery and left > top:
+                columns = slice(left, left + _TILE)
+                least[columns] = np.minimum(least[columns], products.min(axis=0))
+    return 2 - 2 * least
 
 
 def _average(near: np.ndarray) -> sparse.csr_array:
@@ -134,42 +221,77 @@ def _average(near: np.ndarray) -> sparse.csr_array:
     return sparse.csr_array((weights, (np.repeat(np.arange(count), k), near.ravel())), shape=(count, count))
 
 
-def _neighbours(vectors: np.ndarray, k: int) -> np.ndarray:
-    """Of every vector itself and then its nearest others: (count, k) positions."""
-    count = len(vectors)
-    if k == 1:
-        return np.arange(count)[:, None]
-    others = search(vectors, vectors, k - 1, query_ids=np.arange(count)).ids
-    return np.hstack([np.arange(count)[:, None], others])
-
-
 def _neighbourhoods(vectors: np.ndarray, near: np.ndarray, k1: int) -> sparse.csr_array:
     """V of the paper: row i holds the k-reciprocal neighbours of i, expanded, weighted by exp(-distance), with sum 1."""
-    full = [_reciprocal(near, i, k1) for i in range(len(near))]
-    half = [_reciprocal(near, i, max(1, round(k1 / 2))) for i in range(len(near))]
-    columns, values = [], []
-    for i, own in enumerate(full):
-        known = set(own.tolist())
-        parts = [own, *(half[j] for j in own if sum(x in known for x in half[j].tolist()) > 2 / 3 * len(half[j]))]
-        members = np.unique(np.concatenate(parts))
-        weights = np.exp(2 * (vectors[members] @ vectors[i]) - 2)  # of the squared distance
-        columns.append(members)
-        values.append((weights / weights.sum()).astype(np.float32))
-    starts = np.concatenate([[0], np.cumsum([len(part) for part in columns])])
-    return sparse.csr_array((np.concatenate(values), np.concatenate(columns), starts), shape=(len(near), len(near)))
+    near = near.astype(np.int32)
+    width, half = min(k1 + 1, near.shape[1]), min(max(1, round(k1 / 2)) + 1, near.shape[1])
+    step = max(1, 2 * _BLOCK // (width * width * half))
+    blocks = [slice(start, start + step) for start in range(0, len(near), step)]
+    is_half = np.concatenate([_are_reciprocal(near, block, half) for block in blocks])
+    parts = [_expanded(near, is_half, block, width) for block in blocks]
+    columns = np.concatenate([columns for columns, _ in parts])
+    counts = np.concatenate([counts for _, counts in parts])
+    rows = np.repeat(np.arange(len(near)), counts)
+    weights = np.exp(2 * _products(vectors, vectors, rows, columns) - 2)  # of the squared distance
+    weights /= np.bincount(rows, weights, minlength=len(near))[rows]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return sparse.csr_array((weights.astype(np.float32), columns, starts), shape=(len(near), len(near)))
 
 
-def _reciprocal(near: np.ndarray, i: int, k: int) -> np.ndarray:
-    """The first k neighbours of i that have i among theirs, and i itself."""
-    forward = near[i, : k + 1]
-    return forward[(near[forward, : k + 1] == i).any(axis=1)]
+def _expanded(near: np.ndarray, is_half: np.ndarray, block: slice, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The expanded neighbourhoods of some items, one after another, and the number of members of each.
+
+    A neighbour brings its own reciprocal neighbours, of half as many, if more than two thirds of them are neighbours already.
+    """
+    own = np.where(_are_reciprocal(near, block, width), near[block, :width], -1)
+    brought = near[own, : is_half.shape[1]]  # (count, width, half)
+    counts = is_half[own] & (own >= 0)[:, :, None]
+    is_known = (brought[..., None] == own[:, None, None, :]).any(axis=3) & counts
+    joins = is_known.sum(axis=2) > 2 / 3 * counts.sum(axis=2)
+    brought = np.where(counts & joins[:, :, None], brought, -1)
+    members = np.sort(np.concatenate([own, brought.reshape(len(own), -1)], axis=1), axis=1)
+    is_first = members >= 0
+    is_first[:, 1:] &= members[:, 1:] != members[:, :-1]
+    return members[is_first], is_first.sum(axis=1)
 
 
-def _shared(members: sparse.csr_array, by_member: sparse.csr_array, row: int, count: int) -> np.ndarray:
-    """What the neighbourhood of a row shares with that of every gallery item: the sum of the smaller weights (count,)."""
-    shared = np.zeros(count, dtype=np.float32)
-    for place in range(members.indptr[row], members.indptr[row + 1]):
-        member, weight = members.indices[place], members.data[place]
-        part = slice(by_member.indptr[member], by_member.indptr[member + 1])
-        shared[by_member.indices[part]] += np.minimum(weight, by_member.data[part])
-    return shared
+def _are_reciprocal(near: np.ndarray, block: slice, width: int) -> np.ndarray:
+    """Which of the first neighbours (count, width) of some items have the item among theirs; itself is one."""
+    forward = near[block, :width]
+    return (near[forward, :width] == forward[:, :1, None]).any(axis=2)
+
+
+class _Sums:
+    """What neighbourhoods share with those of the gallery items: the sum of the smaller weights.
+
+    Args:
+        by_member: (num_members, num_items) The gallery items that have a member, with its weight.
+    """
+
+    def __init__(self, by_member: sparse.csr_array) -> None:
+        self._by_member = by_member
+        self._lengths = np.diff(by_member.indptr)
+        self._one = sparse.eye_array(by_member.shape[1], format="csr", dtype=np.float32)
+
+    def blocks(self, members: sparse.csr_array, places: np.ndarray) -> Iterator[slice]:
+        """Consecutive rows of `places` whose neighbourhoods meet not too many others at a time."""
+        lengths = np.concatenate([[0], np.cumsum(self._lengths[members.indices])])
+        meets = np.cumsum(lengths[members.indptr[places + 1]] - lengths[members.indptr[places]])
+        start = 0
+        while start < len(places):
+            before = meets[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(meets, before + _BLOCK // 8, side="right")))
+            yield slice(start, min(stop, start + _TILE, len(places)))
+            start = min(stop, start + _TILE, len(places))
+
+    def shared(self, members: sparse.csr_array) -> sparse.csr_array:
+        """(count, num_items) of some neighbourhoods (count, num_members)."""
+        lengths = self._lengths[members.indices]
+        ends = np.cumsum(lengths)
+        starts = self._by_member.indptr[members.indices]
+        flat = np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1] if len(ends) else 0)
+        smaller = np.minimum(np.repeat(members.data, lengths), self._by_member.data[flat])
+        bounds = np.concatenate([[0], ends])[members.indptr]
+        shape = (members.shape[0], self._by_member.shape[1])
+        # The product with the identity adds up the entries of each item, without sorting them.
+        return sparse.csr_array((smaller, self._by_member.indices[flat], bounds), shape=shape) @ self._one

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from retrieval.evaluation import Gallery
 from retrieval.evaluation.inputs import to_numpy
-from retrieval.index import reranking
+from retrieval.index import scan
 from retrieval.index.approximate import Approximate
 from retrieval.index.bundle import Bundle
 from retrieval.index.recall import Ranking
 from retrieval.model import Model
 from retrieval.model.places import load_stored
+
+_IN_MEMORY = 2**28  # bytes of vectors: more of a mapped file are read anew by every search
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Generation:
 
     @cached_property
     def _gallery(self) -> Gallery:
-        return Gallery(self.bundle.vectors, ids=self.bundle.ids)
+        return Gallery(np.array(self.bundle.vectors), ids=self.bundle.ids)  # a copy: a file may change after its check
 
     def search(self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking) -> list[list[Hit]]:
         """The k nearest items of every query (num_queries, dim), best first; fewer where the index finds no more.
@@ -112,30 +114,40 @@ class Generation:
         Raises:
             ValueError: The queries have another dimension than the index.
         """
-        dimension = self.bundle.vectors.shape[1]
+        dimension = self.bundle.manifest["dimension"]
         if queries.shape[1] != dimension:
             raise ValueError(
                 f"queries have {queries.shape[1]} dimensions and {self.bundle} {dimension}; use one model for both"
             )
-        k = min(k, len(self.bundle.ids))
-        approximate = None if exact or ranking else self.approximate
-        if approximate is not None:
-            positions, scores = approximate.search(queries, k)
-        elif ranking:
-            positions, scores = _ranked(queries, self.bundle, k, ranking)
-        else:
-            neighbours = self.gallery.search(queries, k)
-            positions, scores = neighbours.positions, neighbours.scores
-        names, paths = self.bundle.class_names, self.bundle.paths
-        columns = (positions, scores, self.bundle.ids[positions], self.bundle.labels[positions])
+        k = min(k, self.bundle.manifest["count"])
+        rows, scores = self._nearest(queries, k, exact=exact, ranking=ranking)
+        items = self.bundle.all_items
+        found = rows.ravel().clip(min=0)
+        columns = [rows, scores, items.ids[rows], items.labels[rows]]
+        texts = [np.array(column, dtype=object) for column in (items.classes_at(found), items.paths_at(found))]
+        columns += [column.reshape(rows.shape) for column in texts]
         return [
             [
-                Hit(rank, score, id_, label, names[position], paths[position])
-                for rank, (position, score, id_, label) in enumerate(zip(*row, strict=True), start=1)
-                if position >= 0
+                Hit(rank, score, id_, label, name, path)
+                for rank, (row, score, id_, label, name, path) in enumerate(zip(*query, strict=True), start=1)
+                if row >= 0
             ]
-            for row in zip(*(column.tolist() for column in columns), strict=True)  # rows of plain numbers
+            for query in zip(*(column.tolist() for column in columns), strict=True)  # of plain numbers and texts
         ]
+
+    def _nearest(self, queries: np.ndarray, k: int, *, exact: bool, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
+        """The rows (num_queries, k) of the nearest items, -1 where there are no more, and their scores."""
+        bundle = self.bundle
+        approximate = None if exact or ranking else self.approximate
+        if approximate is not None:
+            return approximate.search(queries, k)
+        if ranking:
+            positions, scores = _ranked(queries, bundle, k, ranking)
+            return (positions if bundle.rows is None else np.where(positions >= 0, bundle.rows[positions], -1)), scores
+        if bundle.removed is not None or (bundle.stored.file is not None and bundle.stored.nbytes > _IN_MEMORY):
+            return scan.nearest(queries, bundle.stored, k, ids=bundle.all_items.ids, removed=bundle.removed)
+        neighbours = self.gallery.search(queries, k)
+        return neighbours.positions, neighbours.scores
 
 
 def query_vectors(queries: Any) -> np.ndarray | None:
@@ -162,9 +174,8 @@ def _is_vector(value: Any) -> bool:
 
 def _ranked(queries: np.ndarray, bundle: Bundle, k: int, ranking: Ranking) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(bundle.ids)
-    positions, best = [], []
-    for scores in ranking.scores(queries, bundle.vectors[order], None):
-        first = reranking.nearest(scores, k)
-        positions.append(order[first])
-        best.append(np.take_along_axis(scores, first, axis=1))
-    return np.concatenate(positions), np.concatenate(best)
+    is_ordered = bool((order[:-1] < order[1:]).all())
+    vectors = bundle.vectors if is_ordered else bundle.vectors[order]  # those of a large bundle stay mapped
+    found = list(ranking.nearest(queries, vectors, None, k))
+    positions = np.concatenate([positions for positions, _ in found])
+    return np.where(positions >= 0, order[positions], -1), np.concatenate([scores for _, scores in found])

@@ -61,9 +61,19 @@ MODEL_FOLDER = FolderKind(
 # The rest of an index is not read for its model.
 INDEX_FOLDER = FolderKind(
     format="retrieval index",
-    version=2,
+    version=3,
     noun="an index",
-    files=("vectors.npy", "items.csv", *MODEL_FILES, "approximate.faiss", "thumbnails.zip"),
+    files=(
+        "vectors.npy",
+        "items.arrows",
+        "items.csv",  # of version 2
+        *MODEL_FILES,
+        "approximate.faiss",
+        "thumbnails.arrows",
+        "thumbnails.zip",  # of version 2
+        "removed-0.bits",
+        "removed-1.bits",
+    ),
     facts={
         "created": str,
         "versions": dict,
@@ -81,6 +91,8 @@ INDEX_FOLDER = FolderKind(
     remedy="build the index again with `retrieval index`",
     error=IndexFormatError,
     check=_check_facts,
+    earlier=(2,),
+    mapped=("vectors.npy", "items.arrows", "approximate.faiss", "thumbnails.arrows"),
 )
 
 

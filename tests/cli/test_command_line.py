@@ -182,7 +182,7 @@ class TestBadInput:
         self.expect(capsys, 1, "not the folder of a training run", *arguments(images, tmp_path / "none"), "--resume")
 
     def test_a_missing_or_altered_file_of_an_index(self, capsys, run, tmp_path):
-        for name in ("vectors.npy", "items.csv", "model.json", "model.safetensors", "manifest.json"):
+        for name in ("vectors.npy", "items.arrows", "model.json", "model.safetensors", "manifest.json"):
             for how in ("missing", "altered"):
                 index = tmp_path / f"{how}-{name}"
                 shutil.copytree(run / "index-test", index)

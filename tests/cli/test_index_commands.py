@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from index import bundles
 from numpy.testing import assert_array_equal
 from PIL import Image
 from small_run import call
 
+from retrieval.files import blocks
 from retrieval.index.bundle import read_bundle
 from retrieval.runs import Run
 
@@ -388,6 +390,7 @@ def test_a_reader_never_sees_half_a_bundle_while_it_is_replaced(photos):
     program = """
 import sys, numpy as np
 from retrieval.index import editing
+from retrieval.files import blocks
 from retrieval.index.bundle import read_bundle
 print("ready", flush=True)
 while True:
@@ -604,3 +607,46 @@ def test_left_out_queries_are_told_apart_in_the_output(capsys, tmp_path):
     words += ("--queries", str(tmp_path / "v.npy"), "--query-labels", str(tmp_path / "q.txt"))
     assert "over 2 queries, 3 left out (class not in the gallery)" in call(capsys, *words)[1]
     assert "3 left out (class not in the gallery)" in call(capsys, *words, "--qe", "1")[1]
+
+
+def test_an_index_is_verified_compacted_and_converted(photos, capsys):
+    code, out, _ = call(capsys, "index", "verify", str(photos))
+    assert (code, out.startswith("verified  28 images\n")) == (0, True)
+    assert call(capsys, "index", "compact", str(photos))[0] == 0
+    before = read_bundle(photos)
+    bundles.downgrade(photos)
+    assert json.loads(call(capsys, "index", "convert", str(photos), "--json")[1])["count"] == 28
+    after = read_bundle(photos)
+    assert after.manifest["version"] == 3
+    assert (after.paths, after.class_names, after.thumbnails) == (before.paths, before.class_names, before.thumbnails)
+    text = (photos / "manifest.json").read_bytes()
+    assert call(capsys, "index", "convert", str(photos))[0] == 0
+    assert (photos / "manifest.json").read_bytes() == text
+
+
+def test_damage_in_a_block_is_named_by_verify(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 4096)
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((500, 16)))
+    (tmp_path / "l.txt").write_text("a\nb\n" * 250)
+    words = ("--from-npy", str(tmp_path / "v.npy"), "--labels", str(tmp_path / "l.txt"))
+    assert call(capsys, "index", *words, "--out", str(tmp_path / "index"))[0] == 0
+    file = tmp_path / "index" / "vectors.npy"
+    content = bytearray(file.read_bytes())
+    content[9000] ^= 1
+    file.write_bytes(content)
+    code, _, err = call(capsys, "index", "verify", str(tmp_path / "index"))
+    assert (code, err.count("\n"), "vectors.npy: sha256 of block 2 is" in err) == (1, 1, True)
+
+
+def test_recall_of_a_sample_is_that_of_its_queries(capsys, tmp_path):
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).standard_normal((60, 4)))
+    (tmp_path / "l.txt").write_text("a\nb\nc\n" * 20)
+    words = ("recall", str(tmp_path / "v.npy"), "--labels", str(tmp_path / "l.txt"), "--json")
+    found = json.loads(call(capsys, *words, "--sample", "20", "--seed", "1")[1])
+    assert found["queries"] == 20
+    assert found == json.loads(call(capsys, *words, "--sample", "20", "--seed", "1")[1])
+    assert found != json.loads(call(capsys, *words, "--sample", "20", "--seed", "2")[1])
+    assert json.loads(call(capsys, *words, "--sample", "60")[1]) == json.loads(call(capsys, *words)[1])
+    for option in ("--per-class", "--rerank=5"):
+        code, _, err = call(capsys, *words, "--sample", "20", option)
+        assert (code, "--sample does not go with" in err) == (2, True)

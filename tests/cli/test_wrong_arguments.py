@@ -508,7 +508,7 @@ def test_a_folder_that_may_not_be_written_is_named(capsys, shut):
 
 def test_a_file_that_may_not_be_read_is_named(capsys, shut):
     index, run, query = shut / "index", shut / "run", shut / "images" / "class 09" / "3.png"
-    copies = {name: shutil.copytree(index, shut / name) for name in ("manifest.json", "items.csv", "model.json")}
+    copies = {name: shutil.copytree(index, shut / name) for name in ("manifest.json", "items.arrows", "model.json")}
     for name, copy in copies.items():
         (copy / name).chmod(0)
     for file in (

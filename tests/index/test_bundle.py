@@ -25,7 +25,7 @@ from retrieval.files.manifest import FolderKind
 from retrieval.index.bundle import Bundle, read_bundle
 from retrieval.model.description import StoredModel
 
-FILES = ("vectors.npy", "items.csv", "model.json", "model.safetensors", "manifest.json")
+FILES = ("vectors.npy", "items.arrows", "model.json", "model.safetensors", "manifest.json")
 PATHS = [
     'a,b/"quoted".png',
     "wörter/日本語 😀.png",
@@ -120,7 +120,11 @@ def test_a_bundle_without_a_model_comes_back_without_one(tmp_path):
     bundle = read_bundle(tmp_path / "index")
     assert_same(bundle, given)
     assert bundle.model_hash is None
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["items.csv", "manifest.json", "vectors.npy"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+        "items.arrows",
+        "manifest.json",
+        "vectors.npy",
+    ]
 
 
 def test_a_moved_bundle_works(folder, tmp_path):
@@ -153,9 +157,9 @@ def test_a_manifest_of_another_kind_is_refused(folder, text):
 
 def test_a_bundle_of_another_version_is_refused_with_both_versions(folder):
     path = folder / "manifest.json"
-    for version in (1, 3):
+    for version in (1, 4):
         path.write_text(re.sub('"version": [0-9]+', f'"version": {version}', path.read_text()))
-        assert f"version is {version}, expected 2" in refused(folder)
+        assert f"version is {version}, expected 2 or 3" in refused(folder)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -188,7 +192,7 @@ def test_a_file_that_is_larger_than_memory_is_refused_by_its_size(folder):
     assert f"vectors.npy: size is {2**43}, expected" in refused(folder)
     with (folder / "manifest.json").open("wb") as file:
         file.truncate(2**43)
-    assert "manifest.json: cannot be read (it is larger than 1,048,576 bytes)" in refused(folder)
+    assert "manifest.json: cannot be read (it is larger than 16,777,216 bytes)" in refused(folder)
 
 
 @pytest.mark.parametrize(
@@ -249,7 +253,7 @@ def test_a_file_of_another_bundle_is_refused(folder, tmp_path, name):
     assert str(folder) in refused(folder)
 
 
-@pytest.mark.parametrize(("name", "reader"), [("vectors.npy", "read_vectors"), ("items.csv", "read_items")])
+@pytest.mark.parametrize(("name", "reader"), [("vectors.npy", "open_vectors"), ("items.arrows", "read_items")])
 def test_no_file_is_parsed_before_all_are_those_of_the_manifest(folder, monkeypatch, name, reader):
     parsed = []
     monkeypatch.setattr(f"retrieval.index.bundle.{reader}", lambda *words: parsed.append(words))
@@ -291,11 +295,11 @@ def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again_as_one_generat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"count": 8}, "items.csv: 7 items, expected 8"),
+        ({"count": 8}, "items.arrows: 7 items, expected 8"),
         ({"count": "7"}, "manifest.json: count is '7', expected a value of type int"),
         ({"count": True}, "manifest.json: count is True"),
         ({"dimension": 3}, "vectors.npy: holds <f4 (7, 6) by rows, expected <f4 (7, 3)"),
-        ({"num_classes": 3}, "items.csv: 4 different labels, expected 3"),
+        ({"num_classes": 3}, "items.arrows: 4 different labels, expected 3"),
         ({"metric": "l2"}, "manifest.json: metric is 'l2', expected 'inner_product'"),
         ({"normalised": False}, "manifest.json: normalised is False, expected True"),
         ({"images_root": None}, "manifest.json: images_root is None"),
@@ -314,17 +318,17 @@ def test_a_manifest_that_does_not_fit_its_files_is_refused(folder, changes, mess
         ({"/etc/passwd": {"size": 1, "sha256": ""}}, "lists '/etc/passwd'"),
         ({"vectors.npy": "abc"}, "lists 'vectors.npy' as 'abc'"),
         ({"vectors.npy": {"size": 1}}, "lists 'vectors.npy' as {'size': 1}"),
-        ({}, "lists no files, expected vectors.npy and items.csv"),
-        (["vectors.npy"], "lists vectors.npy, expected vectors.npy and items.csv"),
+        ({}, "lists no files, expected vectors.npy and items.arrows"),
+        (["vectors.npy"], "lists vectors.npy, expected vectors.npy and items.arrows"),
         (
             FILES[:3],
-            "lists vectors.npy, items.csv, model.json, expected .* model.json with its weights or neither",
+            "lists vectors.npy, items.arrows, model.json, expected .* model.json with its weights or neither",
         ),
     ],
 )
 def test_a_manifest_that_lists_the_wrong_files_is_refused(folder, monkeypatch, files, message):
     def without_checksum(folder, facts):
-        text = json.dumps({"format": "retrieval index", "version": 2, **facts})
+        text = json.dumps({"format": "retrieval index", "version": 3, **facts})
         (folder / "manifest.json").write_text(text)
 
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -356,9 +360,8 @@ def test_a_manifest_that_lists_the_wrong_files_is_refused(folder, monkeypatch, f
         (b"\xff\xfe", "'utf-8' codec can't decode"),
     ],
 )
-def test_a_table_of_items_that_does_not_fit_is_refused(folder, items, message):
-    (folder / "items.csv").write_bytes(items if isinstance(items, bytes) else items.encode())
-    rewrite(folder)
+def test_a_table_of_items_of_version_2_that_does_not_fit_is_refused(folder, items, message):
+    bundles.downgrade(folder, items if isinstance(items, bytes) else items.encode())
     line = refused(folder)
     assert message in line
     assert "items.csv" in line
@@ -562,7 +565,7 @@ def test_a_bundle_of_version_1_can_be_replaced(folder):
     (folder / "vectors.npy").rename(folder / "vectors.faiss")
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"version": 1}))
-    with pytest.raises(IndexFormatError, match="version is 1, expected 2; build the index again"):
+    with pytest.raises(IndexFormatError, match="version is 1, expected 2 or 3; build the index again"):
         read_bundle(folder)
     bundles.write(folder, **gallery(1), overwrite=True)
     assert_same(read_bundle(folder), gallery(1))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from retrieval.index.reranking import expand, nearest, rerank
+from retrieval.index.reranking import expand, rerank
 
 
 def unit_vectors(count, dimension=5, seed=0):
@@ -73,18 +73,53 @@ def test_expansion_by_no_neighbour_changes_nothing():
     assert expand(queries, unit_vectors(9, seed=1), 0) is queries
 
 
+def dense(blocks, count):
+    """The scores (num_queries, count) of blocks of positions and scores; -inf for items that are in none."""
+    positions, values = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    assert (np.diff(values, axis=1)[positions[:, 1:] >= 0] <= 0).all()
+    scores = np.full((len(positions), count + 1), -np.inf)
+    np.put_along_axis(scores, positions, values, axis=1)
+    return scores[:, :-1]
+
+
+def clumps(count, dimension=3, seed=0):
+    """Unit vectors in small clumps, so that neighbourhoods are expanded."""
+    random = np.random.default_rng(seed)
+    vectors = random.standard_normal((-(-count // 6), dimension))[np.arange(count) // 6]
+    vectors = vectors + 0.2 * random.standard_normal((count, dimension))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [unit_vectors, clumps])
 @pytest.mark.parametrize(("k1", "k2", "weight"), [(5, 2, 0.3), (4, 1, 0.0), (6, 3, 0.7), (50, 6, 0.3), (1, 1, 0.3)])
-def test_reranking_is_that_of_the_paper(monkeypatch, k1, k2, weight):
-    vectors = unit_vectors(31, dimension=3)
-    monkeypatch.setattr("retrieval.index.reranking._BLOCK", 100)
-    blocks = list(rerank(vectors, vectors, k1, k2=k2, weight=weight, own=np.arange(31)))
-    assert len(blocks) > 5
-    assert_allclose(np.concatenate(blocks), slow_rerank(vectors, k1, k2, weight), atol=1e-5)
+def test_reranking_is_that_of_the_paper(monkeypatch, make, k1, k2, weight):
+    vectors = make(67, dimension=3)
+    monkeypatch.setattr("retrieval.index.reranking._BLOCK", 3000)
+    monkeypatch.setattr("retrieval.index.reranking._TILE", 16)
+    blocks = list(rerank(vectors, vectors, k1, k2=k2, weight=weight, own=np.arange(67)))
+    assert len(blocks) > 4
+    expected = slow_rerank(vectors, k1, k2, weight)
+    np.fill_diagonal(expected, -np.inf)
+    assert_allclose(dense(blocks, 67), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("k", [1, 4, 20, 66])
+def test_the_first_items_are_those_of_the_whole_ranking(monkeypatch, weight, k):
+    vectors = clumps(67)
+    monkeypatch.setattr("retrieval.index.reranking._TILE", 16)
+    blocks = list(rerank(vectors, vectors, 6, weight=weight, own=np.arange(67), k=k))
+    positions, found = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    expected = slow_rerank(vectors, 6, 2, weight)
+    np.fill_diagonal(expected, -np.inf)
+    assert_allclose(found, -np.sort(-expected, axis=1)[:, :k], atol=1e-5)
+    assert_allclose(np.take_along_axis(expected, positions, axis=1), found, atol=1e-5)
+    assert (np.sort(positions)[:, 1:] != np.sort(positions)[:, :-1]).all()
 
 
 def test_queries_from_elsewhere_are_ranked_as_one_set_with_the_gallery():
     vectors = unit_vectors(26, dimension=3)
-    (scores,) = rerank(vectors[20:], vectors[:20], 5, k2=2)
+    scores = dense(rerank(vectors[20:], vectors[:20], 5, k2=2), 20)
     everything = slow_rerank(vectors, 5, 2, 0.0)[20:, :20]
     squared = 2 - 2 * vectors[20:] @ vectors[:20].T
     assert_allclose(scores, 0.7 * everything - 0.3 * squared / squared.max(axis=1, keepdims=True), atol=1e-5)
@@ -92,18 +127,18 @@ def test_queries_from_elsewhere_are_ranked_as_one_set_with_the_gallery():
 
 def test_the_weight_of_the_vectors_alone_leaves_the_ranking_as_it_is():
     vectors = unit_vectors(30)
-    (scores,) = rerank(vectors, vectors, 5, weight=1.0, own=np.arange(30))
-    assert (np.argsort(-scores, axis=1) == np.argsort(-(vectors @ vectors.T), axis=1)).mean() > 0.99
+    scores = dense(rerank(vectors, vectors, 5, weight=1.0, own=np.arange(30)), 30)
+    expected = vectors @ vectors.T
+    np.fill_diagonal(expected, -np.inf)
+    assert (np.argsort(-scores, axis=1) == np.argsort(-expected, axis=1)).mean() > 0.99
 
 
-@pytest.mark.parametrize("k", [1, 2, 7, 36, 37])
-def test_the_nearest_are_those_of_a_whole_sort_where_scores_tie_too(k):
-    rng = np.random.default_rng(0)
-    scores = rng.integers(-3, 4, (50, 37)).astype(np.float32)
-    scores[scores == 3] = -0.0
-    scores[np.arange(50), rng.integers(0, 37, 50)] = -np.inf
-    scores[7] = 1
-    assert_array_equal(nearest(scores, k), np.argsort(-scores, axis=1, kind="stable")[:, :k])
+def test_copies_come_in_the_order_of_their_positions():
+    vectors = np.repeat(clumps(12), 3, axis=0)
+    ((positions, scores),) = rerank(vectors, vectors, 5, own=np.arange(36), k=2)
+    others = [[i for i in range(36) if i // 3 == row // 3 and i != row] for row in range(36)]
+    assert_array_equal(positions, others)
+    assert_array_equal(scores[:, 0], scores[:, 1])
 
 
 def test_wrong_numbers_are_named():

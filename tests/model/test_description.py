@@ -25,7 +25,7 @@ from safetensors.torch import load as load_tensors
 from retrieval.data import Preprocessing
 from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError
 from retrieval.index import Index
-from retrieval.index.items import items_csv
+from retrieval.index.items import Items
 from retrieval.index.vectors import vectors_npy
 from retrieval.model import Model, description
 from retrieval.model.description import StoredModel, check_description
@@ -51,7 +51,7 @@ def forge(folder: Path, kind: str, stored: StoredModel, given: Any) -> Path:
     if kind == "index":
         numbers, names = np.arange(DIMENSION), [str(i) for i in range(DIMENSION)]
         contents["vectors.npy"] = bytes(vectors_npy(np.eye(DIMENSION, dtype=np.float32)))
-        contents["items.csv"] = items_csv(numbers, numbers, names, names)
+        contents["items.arrows"] = bytes(Items.of(numbers, numbers, names, names, folder).content())
     return write_forged(folder, KINDS[kind], contents, DIMENSION)
 
 

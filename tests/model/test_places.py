@@ -187,7 +187,7 @@ def test_the_model_of_an_index_is_that_which_made_it(index):
 
 
 def test_the_vectors_of_an_index_are_not_read_for_its_model(index):
-    for name in ("vectors.npy", "items.csv"):
+    for name in ("vectors.npy", "items.arrows"):
         (index / name).write_bytes(b"damaged")
     assert_array_equal(Model.load(index).encode(IMAGES), timm_model().encode(IMAGES))
     with pytest.raises(IndexFormatError, match=r"vectors\.npy: size is 7, expected"):
