@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, Preprocessing, image_files, pixel_limit, readable_files, to_image
-from retrieval.errors import RetrievalError
+from retrieval.data import ImageSet, Preprocessing, decoding_of, image_files, pixel_limit, readable_files, to_image
+from retrieval.errors import ConfigError, RetrievalError
 from retrieval.evaluation.inputs import to_numpy
 from retrieval.files import claim_file, claim_folder, folder_in_one_piece, require_free_file, write_bytes
 from retrieval.files.arrays import PATHS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.model import encoding, onnx
 from retrieval.model.description import StoredModel
 from retrieval.model.places import MODEL_FOLDER, Loaded, check_source, load_place, require_replaceable
+from retrieval.model.precision import check_precision
 from retrieval.networks import Embedder
 from retrieval.networks.embedding import device_of, embed
 from retrieval.training.device import pick_device
 
-PRECISIONS = ("float32", "bfloat16")
 _PROBES = 16  # images of noise that an ONNX file is compared by
 
 
@@ -83,8 +83,7 @@ class Model:
             )
         if not takes_tensors and preprocessing is not None:
             raise ValueError("a function gets the images themselves; leave out the preprocessing")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}, expected {' or '.join(PRECISIONS)}")
+        check_precision(precision)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give at least 1")
         self.network = network
@@ -140,7 +139,26 @@ class Model:
             self.network.to(pick_device(device))
         return self
 
-    def encode(self, images: Any) -> np.ndarray:
+    def at(self, precision: str | None) -> Model:
+        """The model at another precision, with the same network.
+
+        Args:
+            precision: "float32", or "bfloat16", which is faster where the processor has it, and changes the vectors in the third
+                digit. With None, the precision is kept.
+
+        Raises:
+            ValueError: The precision is unknown.
+            ConfigError: It is bfloat16, and the network is not one of torch.
+        """
+        if precision is None or check_precision(precision) == self.precision:
+            return self
+        if precision != "float32" and not isinstance(self.network, nn.Module):
+            raise ConfigError(f"precision {precision} is of torch, and this model is a {type(self.network).__name__}")
+        other = copy.copy(self)
+        other.precision = precision
+        return other
+
+    def encode(self, images: Any, *, precision: str | None = None) -> np.ndarray:
         """Embeds images as unit vectors.
 
         Args:
@@ -148,6 +166,7 @@ class Model:
                 uint8 tensors (3, height, width), or float tensors (3, height, width) that are prepared already. Also an
                 `ImageSet` or another `Dataset` of (image, label), or a `DataLoader` of prepared batches, alone or as (images,
                 labels).
+            precision: "float32" or "bfloat16"; by default that of the model. See `at`.
 
         Returns:
             (number, dim) float32; (dim,) for one image.
@@ -157,6 +176,8 @@ class Model:
             DatasetError: A file cannot be read as an image.
             RetrievalError: The network makes vectors that are not finite or zero.
         """
+        if precision is not None:
+            return self.at(precision).encode(images)
         if isinstance(images, (str, Path)) and Path(images).is_dir():
             raise ValueError(f"{images} is a folder; give retrieval.data.images_in({str(images)!r})")
         if encoding.is_single(images):
@@ -311,7 +332,7 @@ class Model:
         return vectors
 
     def _prepared(self, image: Any) -> Tensor:
-        return torch.as_tensor(self.preprocessing(to_image(image, max_pixels=pixel_limit(self.preprocessing))))
+        return torch.as_tensor(self.preprocessing(to_image(image, **decoding_of(self.preprocessing))))
 
     def _onnx(self, inputs: list[Tensor] | None) -> tuple[bytes, dict[str, Any], int]:
         """The ONNX file, how it compares with torch, and its opset."""
