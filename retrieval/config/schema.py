@@ -104,7 +104,9 @@ class ModelConfig(Section):
     head_lr_multiplier: AboveZero = 1.0
     pooling_lr_multiplier: AboveZero = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the averaged weights, which are measured and kept
-    channels_last: bool | None = None  # layout of the weights of convolutions; null: true for a network of timm, as it is faster
+    channels_last: bool | None = (
+        None  # layout of the weights of convolutions; null: true for a network of timm, as it is faster
+    )
     gradient_checkpointing: bool = False  # less memory for a third more time
 
     @model_validator(mode="after")

@@ -35,9 +35,7 @@ _ACCEPTED = (
 )
 
 
-def load_image(
-    path: str | Path, *, max_pixels: int | None = None, least_side: int | None = None
-) -> Image.Image:
+def load_image(path: str | Path, *, max_pixels: int | None = None, least_side: int | None = None) -> Image.Image:
     """Reads an image file as 8-bit RGB, in its intended orientation.
 
     Greyscale, palette and CMYK images are converted to RGB. Transparent images are composited on white. 16-bit greyscale is
@@ -251,5 +249,6 @@ def _reason(path: str | Path, error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         if package := missing_package(path):
             return f"Pillow needs the package {package} to read it: python -m pip install {package}"
-        return "it is empty" if Path(path).stat().st_size == 0 else "it is not an image of a known format"
+        is_empty = Path(path).is_file() and Path(path).stat().st_size == 0
+        return "it is empty" if is_empty else "it is not an image of a known format"
     return " ".join(str(error).split()) or type(error).__name__

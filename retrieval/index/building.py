@@ -77,7 +77,9 @@ def build(
         distributed.on_main(lambda: require_free_folder(out, overwrite, require_replaceable))
         model.to(device)
         in_parts = None if not images.is_on_disk else stored
-        vectors = model.encode(images) if in_parts is None else model.unit(embed_in_parts(model, in_parts, images, folder))
+        vectors = (
+            model.encode(images) if in_parts is None else model.unit(embed_in_parts(model, in_parts, images, folder))
+        )
         cost = precision.measure(model, images, vectors)
         written: list[Bundle] = []  # in rank 0 only; the others read it
         distributed.on_main(lambda: written.append(write_bundle(make(vectors, cost), out, overwrite=overwrite)))

@@ -42,7 +42,7 @@ def measure(model: Any, images: ImageSet, vectors: np.ndarray) -> dict[str, Any]
         {} for float32. Otherwise {"precision": ...} with "name", "images" of the sample, and "recall@1" and "recall@10": the share
         of the 1 and 10 nearest neighbours in float32 that are found. Without neighbours, the shares are missing.
     """
-    if model.precision == "float32":
+    if model.precision == "float32" or not model.takes_tensors:
         return {}
     size = min(len(images), max(_LEAST, min(_MOST, len(images) // _SHARE)))
     sample = np.sort(np.random.default_rng(0).permutation(len(images))[:size])
@@ -50,9 +50,7 @@ def measure(model: Any, images: ImageSet, vectors: np.ndarray) -> dict[str, Any]
     ks, ids = [k for k in _KS if k < size], np.arange(size)
     shares = {}
     if ks:
-        near, found = (
-            evaluation.search(part, part, max(ks), query_ids=ids).ids for part in (exact, vectors[sample])
-        )
+        near, found = (evaluation.search(part, part, max(ks), query_ids=ids).ids for part in (exact, vectors[sample]))
         for k in ks:
             shares[f"recall@{k}"] = float(
                 np.mean([np.isin(row[:k], other[:k]).mean() for row, other in zip(near, found, strict=True)])
@@ -60,9 +58,13 @@ def measure(model: Any, images: ImageSet, vectors: np.ndarray) -> dict[str, Any]
     return {"precision": {"name": model.precision, "images": size, **shares}}
 
 
-def pooled(costs: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The cost of several parts that were embedded in the same precision: the means of their shares, by the images of the samples."""
-    known = [cost["precision"] for cost in costs if cost]
+def pooled(sources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The cost of several parts that were embedded in the same precision: the means of their shares, by the images of the samples.
+
+    Args:
+        sources: The sources of the parts, with the "precision" of `measure`.
+    """
+    known = [source["precision"] for source in sources if "precision" in source]
     if not known:
         return {}
     count = sum(cost["images"] for cost in known)
