@@ -44,7 +44,7 @@ from PIL import Image
 
 from retrieval import Index, Model, Preprocessing, RetrievalError
 from retrieval.data import ImageSet, images_in
-from retrieval.networks import create_embedder, embed, pretraining_statistics
+from retrieval.networks import create_embedder, pretraining_statistics
 
 INDEX, DECODING, NETWORK, FORMER = "index", "bare decoding", "bare network", "former index"
 WIDTH, HEIGHT = 1600, 1200
@@ -128,7 +128,7 @@ def embed_tensors(model: Model, count: int) -> None:
     size = model.preprocessing.size
     batch = torch.rand(model.batch_size, 3, size, size)
     batches = (batch[: count - start] for start in range(0, count, model.batch_size))
-    embed(model.network, batches, autocast=model.precision == "bfloat16")
+    model.embed(batches, fold=True)
 
 
 def take_turns(candidates: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:

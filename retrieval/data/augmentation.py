@@ -132,8 +132,9 @@ def _photo(preprocessing: Preprocessing, area: Sequence[float] = (0.16, 1), flip
         p=1,
     )
     pipeline = albumentations.Compose([crop, _flip(flip)], strict=True)
-    # A crop of a square image has the shortest sides.
-    return Augmentation(preprocessing, _whole, pipeline, smallest_crop=math.sqrt(area[0] * _NARROWEST))
+    # Of a square image. A crop of a longer one has longer sides.
+    smallest = math.sqrt(area[0] * max(area[0], _NARROWEST))
+    return Augmentation(preprocessing, _whole, pipeline, smallest_crop=smallest)
 
 
 def _crop(preprocessing: Preprocessing, flip: float = 0.5) -> Augmentation:

@@ -29,6 +29,7 @@ from retrieval.files.image_formats import suffixes
 log = logging.getLogger("retrieval")
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # "{000..127}" of a shell, of webdataset, and of img2dataset
+_END = bytes(tarfile.BLOCKSIZE)  # an empty block
 _MOST = 10**6  # shards of a pattern
 _LONGEST = 4096  # bytes of a .cls member
 
@@ -100,6 +101,9 @@ def read_members(shard: Path) -> list[Member]:
                     found.append((name.as_posix(), info))
                 elif name.suffix == ".cls" and info.size <= _LONGEST and (content := archive.extractfile(info)):
                     classes[_key(name.as_posix())] = content.read().decode().strip()
+            file.seek(archive.offset)  # where the members end
+            if file.read(len(_END)) != _END:  # tarfile takes the rest of a shorter archive for its end
+                raise tarfile.ReadError("its end is missing")
     except OSError as error:
         raise DatasetError(
             f"{shard}: cannot be read ({error.strerror or error}); check its name and its disk"

@@ -80,10 +80,16 @@ def write_part(folder: Path, content: PartFile) -> Path:
     """
     items = json.dumps({"paths": content.paths, "classes": content.classes}).encode()
     tensors = {"vectors": np.ascontiguousarray(content.vectors), "items": np.frombuffer(items, dtype=np.uint8)}
-    facts = {"number": content.part.number, "count": content.part.count, "root": content.root, "model": content.model}
+    facts = {
+        "format": _FORMAT,
+        "number": content.part.number,
+        "count": content.part.count,
+        "root": content.root,
+        "model": content.model,
+    }
     facts |= {"whole": content.whole, "key": content.key, "source": dict(content.source), "digest": _digest(tensors)}
     path = folder / part_name(content.part)
-    write_bytes(path, save(tensors, {"format": _FORMAT, "facts": json.dumps(facts, allow_nan=False)}))
+    write_bytes(path, save(tensors, {"facts": json.dumps(facts, allow_nan=False)}))
     return path
 
 
@@ -97,10 +103,9 @@ def read_part(path: Path) -> PartFile:
         if not path.is_file():
             raise ValueError("it is no file")
         with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
+            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
+            if facts.get("format") != _FORMAT:
                 raise ValueError("it is not a part that `retrieval embed --part` has written")
-            facts = json.loads(metadata["facts"])
             tensors = {name: file.get_tensor(name) for name in ("vectors", "items")}
         if _digest(tensors) != facts["digest"]:
             raise ValueError("it has been altered")
@@ -114,7 +119,7 @@ def read_part(path: Path) -> PartFile:
         part = Part(int(facts["number"]), int(facts["count"]))
         names = tuple(map(str, paths)), tuple(map(str, classes))
         content = PartFile(part, vectors, *names, **{name: facts[name] for name in (*texts, "source")})
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise IndexFormatError(
             f"{path}: cannot be used ({reason_of(error)}); remove it and embed this part again"
         ) from error

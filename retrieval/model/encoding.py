@@ -94,7 +94,7 @@ def encode_shared(
         loader = loader_of(share, model.preprocessing, model)
         own = ProgressBar(len(loader), "embedding") if bar is None else bar
         try:
-            return embed(model.network, watch(own.each(loader)), autocast=model.precision == "bfloat16")
+            return model.embed(watch(own.each(loader)), fold=True)
         finally:
             if own is not bar:
                 own.close()

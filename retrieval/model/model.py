@@ -188,6 +188,15 @@ class Model:
             images = ImageSet.from_dataset(images)
         return self.unit(self._raw(images))
 
+    def embed(self, batches: Iterable[Tensor], *, fold: bool) -> np.ndarray:
+        """The output of the network (number, dim) for batches of tensors.
+
+        Args:
+            batches: Prepared images (batch, 3, height, width).
+            fold: See `retrieval.networks.embed`; for a network of timm only.
+        """
+        return embed(self.network, batches, autocast=self.precision == "bfloat16", fold=fold and self.is_described)
+
     def embed_files(
         self,
         images: Sequence[str | Path],
@@ -296,6 +305,7 @@ class Model:
             if isinstance(images, ImageSet):
                 images = map(images.load, range(len(images)))
             return self._call(encoding.with_progress(images, count, self.batch_size))
+        many = isinstance(images, (ImageSet, DataLoader)) or (count or 0) > self.batch_size
         if isinstance(images, ImageSet):
             loader = encoding.loader_of(images, self.preprocessing, self)
             batches: Iterable[Tensor] = encoding.with_progress(loader, len(loader), 1)
@@ -306,7 +316,7 @@ class Model:
         else:
             items = encoding.with_progress(images, count, self.batch_size)
             batches = encoding.batches_of(items, self.preprocessing, self.batch_size)
-        return embed(self.network, batches, autocast=self.precision == "bfloat16")
+        return self.embed(batches, fold=many)
 
     def _call(self, images: Iterable[Any]) -> np.ndarray:
         """The arrays that a function makes of batches of images."""

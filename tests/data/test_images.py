@@ -278,7 +278,7 @@ def test_a_pil_image_whose_file_is_truncated_is_refused(tmp_path):
 
 def photo(width: int = 400, height: int = 300) -> Image.Image:
     """Smooth noise, like a photograph."""
-    small = np.random.default_rng(1).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    small = np.random.default_rng(1).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
 
@@ -311,7 +311,7 @@ def test_a_reduced_jpeg_of_every_mode_and_orientation_shows_the_same_picture(tmp
         assert (whole.mode, reduced.mode) == ("RGB", "RGB")
         assert reduced.size == tuple(-(-side // 2) for side in whole.size)
         small = [np.asarray(image.resize((40, 40)), dtype=float) for image in (whole, reduced)]
-        assert np.abs(small[0] - small[1]).mean() < 1
+        assert np.abs(small[0] - small[1]).mean() < 3  # another picture, or one turned otherwise, differs by 60
 
 
 def test_a_reduced_jpeg_is_bound_by_both_limits(tmp_path, monkeypatch):
