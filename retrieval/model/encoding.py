@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from retrieval.data import ImageSet, decoding_of, evaluation_loader, to_image
-from retrieval.networks import embed
 from retrieval.training import distributed
 from retrieval.training.progress import ProgressBar
 

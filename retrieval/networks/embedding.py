@@ -20,8 +20,8 @@ def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False, fo
         batches: Image tensors on any device.
         autocast: Whether to compute in bfloat16 where autocast considers it safe. It is faster on hardware with bfloat16. The
             vectors change in the third digit.
-        fold: Whether BatchNorm layers are folded into the convolutions before them; see `fold_batchnorm`. It takes the time of a few
-            images, and makes all others faster.
+        fold: Whether BatchNorm layers are folded into the convolutions before them; see `fold_batchnorm`. It takes the time of
+            a few images, and makes all others faster.
 
     Returns:
         (num_images, dim) float32.
