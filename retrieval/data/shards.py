@@ -94,13 +94,13 @@ def read_members(shard: Path) -> list[Member]:
     try:
         with open_file(shard) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for info in archive:
-                name = PurePosixPath(info.name)
-                if not info.isfile() or name.name.startswith("."):
+                path = PurePosixPath(info.name)
+                if not info.isfile() or path.name.startswith("."):
                     continue
-                if name.suffix.lower() in suffixes():
-                    found.append((name.as_posix(), info))
-                elif name.suffix == ".cls" and info.size <= _LONGEST and (content := archive.extractfile(info)):
-                    classes[_key(name.as_posix())] = content.read().decode().strip()
+                if path.suffix.lower() in suffixes():
+                    found.append((path.as_posix(), info))
+                elif path.suffix == ".cls" and info.size <= _LONGEST and (content := archive.extractfile(info)):
+                    classes[_key(path.as_posix())] = content.read().decode().strip()
             file.seek(archive.offset)  # where the members end
             if file.read(len(_END)) != _END:  # tarfile takes the rest of a shorter archive for its end
                 raise tarfile.ReadError("its end is missing")

@@ -64,10 +64,8 @@ def embed_part(
             written.
     """
     own, folder, stored = Part(*part), Path(folder), model.stored()
-    if not 1 <= own.number <= own.count:
-        raise ConfigError(f"part is {own}; give a number from 1 to {own.count}")
     share = share_of(images, own, model.preprocessing)
-    how = {"model": stored.fingerprint(), "batch_size": model.batch_size, "precision": model.precision}
+    how: dict[str, Any] = {"model": stored.fingerprint(), "batch_size": model.batch_size, "precision": model.precision}
     whole = digest_of({**how, "images": share.whole, "count": own.count})
     key = digest_of({**how, "files": share.files, "skip": skip_unreadable})
     make_place(folder / DESCRIPTION)

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from retrieval.errors import IndexFormatError, reason_of
+from retrieval.errors import ConfigError, IndexFormatError, reason_of
 from retrieval.files import read_file, write_bytes
 from retrieval.index.shares import Part
 from retrieval.model.description import DESCRIPTION, MODEL_FILES, StoredModel
@@ -119,7 +119,16 @@ def read_part(path: Path) -> PartFile:
         part = Part(int(facts["number"]), int(facts["count"]))
         names = tuple(map(str, paths)), tuple(map(str, classes))
         content = PartFile(part, vectors, *names, **{name: facts[name] for name in (*texts, "source")})
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        ConfigError,
+    ) as error:
         raise IndexFormatError(
             f"{path}: cannot be used ({reason_of(error)}); remove it and embed this part again"
         ) from error
@@ -226,5 +235,5 @@ def _digest(tensors: Mapping[str, np.ndarray]) -> str:
     content = hashlib.sha256()
     for name in ("vectors", "items"):
         content.update(str(tensors[name].shape).encode())
-        content.update(np.ascontiguousarray(tensors[name]).view(np.uint8))
+        content.update(np.ascontiguousarray(tensors[name]).data)
     return content.hexdigest()

@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,11 +17,20 @@ from retrieval.data.shards import Member, ShardImages, find_shards, read_members
 from retrieval.errors import ConfigError
 
 
-class Part(NamedTuple):
-    """Part `number`, from 1, of `count`."""
+@dataclass(frozen=True)
+class Part:
+    """Part `number`, from 1, of `count`.
+
+    Raises:
+        ConfigError: There is no such part.
+    """
 
     number: int
     count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ConfigError(f"part is {self}; give a number from 1 to {self.count}")
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
