@@ -120,15 +120,9 @@ def build(
     else:
         from retrieval.runs import build_index
 
-        chosen: dict[str, Any] = {
-            "split": split,
-            "images": images,
-            "listed": listed,
-            "root": root,
-            "checkpoint": checkpoint,
-        }
-        chosen |= {"skip_unreadable": skip_unreadable, "thumbnails": thumbnails, "precision": precision}
-        index = build_index(str(run), out, **chosen, device=device, **options)
+        options |= {"split": split, "images": images, "listed": listed, "root": root, "checkpoint": checkpoint}
+        options |= {"skip_unreadable": skip_unreadable, "thumbnails": thumbnails, "precision": precision}
+        index = build_index(str(run), out, device=device, **options)
     if os.environ.get("RANK", "0") == "0":
         _print(index.describe(), as_json)
 

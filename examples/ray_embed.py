@@ -53,7 +53,7 @@ def embed(
         out: See `Worker`.
         parts: The number of parts; several for each actor, so that all end at about the same time.
         actors: The number of actors.
-        gpus: GPUs of an actor.
+        gpus: GPUs of an actor. It also takes a CPU, and Ray Data takes one more.
 
     Returns:
         For every part, its "file" and the number of its "images".
@@ -80,9 +80,14 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=128, help="128 if left out")
     parser.add_argument("--actors", type=int, default=2, help="2 if left out")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of an actor; 0 if left out")
+    parser.add_argument("--cpus", type=int, help="CPUs that Ray counts on this machine, if it starts a cluster here")
     options = parser.parse_args()
-    # The actors count as a CPU each, and Ray Data needs one more for reading.
-    ray.init(ignore_reinit_error=True)
+    ray.init(num_cpus=options.cpus)
+    cpus = int(ray.cluster_resources().get("CPU", 0))
+    if cpus <= options.actors:  # Ray would wait for more without end
+        parser.error(
+            f"{options.actors} actors need {options.actors + 1} CPUs, and Ray has {cpus}; set --actors or --cpus"
+        )
     made = embed(
         options.model, options.images, options.out, parts=options.parts, actors=options.actors, gpus=options.gpus
     )

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from retrieval import evaluation
 from retrieval.data import ImageSet, Preprocessing, decoding_of, image_files, pixel_limit, readable_files, to_image
+from retrieval.data.image_files import file_set
 from retrieval.errors import ConfigError, RetrievalError
 from retrieval.evaluation.inputs import to_numpy
 from retrieval.files import claim_file, claim_folder, folder_in_one_piece, require_free_file, write_bytes
@@ -220,7 +221,10 @@ class Model:
             files = image_files(images)
             if skip_unreadable:
                 files = readable_files(files, self.workers, max_pixels=pixel_limit(self.preprocessing))
-            return write_arrays(folder, self.encode(files), {"path": list(map(str, files))}, PATHS, overwrite=overwrite)
+            images_of = file_set(files) or files if self.takes_tensors else files
+            return write_arrays(
+                folder, self.encode(images_of), {"path": list(map(str, files))}, PATHS, overwrite=overwrite
+            )
 
     def unit(self, vectors: np.ndarray) -> np.ndarray:
         """The output of the network (number, dim) as float32 vectors of length 1.
