@@ -102,3 +102,13 @@ def test_a_folded_network_keeps_its_type_and_layout():
         for parameter in folded.parameters()
         if parameter.ndim == 4
     )
+
+
+def test_layers_are_folded_under_autocast_too():
+    torch.manual_seed(0)
+    network = trained(create_embedder("test_resnet", embedding_dim=8, image_size=32))
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        folded = fold_batchnorm(network, images)
+        assert count(folded) == 0
+        torch.testing.assert_close(folded(images), network(images), atol=0.05, rtol=0)
