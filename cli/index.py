@@ -10,7 +10,7 @@ import click
 from retrieval.errors import plural
 
 from .groups import DefaultGroup
-from .output import cautions_lines, paste, print_json, print_weights, threshold_line
+from .output import cautions_lines, paste, precision_line, print_json, print_weights, threshold_line
 from .parameters import (
     FOLDER,
     INDEX_TYPE,
@@ -20,6 +20,7 @@ from .parameters import (
     device_option,
     json_option,
     overwrite_option,
+    precision_option,
     skip_unreadable_option,
 )
 
@@ -54,6 +55,7 @@ Examples:
   retrieval index runs/glyphs --images photos --out photos-index --thumbnails
   retrieval index runs/sop --type ivf --out sop-index
   retrieval index --from-npy vectors.npy --labels labels.csv --out elsewhere
+  retrieval index --from-parts parts --out photos-index
   torchrun --nproc_per_node 2 -m retrieval.cli index runs/glyphs""",
 )
 @click.argument("run", required=False, type=FOLDER, metavar="RUN")
@@ -66,6 +68,9 @@ Examples:
 @click.option("--list", "listed", type=PLACE, help="Embed this CSV list: columns path, label.")
 @click.option("--root", type=PLACE, help="Folder of the paths in the list.  [default: that of the list]")
 @click.option("--from-npy", "vectors", type=PLACE, help="Use these vectors in place of images.")
+@click.option(
+    "--from-parts", "parts", type=FOLDER, help="Use the parts that `embed --part` has written to this folder."
+)
 @click.option("--labels", type=PLACE, help="Their labels: .csv (label, perhaps id, path), .txt, .json or .npy.")
 @checkpoint_option()
 @click.option(
@@ -73,6 +78,7 @@ Examples:
 )
 @skip_unreadable_option()
 @click.option("--thumbnails", is_flag=True, help="Keep a small picture of every image.")
+@precision_option("that of the run")
 @device_option(None, "auto, cpu, cuda, ...  [default: that of the run]")
 @click.option("--out", type=FOLDER, help="Folder of the index.  [default: RUN/index-<split>]")
 @overwrite_option("the index in that folder")
@@ -84,11 +90,13 @@ def build(
     listed: str | None,
     root: str | None,
     vectors: str | None,
+    parts: str | None,
     labels: str | None,
     checkpoint: str | None,
     kind: str,
     skip_unreadable: bool,
     thumbnails: bool,
+    precision: str | None,
     device: str | None,
     out: str | None,
     overwrite: bool,
@@ -99,44 +107,45 @@ def build(
     Of a run on images of your own, every image is embedded, also those that it was trained on: recall@k of this index is no test
     figure. If the command is killed, the same command continues.
     """
-    _check_sources(run, vectors, labels, out, {"--split": split, "--images": images, "--list": listed, "--root": root})
+    _check_sources({"--split": split, "--images": images, "--list": listed, "--root": root, "--checkpoint": checkpoint})
     options: dict[str, Any] = {"kind": kind, "overwrite": overwrite}
-    if vectors and labels:
+    if parts:
+        from retrieval.index import Index
+
+        index = Index.from_parts(parts, out, **options)
+    elif vectors and labels:
         from retrieval.index import Index
 
         index = Index.from_files(vectors, labels, out, **options)
     else:
         from retrieval.runs import build_index
 
-        chosen: dict[str, Any] = {
-            "split": split,
-            "images": images,
-            "listed": listed,
-            "root": root,
-            "checkpoint": checkpoint,
-        }
-        chosen["skip_unreadable"] = skip_unreadable
-        index = build_index(str(run), out, **chosen, thumbnails=thumbnails, device=device, **options)
+        options |= {"split": split, "images": images, "listed": listed, "root": root, "checkpoint": checkpoint}
+        options |= {"skip_unreadable": skip_unreadable, "thumbnails": thumbnails, "precision": precision}
+        index = build_index(str(run), out, device=device, **options)
     if os.environ.get("RANK", "0") == "0":
         _print(index.describe(), as_json)
 
 
-def _check_sources(
-    run: str | None, vectors: str | None, labels: str | None, out: str | None, others: dict[str, str | None]
-) -> None:
-    """Refuses options that exclude each other."""
-    if (run is None) == (vectors is None):
-        raise click.UsageError("give either RUN or --from-npy")
-    if (vectors is None) != (labels is None):
-        raise click.UsageError("--from-npy and --labels belong together")
+def _check_sources(others: dict[str, str | None]) -> None:
+    """Refuses options that exclude each other. `others` are those that go with a run only, beside flags."""
     given = click.get_current_context().params
+    sources = {"RUN": given["run"], "--from-npy": given["vectors"], "--from-parts": given["parts"]}
+    chosen = [name for name, value in sources.items() if value is not None]
+    if len(chosen) != 1:
+        raise click.UsageError("give one of RUN, --from-npy and --from-parts")
+    (source,) = chosen
+    if (source == "--from-npy") != (given["labels"] is not None):
+        raise click.UsageError("--from-npy and --labels belong together")
+    if source == "RUN":
+        return
     unused = [name for name, value in others.items() if value is not None]
-    unused += [f"--{name}" for name in ("device", "thumbnails") if given[name]]
+    unused += [f"--{name}" for name in ("device", "thumbnails", "precision") if given[name]]
     unused += ["--skip-unreadable"] if given["skip_unreadable"] else []
-    if vectors and unused:
-        raise click.UsageError(f"{unused[0]} does not go with --from-npy")
-    if vectors and not out:
-        raise click.UsageError("--from-npy needs --out")
+    if unused:
+        raise click.UsageError(f"{unused[0]} does not go with {source}")
+    if not given["out"]:
+        raise click.UsageError(f"{source} needs --out")
 
 
 @group.command(
@@ -295,6 +304,8 @@ def _print(facts: dict[str, Any], as_json: bool) -> None:
             f"{100 * measured[name]:.2f} % of the first {name[7:]}" for name in measured if name != "queries"
         )
         click.echo(f"type      {facts['type']}\nfinds     {shares}")
+    if cost := facts["source"].get("precision"):
+        click.echo(precision_line(cost))
     print_weights(facts["source"])
     if calibration := facts["calibration"]:
         click.echo("\n".join([threshold_line(calibration), *cautions_lines(calibration["cautions"])]))

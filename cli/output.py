@@ -60,6 +60,13 @@ def print_weights(source: Mapping[str, Any]) -> None:
         click.echo(f"weights   {source['checkpoint']} checkpoint, step {source['step']:,}")
 
 
+def precision_line(cost: Mapping[str, Any]) -> str:
+    """The precision of an index, and the share of float32's nearest neighbours that it finds."""
+    shares = [f"{100 * value:.2f} % of the first {key[7:]}" for key, value in cost.items() if key.startswith("recall@")]
+    found = f": finds {', '.join(shares)} of float32" if shares else ""
+    return f"precision {cost['name']}{found} ({plural(cost['images'], 'image')})"
+
+
 def threshold_line(calibration: Mapping[str, Any]) -> str:
     """The threshold of `search --min-score auto`, and the shares of queries of unknown and of known classes that it accepts."""
     wrong, right = calibration["false_accept_rate"], calibration["right_accept_rate"]

@@ -93,6 +93,21 @@ class Score(click.ParamType):
         return [CompletionItem("auto")] if "auto".startswith(incomplete) else []
 
 
+class PartOf(click.ParamType):
+    """A part of several: "3/128" is the third of 128."""
+
+    name = "part"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Reads the two numbers."""
+        number, _, count = str(value).partition("/")
+        if not (number.isascii() and count.isascii() and number.isdecimal() and count.isdecimal()):
+            self.fail(f"{value!r}: expected two whole numbers, e.g. 3/128", param, ctx)
+        if not 1 <= int(number) <= int(count) < 100_000:
+            self.fail(f"{value!r}: parts are numbered from 1 to their count, which is below 100,000", param, ctx)
+        return int(number), int(count)
+
+
 class Word(click.ParamType):
     """Any text, with completion of known values.
 
@@ -141,6 +156,12 @@ def parse_ks(context: click.Context, parameter: click.Parameter, value: str) -> 
 def device_option(default: str | None = "auto", what: str = "auto, cpu, cuda, ...") -> Callable[[Any], Any]:
     """--device of a model."""
     return click.option("--device", type=DEVICE, default=default, show_default=default is not None, help=what)
+
+
+def precision_option(default: str) -> Callable[[Any], Any]:
+    """--precision of a network that embeds."""
+    kinds = click.Choice(["float32", "bfloat16"])
+    return click.option("--precision", type=kinds, help=f"Of the network.  [default: {default}]")
 
 
 def seed_option(of: str) -> Callable[[Any], Any]:

@@ -46,8 +46,7 @@ def build_network(config: Config, *, pretrained: bool = True) -> Embedder:
             layer_norm=options.layer_norm,
             gradient_checkpointing=options.gradient_checkpointing,
         )
-    # The layout of a convolution's weights decides that of its output, so the images can keep theirs.
-    return network.to(memory_format=torch.channels_last) if options.channels_last else network
+    return _in_layout(network, options)
 
 
 def own_network(network: nn.Module, config: Config) -> Embedder:
@@ -59,7 +58,7 @@ def own_network(network: nn.Module, config: Config) -> Embedder:
     if not isinstance(network, Embedder):
         with mistakes_in("network"):
             network = create_embedder(network, embedding_dim=None, image_size=config.image.size)
-    return network.to(memory_format=torch.channels_last) if config.model.channels_last else network
+    return _in_layout(network, config.model)
 
 
 def require_whole_image(network: Embedder, config: Config) -> None:
@@ -109,6 +108,7 @@ def build_preprocessing(config: Config, network: nn.Module) -> Preprocessing:
             std=_rgb(config.image.std or std),
             interpolation=config.image.interpolation or interpolation,
             max_pixels=config.image.max_pixels,
+            decoding=config.image.decoding,
         )
 
 
@@ -132,6 +132,12 @@ def find_backbone(options: ModelConfig) -> Callable[..., Any]:
     if isinstance(options.pretrained, str) and "pretrained" not in parameters:
         raise ValueError(f"{options.backbone} has no parameter pretrained, so model.pretrained cannot be a path")
     return factory
+
+
+def _in_layout(network: Embedder, options: ModelConfig) -> Embedder:
+    """The network with its weights in the layout of the configuration; null keeps that of `create_embedder`."""
+    layouts = {True: torch.channels_last, False: torch.contiguous_format}
+    return network if options.channels_last is None else network.to(memory_format=layouts[options.channels_last])
 
 
 def _own_backbone(config: Config, pretrained: bool) -> nn.Module:

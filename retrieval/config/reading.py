@@ -101,6 +101,8 @@ def load_of_run(path: Path) -> Config:
         CheckpointError: A part of the file is gone: it would be replaced by defaults.
     """
     config = load(path)
+    if "decoding" not in config.image.model_fields_set:  # a run of an earlier version
+        config = config.model_copy(update={"image": config.image.model_copy(update={"decoding": "full"})})
     missing = [name for name in Config.model_fields if name not in config.model_fields_set]
     if missing or not _read(path)[1].endswith("\n"):
         gone = f"it lacks {missing[0]}" if missing else "its last line has no end"

@@ -76,6 +76,8 @@ class ImageConfig(Section):
     max_pixels: Annotated[int, Field(ge=1, le=2**30)] | None = (
         None  # limit of an image file; null: Pillow's, 89 million
     )
+    # reduced: a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, if it keeps twice the pixels that are needed.
+    decoding: Literal["full", "reduced"] = "reduced"
     augmentation: Literal["none", "character", "photo", "crop"] = "photo"
     augmentation_options: dict[str, Any] = {}  # see `retrieval.data.make_augmentation`
 
@@ -102,7 +104,9 @@ class ModelConfig(Section):
     head_lr_multiplier: AboveZero = 1.0
     pooling_lr_multiplier: AboveZero = 1.0
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay of the averaged weights, which are measured and kept
-    channels_last: bool = False
+    channels_last: bool | None = (
+        None  # layout of the weights of convolutions; null: true for a network of timm, as it is faster
+    )
     gradient_checkpointing: bool = False  # less memory for a third more time
 
     @model_validator(mode="after")

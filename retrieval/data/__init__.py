@@ -5,7 +5,7 @@ from retrieval.data.class_splits import fold_classes, split_classes
 from retrieval.data.division import fold_images, hold_out_images
 from retrieval.data.image_files import given_images, image_files, images_in, listed_images
 from retrieval.data.image_set import ImageSet, require_pairs
-from retrieval.data.images import load_image, pixel_limit, to_image
+from retrieval.data.images import decoding_of, load_image, pixel_limit, to_image
 from retrieval.data.loaders import evaluation_loader, training_loader
 from retrieval.data.registry import DATASETS, check_options, find_reader, is_published, read_dataset
 from retrieval.data.samplers import HierarchicalSampler, MPerClassSampler
@@ -22,6 +22,7 @@ __all__ = [
     "MPerClassSampler",
     "Preprocessing",
     "check_options",
+    "decoding_of",
     "evaluation_loader",
     "find_reader",
     "fold_classes",

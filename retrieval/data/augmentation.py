@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from retrieval.data.transforms import Preprocessing, normalise, prepare, resize, resize_and_crop
+from retrieval.data.transforms import OVERSAMPLING, Preprocessing, normalise, prepare, resize, resize_and_crop
 from retrieval.errors import did_you_mean
+
+_NARROWEST = 3 / 4  # the smallest aspect ratio of a random crop
 
 
 @dataclass(frozen=True)
@@ -24,16 +27,29 @@ class Augmentation:
         preprocessing: Size, statistics and interpolation of the result.
         pixels: Returns the input of the pipeline, (height, width, 3) uint8.
         pipeline: An `albumentations.Compose` whose result is (size, size, 3); None for no augmentation.
+        smallest_crop: The smallest crop that the pipeline enlarges or shrinks to the result: its shorter side as a fraction of that
+            of the image. None where the image is resized first, as in the evaluation.
     """
 
     preprocessing: Preprocessing
     pixels: Callable[[Image.Image, Preprocessing], np.ndarray]
     pipeline: Any
+    smallest_crop: float | None = None
 
     @property
     def max_pixels(self) -> int | None:
         """The limit on the number of pixels of an image file."""
         return self.preprocessing.max_pixels
+
+    @property
+    def least_side(self) -> int | None:
+        """The shorter side that a JPEG file keeps when it is decoded; None for its full size. See `retrieval.data.load_image`.
+
+        The smallest crop keeps at least twice the pixels of the result, so that no view is made of a small image.
+        """
+        if self.preprocessing.least_side is None or self.smallest_crop is None:
+            return self.preprocessing.least_side
+        return math.ceil(OVERSAMPLING * self.preprocessing.size / self.smallest_crop)
 
     def __call__(self, image: Image.Image, seed: int | Sequence[int]) -> np.ndarray:
         """Returns the view for a seed.
@@ -110,12 +126,15 @@ def _photo(preprocessing: Preprocessing, area: Sequence[float] = (0.16, 1), flip
     crop = albumentations.RandomResizedCrop(
         (preprocessing.size, preprocessing.size),
         scale=tuple(area),
-        ratio=(3 / 4, 4 / 3),
+        ratio=(_NARROWEST, 1 / _NARROWEST),
         interpolation=_filter(preprocessing),
         area_for_downscale="image",
         p=1,
     )
-    return Augmentation(preprocessing, _whole, albumentations.Compose([crop, _flip(flip)], strict=True))
+    pipeline = albumentations.Compose([crop, _flip(flip)], strict=True)
+    # Of a square image. A crop of a longer one has longer sides.
+    smallest = math.sqrt(area[0] * max(area[0], _NARROWEST))
+    return Augmentation(preprocessing, _whole, pipeline, smallest_crop=smallest)
 
 
 def _crop(preprocessing: Preprocessing, flip: float = 0.5) -> Augmentation:

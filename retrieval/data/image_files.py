@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from retrieval.data.csv_list import read_list
@@ -50,6 +50,20 @@ def image_files(paths: Iterable[str | Path]) -> list[Path]:
             _require_file(path)
             files.append(path)
     return files
+
+
+def file_set(files: Sequence[Path]) -> ImageSet | None:
+    """Image files as an image set of a single class, in their order, so that worker processes can read them.
+
+    Returns:
+        None if a file is given twice, a name does not work on every system, or the files are on several drives.
+    """
+    absolute = [_absolute(file) for file in files]
+    try:
+        root = Path(os.path.commonpath([file.parent for file in absolute]))
+        return ImageSet.from_pairs(root, [(file.relative_to(root).as_posix(), "images") for file in absolute])
+    except ValueError:
+        return None
 
 
 def given_images(places: Iterable[str | Path]) -> ImageSet:

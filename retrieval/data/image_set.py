@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from retrieval.data.dataset_items import item_name, read_image, read_labels, require_map_style
-from retrieval.data.images import load_image, pixel_limit
+from retrieval.data.images import decoding_of, load_image
 from retrieval.data.names import CONTROL, natural_key, warn_missing
 from retrieval.errors import DatasetError
 
@@ -160,22 +160,23 @@ class ImageSet(Dataset[tuple[Any, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        image = self.load(index, max_pixels=pixel_limit(self.transform))
+        image = self.load(index, **decoding_of(self.transform))
         return image if self.transform is None else self.transform(image), int(self.labels[index])
 
-    def load(self, index: int, *, max_pixels: int | None = None) -> Image.Image:
+    def load(self, index: int, *, max_pixels: int | None = None, least_side: int | None = None) -> Image.Image:
         """Loads one image as 8-bit RGB, without the transform.
 
         Args:
             index: The position of the image.
             max_pixels: Of a file, see `load_image`.
+            least_side: Of a file, see `load_image`.
 
         Raises:
             DatasetError: The image cannot be read; the message names its file or its position.
         """
         path = self.paths[index]
         if self.is_on_disk:
-            return load_image(self.root / path, max_pixels=max_pixels)
+            return load_image(self.root / path, max_pixels=max_pixels, least_side=least_side)
         return read_image(self._dataset, int(path))
 
     def picture(self, index: int) -> Path | bytes:

@@ -35,7 +35,7 @@ _ACCEPTED = (
 )
 
 
-def load_image(path: str | Path, *, max_pixels: int | None = None) -> Image.Image:
+def load_image(path: str | Path, *, max_pixels: int | None = None, least_side: int | None = None) -> Image.Image:
     """Reads an image file as 8-bit RGB, in its intended orientation.
 
     Greyscale, palette and CMYK images are converted to RGB. Transparent images are composited on white. 16-bit greyscale is
@@ -46,6 +46,8 @@ def load_image(path: str | Path, *, max_pixels: int | None = None) -> Image.Imag
         path: The file.
         max_pixels: The limit on the number of pixels; by default Pillow's `MAX_IMAGE_PIXELS`. A JPEG file of more than 89 million
             pixels is decoded at 1/2, 1/4 or 1/8 of its size, to at most as many.
+        least_side: A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, as small as its shorter side has at least so many pixels.
+            This is several times faster for large photographs. By default it is decoded at its full size.
 
     Returns:
         A decoded RGB image with its EXIF rotation applied.
@@ -54,14 +56,41 @@ def load_image(path: str | Path, *, max_pixels: int | None = None) -> Image.Imag
         DatasetError: The file is missing, is not an image, is damaged, or has more pixels than the limit.
     """
     try:
-        with warnings.catch_warnings(), open_file(path) as file:
-            warnings.simplefilter("ignore")  # about unusual metadata
-            return _read(path, file, max_pixels)
-    except Image.DecompressionBombError as error:  # some formats have a limit of their own
-        raise DatasetError(f"{path}: the image is refused ({error}); shrink it") from error
-    except (OSError, *_DAMAGE) as error:
+        with open_file(path) as file:
+            return decode_image(file, path, max_pixels=max_pixels, least_side=least_side)
+    except OSError as error:
         remedy = "repair the file or remove it from the data set"
         raise DatasetError(f"{path}: cannot be read as an image ({_reason(path, error)}); {remedy}") from error
+
+
+def decode_image(
+    file: IO[bytes], where: str | Path, *, max_pixels: int | None = None, least_side: int | None = None
+) -> Image.Image:
+    """Reads an image from an open file, as `load_image` does.
+
+    Args:
+        file: The file, which can be read from any place.
+        where: Its path, or a name for messages.
+        max_pixels: See `load_image`.
+        least_side: See `load_image`.
+
+    Raises:
+        DatasetError: See `load_image`.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about unusual metadata
+            return _read(where, file, max_pixels, least_side)
+    except Image.DecompressionBombError as error:  # some formats have a limit of their own
+        raise DatasetError(f"{where}: the image is refused ({error}); shrink it") from error
+    except (OSError, *_DAMAGE) as error:
+        remedy = "repair the file or remove it from the data set"
+        raise DatasetError(f"{where}: cannot be read as an image ({_reason(where, error)}); {remedy}") from error
+
+
+def decoding_of(prepare: Any) -> dict[str, int | None]:
+    """The options of `load_image` of what prepares an image, if it has them, as a `Preprocessing` does."""
+    return {"max_pixels": pixel_limit(prepare), "least_side": getattr(prepare, "least_side", None)}
 
 
 def pixel_limit(prepare: Any) -> int | None:
@@ -69,7 +98,7 @@ def pixel_limit(prepare: Any) -> int | None:
     return getattr(prepare, "max_pixels", None)
 
 
-def to_image(item: Any, *, max_pixels: int | None = None) -> Image.Image:
+def to_image(item: Any, *, max_pixels: int | None = None, least_side: int | None = None) -> Image.Image:
     """Converts one image in any of the usual forms to an 8-bit RGB image.
 
     PIL images are converted as `load_image` converts a file, including the EXIF rotation.
@@ -78,6 +107,7 @@ def to_image(item: Any, *, max_pixels: int | None = None) -> Image.Image:
         item: A path, a PIL image, a uint8 array (height, width, 3) or (height, width), or a uint8 tensor (3, height, width)
             or (1, height, width), as `torchvision.io.read_image` returns it.
         max_pixels: Of a path, see `load_image`.
+        least_side: Of a path, see `load_image`.
 
     Returns:
         A decoded RGB image.
@@ -92,7 +122,7 @@ def to_image(item: Any, *, max_pixels: int | None = None) -> Image.Image:
         ('RGB', (6, 4))
     """
     if isinstance(item, (str, PathLike)):
-        return load_image(Path(item), max_pixels=max_pixels)
+        return load_image(Path(item), max_pixels=max_pixels, least_side=least_side)
     if isinstance(item, Image.Image):
         try:
             return _decode(item)
@@ -127,13 +157,14 @@ def _decode(image: Image.Image) -> Image.Image:
     return _to_rgb(_upright(image))
 
 
-def _read(path: str | Path, file: IO[bytes], max_pixels: int | None) -> Image.Image:
+def _read(path: str | Path, file: IO[bytes], max_pixels: int | None, least_side: int | None) -> Image.Image:
     try:
-        return _open_and_decode(path, file, max_pixels)
+        return _open_and_decode(path, file, max_pixels, least_side)
     except (OSError, *_DAMAGE):
         content = content_of(file)
         if (plain := without_metadata(content)) is not None:
             return _open_and_decode(path, io.BytesIO(plain), max_pixels)
+        # At its full size, where missing pixels are found by every difference.
         image = without_end_marker(content, lambda content: _open_and_decode(path, io.BytesIO(content), max_pixels))
         if image is None:
             raise
@@ -146,17 +177,27 @@ def _warn_once(message: str) -> None:
     log.warning("%s", message)
 
 
-def _open_and_decode(path: str | Path, file: IO[bytes], max_pixels: int | None) -> Image.Image:
+def _open_and_decode(
+    path: str | Path, file: IO[bytes], max_pixels: int | None, least_side: int | None = None
+) -> Image.Image:
     image = _open(file)
     pixels = image.width * image.height
     limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
     if limit is not None and pixels > limit:
         remedy = "shrink it, or raise image.max_pixels"
         raise DatasetError(f"{path}: the image is refused ({pixels:,} pixels, more than {limit:,}); {remedy}")
-    if pixels > FULL_SIZE:
-        scale = next((scale for scale in (2, 4) if pixels <= FULL_SIZE * scale**2), 8)
+    scale = _scale(image, least_side)
+    if scale > 1:
         image.draft("RGB", (image.width // scale, image.height // scale))  # of JPEG only
     return _decode(image)
+
+
+def _scale(image: Image.Image, least_side: int | None) -> int:
+    """The factor, 1, 2, 4 or 8, by which a JPEG image is decoded smaller."""
+    pixels, side = image.width * image.height, min(image.size)
+    by_pixels = next((scale for scale in (1, 2, 4) if pixels <= FULL_SIZE * scale**2), 8)
+    by_side = 1 if least_side is None else next((scale for scale in (8, 4, 2) if side >= least_side * scale), 1)
+    return max(by_pixels, by_side)
 
 
 def _open(file: IO[bytes]) -> Image.Image:
@@ -208,5 +249,6 @@ def _reason(path: str | Path, error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         if package := missing_package(path):
             return f"Pillow needs the package {package} to read it: python -m pip install {package}"
-        return "it is empty" if Path(path).stat().st_size == 0 else "it is not an image of a known format"
+        is_empty = Path(path).is_file() and Path(path).stat().st_size == 0
+        return "it is empty" if is_empty else "it is not an image of a known format"
     return " ".join(str(error).split()) or type(error).__name__

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from retrieval.data.image_set import ImageSet
-from retrieval.data.images import pixel_limit
+from retrieval.data.images import decoding_of
 from retrieval.data.reading import Reading
 from retrieval.errors import DatasetError, RetrievalError
 
@@ -103,7 +103,7 @@ class _Batches(Dataset[Any]):
     def load(self, index: int, prepare: Any) -> Image.Image:
         self.reading.note(int(index))
         try:
-            return self.images.load(int(index), max_pixels=pixel_limit(prepare))
+            return self.images.load(int(index), **decoding_of(prepare))
         except DatasetError as error:
             if explanation := _explain(error.__cause__):
                 raise RetrievalError(f"{self.images.where(int(index))}: {explanation}") from error

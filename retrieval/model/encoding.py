@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from retrieval.data import ImageSet, evaluation_loader, pixel_limit, to_image
-from retrieval.networks import embed
+from retrieval.data import ImageSet, decoding_of, evaluation_loader, to_image
 from retrieval.training import distributed
 from retrieval.training.progress import ProgressBar
 
@@ -94,7 +93,7 @@ def encode_shared(
         loader = loader_of(share, model.preprocessing, model)
         own = ProgressBar(len(loader), "embedding") if bar is None else bar
         try:
-            return embed(model.network, watch(own.each(loader)), autocast=model.precision == "bfloat16")
+            return model.embed(watch(own.each(loader)), fold=True)
         finally:
             if own is not bar:
                 own.close()
@@ -114,7 +113,7 @@ def _prepare(item: Any, prepare: Callable[[Image.Image], Any]) -> Tensor:
         if item.ndim != 3:
             raise ValueError(f"an image is a tensor {_shape(item)}; give {PREPARED}")
         return item.float()
-    made = prepare(to_image(item, max_pixels=pixel_limit(prepare)))
+    made = prepare(to_image(item, **decoding_of(prepare)))
     if not isinstance(made, (Tensor, np.ndarray)) or made.ndim != 3:
         raise ValueError(f"the preprocessing makes {_shape(made)}, expected a float tensor (3, height, width)")
     return torch.as_tensor(made)

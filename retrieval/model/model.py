@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from retrieval import evaluation
-from retrieval.data import ImageSet, Preprocessing, image_files, pixel_limit, readable_files, to_image
-from retrieval.errors import RetrievalError
+from retrieval.data import ImageSet, Preprocessing, decoding_of, image_files, pixel_limit, readable_files, to_image
+from retrieval.data.image_files import file_set
+from retrieval.errors import ConfigError, RetrievalError
 from retrieval.evaluation.inputs import to_numpy
 from retrieval.files import claim_file, claim_folder, folder_in_one_piece, require_free_file, write_bytes
 from retrieval.files.arrays import PATHS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.model import encoding, onnx
 from retrieval.model.description import StoredModel
 from retrieval.model.places import MODEL_FOLDER, Loaded, check_source, load_place, require_replaceable
+from retrieval.model.precision import check_precision
 from retrieval.networks import Embedder
 from retrieval.networks.embedding import device_of, embed
 from retrieval.training.device import pick_device
 
-PRECISIONS = ("float32", "bfloat16")
 _PROBES = 16  # images of noise that an ONNX file is compared by
 
 
@@ -83,8 +84,7 @@ class Model:
             )
         if not takes_tensors and preprocessing is not None:
             raise ValueError("a function gets the images themselves; leave out the preprocessing")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}, expected {' or '.join(PRECISIONS)}")
+        check_precision(precision)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; give at least 1")
         self.network = network
@@ -140,7 +140,26 @@ class Model:
             self.network.to(pick_device(device))
         return self
 
-    def encode(self, images: Any) -> np.ndarray:
+    def at(self, precision: str | None) -> Model:
+        """The model at another precision, with the same network.
+
+        Args:
+            precision: "float32", or "bfloat16", which is faster where the processor has it, and changes the vectors in the third
+                digit. With None, the precision is kept.
+
+        Raises:
+            ValueError: The precision is unknown.
+            ConfigError: It is bfloat16, and the network is not one of torch.
+        """
+        if precision is None or check_precision(precision) == self.precision:
+            return self
+        if precision != "float32" and not isinstance(self.network, nn.Module):
+            raise ConfigError(f"precision {precision} is of torch, and this model is a {type(self.network).__name__}")
+        other = copy.copy(self)
+        other.precision = precision
+        return other
+
+    def encode(self, images: Any, *, precision: str | None = None) -> np.ndarray:
         """Embeds images as unit vectors.
 
         Args:
@@ -148,6 +167,7 @@ class Model:
                 uint8 tensors (3, height, width), or float tensors (3, height, width) that are prepared already. Also an
                 `ImageSet` or another `Dataset` of (image, label), or a `DataLoader` of prepared batches, alone or as (images,
                 labels).
+            precision: "float32" or "bfloat16"; by default that of the model. See `at`.
 
         Returns:
             (number, dim) float32; (dim,) for one image.
@@ -157,6 +177,8 @@ class Model:
             DatasetError: A file cannot be read as an image.
             RetrievalError: The network makes vectors that are not finite or zero.
         """
+        if precision is not None:
+            return self.at(precision).encode(images)
         if isinstance(images, (str, Path)) and Path(images).is_dir():
             raise ValueError(f"{images} is a folder; give retrieval.data.images_in({str(images)!r})")
         if encoding.is_single(images):
@@ -166,6 +188,15 @@ class Model:
         if isinstance(images, Dataset) and not isinstance(images, ImageSet):
             images = ImageSet.from_dataset(images)
         return self.unit(self._raw(images))
+
+    def embed(self, batches: Iterable[Tensor], *, fold: bool) -> np.ndarray:
+        """The output of the network (number, dim) for batches of tensors.
+
+        Args:
+            batches: Prepared images (batch, 3, height, width).
+            fold: See `retrieval.networks.embed`; for a network of timm only.
+        """
+        return embed(self.network, batches, autocast=self.precision == "bfloat16", fold=fold and self.is_described)
 
     def embed_files(
         self,
@@ -190,7 +221,10 @@ class Model:
             files = image_files(images)
             if skip_unreadable:
                 files = readable_files(files, self.workers, max_pixels=pixel_limit(self.preprocessing))
-            return write_arrays(folder, self.encode(files), {"path": list(map(str, files))}, PATHS, overwrite=overwrite)
+            images_of = file_set(files) or files if self.takes_tensors else files
+            return write_arrays(
+                folder, self.encode(images_of), {"path": list(map(str, files))}, PATHS, overwrite=overwrite
+            )
 
     def unit(self, vectors: np.ndarray) -> np.ndarray:
         """The output of the network (number, dim) as float32 vectors of length 1.
@@ -275,6 +309,7 @@ class Model:
             if isinstance(images, ImageSet):
                 images = map(images.load, range(len(images)))
             return self._call(encoding.with_progress(images, count, self.batch_size))
+        many = isinstance(images, (ImageSet, DataLoader)) or (count or 0) > self.batch_size
         if isinstance(images, ImageSet):
             loader = encoding.loader_of(images, self.preprocessing, self)
             batches: Iterable[Tensor] = encoding.with_progress(loader, len(loader), 1)
@@ -285,7 +320,7 @@ class Model:
         else:
             items = encoding.with_progress(images, count, self.batch_size)
             batches = encoding.batches_of(items, self.preprocessing, self.batch_size)
-        return embed(self.network, batches, autocast=self.precision == "bfloat16")
+        return self.embed(batches, fold=many)
 
     def _call(self, images: Iterable[Any]) -> np.ndarray:
         """The arrays that a function makes of batches of images."""
@@ -311,7 +346,7 @@ class Model:
         return vectors
 
     def _prepared(self, image: Any) -> Tensor:
-        return torch.as_tensor(self.preprocessing(to_image(image, max_pixels=pixel_limit(self.preprocessing))))
+        return torch.as_tensor(self.preprocessing(to_image(image, **decoding_of(self.preprocessing))))
 
     def _onnx(self, inputs: list[Tensor] | None) -> tuple[bytes, dict[str, Any], int]:
         """The ONNX file, how it compares with torch, and its opset."""

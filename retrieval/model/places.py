@@ -20,6 +20,7 @@ from retrieval.errors import CheckpointError, ConfigError, IndexFormatError, bri
 from retrieval.files import require_only
 from retrieval.files.manifest import MANIFEST, FolderKind
 from retrieval.model.description import DESCRIPTION, MODEL_FILES, StoredModel, require_finite
+from retrieval.model.precision import check_cost
 from retrieval.training import RunFolder, load_checkpoint
 
 log = logging.getLogger("retrieval")
@@ -38,6 +39,8 @@ def check_source(source: Mapping[str, Any]) -> None:
             raise ValueError(f"source.{key} is {brief(source[key])}, expected a value of type {type_.__name__}")
     if "checkpoint" in source and "step" not in source:
         raise ValueError(f"source is {brief(source)}, expected the step of its checkpoint, too")
+    if "precision" in source:
+        check_cost(source["precision"])
 
 
 def _check_facts(manifest: Mapping[str, Any]) -> None:
@@ -184,6 +187,8 @@ def load_run(place: Path, checkpoint: str | None, network: torch.nn.Module | Non
     if network is None:
         require_known([config.model.backbone], folder.path)
         embedder = build_network(config, pretrained=False)
+        if embedder.is_described:  # the layout of `create_embedder`, whatever the run was trained with
+            embedder.to(memory_format=torch.channels_last)
     else:
         # A copy: the models of two checkpoints must not share their weights, nor change those of the caller.
         embedder = own_network(copy.deepcopy(network), config)

@@ -88,6 +88,10 @@ def create_embedder(
 ) -> Embedder:
     """Builds an `Embedder` around a timm model or any other backbone.
 
+    The weights of a timm model's convolutions are stored channels last. This layout makes convolutional networks faster. The output
+    of a convolution has the layout of its weights, so the images can keep theirs. Any other backbone keeps its layout, because
+    `view` fails on such an output, and a user's network may call it.
+
     Args:
         backbone: A name of `timm.list_models()`, or a module from images (batch, 3, height, width) to features (batch, width).
         pretrained: False for random weights, True for the pretrained weights of timm, or a local weights file. Ignored for a
@@ -120,7 +124,8 @@ def create_embedder(
     if gradient_checkpointing:
         _checkpoint_gradients(name, network)
     width = _feature_width(name, network, pool, image_size)
-    return Embedder(network, width, embedding_dim, pooling=pool, layer_norm=layer_norm, description=description)
+    made = Embedder(network, width, embedding_dim, pooling=pool, layer_norm=layer_norm, description=description)
+    return made if description is None else made.to(memory_format=torch.channels_last)
 
 
 def pretraining_statistics(network: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...], str]:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from retrieval.networks.folding import fold_batchnorm
 
-def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False) -> np.ndarray:
+
+def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False, fold: bool = False) -> np.ndarray:
     """Embeds batches of images in evaluation mode, in order.
 
     Args:
@@ -18,6 +20,8 @@ def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False) ->
         batches: Image tensors on any device.
         autocast: Whether to compute in bfloat16 where autocast considers it safe. It is faster on hardware with bfloat16. The
             vectors change in the third digit.
+        fold: Whether BatchNorm layers are folded into the convolutions before them; see `fold_batchnorm`. It takes the time of
+            a few images, and makes all others faster.
 
     Returns:
         (num_images, dim) float32.
@@ -32,7 +36,10 @@ def embed(network: Any, batches: Iterable[Tensor], *, autocast: bool = False) ->
     vectors = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for images in batches:
-            made = network(images.to(device, dtype, non_blocking=True))
+            images = images.to(device, dtype, non_blocking=True)
+            if fold:
+                network, fold = fold_batchnorm(network, images), False
+            made = network(images)
             if not isinstance(made, Tensor) or made.ndim != 2 or len(made) != len(images):
                 shape = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
                 raise ValueError(

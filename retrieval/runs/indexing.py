@@ -23,6 +23,7 @@ def build_index(
     root: str | Path | None = None,
     checkpoint: str | None = None,
     device: str | None = None,
+    precision: str | None = None,
     skip_unreadable: bool = False,
     **options: Any,
 ) -> Index:
@@ -37,6 +38,7 @@ def build_index(
         root: The folder that the paths of the list are relative to.
         checkpoint: The weights of a run; see `retrieval.Model.load`.
         device: The device; by default that of the run's configuration.
+        precision: "float32" or "bfloat16"; by default that of the run's configuration. See `retrieval.Model.at`.
         skip_unreadable: Leave out the images of a folder or list that cannot be read, which are logged.
         options: `kind`, `thumbnails` and `overwrite`; see `retrieval.Index.build`.
 
@@ -56,12 +58,13 @@ def build_index(
         if not is_run:
             Model.load(source)  # an error if it is neither an index nor a saved model
             raise ConfigError(f"{source}: is not a run, so it has no splits; give the images with --images or --list")
-        return Run.open(source).build_index(split, out, checkpoint=checkpoint, device=device, **options)
+        options |= {"checkpoint": checkpoint, "device": device, "precision": precision}
+        return Run.open(source).build_index(split, out, **options)
     name = "images" if images is not None else "list"
     image_set = images_in(images) if images is not None else listed_images(str(listed), root)
     if is_run and device is None:  # then the device of the run's configuration
         device = Run.open(source).config.device
-    model = Model.load(source, checkpoint=checkpoint, device=device or "auto")
+    model = Model.load(source, checkpoint=checkpoint, device=device or "auto").at(precision)
     if skip_unreadable:
         image_set = readable(image_set, model.workers, max_pixels=pixel_limit(model.preprocessing))
     return Index.build(model, image_set, out or Path(source) / f"index-{name}", split=name, **options)

@@ -191,6 +191,7 @@ class Run:
         *,
         checkpoint: str | None = None,
         device: str | None = None,
+        precision: str | None = None,
         overwrite: bool = False,
         **options: Any,
     ) -> Index:
@@ -201,6 +202,7 @@ class Run:
             out: The folder of the index; by default `index-<split>` in the run.
             checkpoint: See `model`.
             device: See `model`.
+            precision: "float32" or "bfloat16"; by default that of the run's configuration. See `retrieval.Model.at`.
             overwrite: Replace an index in that folder.
             options: `kind` and `thumbnails`; see `retrieval.Index.build`.
 
@@ -209,7 +211,7 @@ class Run:
         """
         split = split or self._default_split()
         images, unseen = self._images(split)
-        model = self.model(checkpoint, device=device)
+        model = self.model(checkpoint, device=device).at(precision)
         out = Path(out) if out else self._index_folder(split)
         return Index.build(model, images, out, split=split, unseen=unseen, overwrite=overwrite, **options)
 

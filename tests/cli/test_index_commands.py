@@ -301,7 +301,7 @@ class TestMistakes:
     def test_wrong_arguments_of_index(self, capsys, run, photos, tmp_path):
         out = ("--out", str(tmp_path / "out"))
         cases = [
-            (2, "give either RUN or --from-npy", "--split", "test"),
+            (2, "give one of RUN, --from-npy and --from-parts", "--split", "test"),
             (2, "belong together", "--from-npy", "x.npy"),
             (2, "--images does not go with --from-npy", "--from-npy", "x", "--labels", "y", "--images", "z", *out),
             (2, "--from-npy needs --out", "--from-npy", "x", "--labels", "y"),

@@ -194,7 +194,8 @@ def test_evaluation_amp_holds_in_training_and_in_an_index(images, tmp_path, monk
     forward, seen = Embedder.forward, []
 
     def watched(model: Embedder, batch: torch.Tensor) -> torch.Tensor:
-        if not model.training and not torch.is_grad_enabled():  # the check of the image size takes a gradient
+        # The check of the image size takes a gradient, and that of folded layers takes two images.
+        if not model.training and not torch.is_grad_enabled() and len(batch) > 2:
             seen.append(torch.is_autocast_enabled("cpu"))
         return forward(model, batch)
 
@@ -206,7 +207,7 @@ def test_evaluation_amp_holds_in_training_and_in_an_index(images, tmp_path, monk
         assert set(seen) == expected
         seen.clear()
         assert cli.run(["index", str(run)]) == 0
-        assert set(seen) == expected
+        assert set(seen) == expected | {False}  # the cost of bfloat16 is measured against float32
 
 
 def test_mistakes_that_need_the_data_or_the_network_are_one_line_and_leave_no_folder(images, tmp_path, capsys):

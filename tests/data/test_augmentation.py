@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
+from random import Random
 
 import numpy as np
 import pytest
@@ -129,3 +131,28 @@ def test_the_area_of_a_photo_is_an_option():
 def test_a_wrong_option_is_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         make_augmentation(name, PLAIN, **options)
+
+
+@pytest.mark.parametrize("area", [0.16, 0.4, 1])
+def test_the_smallest_crop_of_a_reduced_photo_has_twice_the_pixels_of_the_result(area, monkeypatch):
+    augment = make_augmentation("photo", replace(PLAIN, decoding="reduced"), area=[area, 1])
+    assert augment.least_side is not None
+    assert make_augmentation("photo", PLAIN, area=[area, 1]).least_side is None
+    crop = augment.pipeline.transforms[0]
+    monkeypatch.setattr(crop, "scale", (area, area))  # the smallest
+    random = np.random.default_rng(0)
+    smallest = np.inf
+    for shape in ((augment.least_side, augment.least_side, 3), (augment.least_side, 2 * augment.least_side, 3)):
+        for _ in range(200):
+            augment.pipeline.set_random_state(random, Random(int(random.integers(2**63))))
+            left, top, right, bottom = crop.get_params_dependent_on_data({"shape": shape}, {"image": np.zeros(shape)})[
+                "crop_coords"
+            ]
+            smallest = min(smallest, right - left, bottom - top)
+    assert 2 * PLAIN.size - 1 <= smallest < 2.3 * PLAIN.size
+
+
+@pytest.mark.parametrize("name", ["none", "character", "crop"])
+def test_where_the_image_is_resized_first_training_reduces_it_like_the_evaluation(name):
+    assert make_augmentation(name, replace(PLAIN, decoding="reduced")).least_side == 64
+    assert make_augmentation(name, PLAIN).least_side is None

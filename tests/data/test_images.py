@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from retrieval.data import images, load_image, to_image
+from retrieval.data.images import decode_image
 from retrieval.errors import DatasetError
 
 
@@ -273,3 +274,65 @@ def test_a_pil_image_whose_file_is_truncated_is_refused(tmp_path):
         pytest.raises(ValueError, match=r"the PIL image cannot be converted to RGB .*truncated"),
     ):
         to_image(opened)
+
+
+def photo(width: int = 400, height: int = 300) -> Image.Image:
+    """Smooth noise, like a photograph."""
+    small = np.random.default_rng(1).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    ("least", "size"),
+    [
+        (None, (400, 300)),
+        (151, (400, 300)),
+        (150, (200, 150)),
+        (76, (200, 150)),
+        (75, (100, 75)),
+        (38, (100, 75)),
+        (37, (50, 38)),
+        (1, (50, 38)),
+    ],
+)
+def test_a_jpeg_is_decoded_as_small_as_its_shorter_side_allows(tmp_path, least, size):
+    path = saved(tmp_path, photo(), "image.jpg")
+    assert load_image(path, least_side=least).size == size
+    assert load_image(saved(tmp_path, photo(), "image.png"), least_side=least).size == (400, 300)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_reduced_jpeg_of_every_mode_and_orientation_shows_the_same_picture(tmp_path, mode):
+    for orientation in (1, 3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = saved(tmp_path, photo(403, 299).convert(mode), "image.jpg", quality=95, exif=exif)
+        whole, reduced = load_image(path), load_image(path, least_side=100)
+        assert (whole.mode, reduced.mode) == ("RGB", "RGB")
+        assert reduced.size == tuple(-(-side // 2) for side in whole.size)
+        small = [np.asarray(image.resize((40, 40)), dtype=float) for image in (whole, reduced)]
+        assert np.abs(small[0] - small[1]).mean() < 3  # another picture, or one turned otherwise, differs by 60
+
+
+def test_a_reduced_jpeg_is_bound_by_both_limits(tmp_path, monkeypatch):
+    path = saved(tmp_path, photo(), "image.jpg")
+    with pytest.raises(DatasetError, match="120,000 pixels, more than 1,000"):
+        load_image(path, max_pixels=1000, least_side=10)
+    monkeypatch.setattr(images, "FULL_SIZE", 400 * 300 // 16)
+    assert load_image(path, least_side=150).size == (100, 75)
+
+
+def test_a_damaged_jpeg_is_refused_at_every_size(tmp_path):
+    whole = saved(tmp_path, photo(), "image.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "unmarked.jpg").write_bytes(whole[:-2])
+    with pytest.raises(DatasetError, match="truncated"):
+        load_image(tmp_path / "half.jpg", least_side=40)
+    assert load_image(tmp_path / "unmarked.jpg", least_side=40).size == (400, 300)
+
+
+def test_an_image_is_read_from_an_open_file_under_any_name(tmp_path):
+    content = io.BytesIO(saved(tmp_path, photo(), "image.jpg").read_bytes())
+    assert decode_image(content, "shard.tar/1.jpg", least_side=75).size == (100, 75)
+    with pytest.raises(DatasetError, match=r"shard\.tar/2\.jpg: cannot be read as an image \(it is not an image"):
+        decode_image(io.BytesIO(b"text"), "shard.tar/2.jpg")

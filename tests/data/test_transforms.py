@@ -12,7 +12,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from retrieval.data import ImageSet, Preprocessing, evaluation_loader, make_augmentation, prepare, training_loader
+from retrieval.data import (
+    ImageSet,
+    Preprocessing,
+    evaluation_loader,
+    load_image,
+    make_augmentation,
+    prepare,
+    training_loader,
+)
 from retrieval.errors import DatasetError
 from retrieval.model import Model
 
@@ -153,3 +161,37 @@ def test_training_evaluation_and_queries_read_an_image_by_the_limit_of_the_prepr
 def test_a_very_long_image_above_the_limit_of_pillow_is_cropped(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert prepare(Image.new("RGB", (2000, 10), "white"), PLAIN).shape == (3, 24, 24)
+
+
+def test_the_decoding_is_kept_in_the_dictionary_only_if_it_is_reduced():
+    assert "decoding" not in PLAIN.to_dict()
+    assert PLAIN.least_side is None
+    reduced = replace(PLAIN, decoding="reduced")
+    assert reduced.to_dict()["decoding"] == "reduced"
+    assert reduced.least_side == 64
+    assert Preprocessing.from_dict(reduced.to_dict()) == reduced
+    for decoding in ("half", None, 1, ["full"]):
+        with pytest.raises(ValueError, match=r"decoding is .*; choose full or reduced"):
+            replace(PLAIN, decoding=decoding)
+
+
+@pytest.mark.parametrize("decoding", ["full", "reduced"])
+def test_training_evaluation_and_queries_decode_an_image_alike(tmp_path, decoding):
+    noise(20, 15).resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "a.jpg")
+    images = ImageSet.from_pairs(tmp_path, [("a.jpg", "a")])
+    preprocessing = replace(PLAIN, decoding=decoding)
+    model, augmentation = Model(nn.Flatten(), preprocessing), make_augmentation("none", preprocessing)
+    decoded = load_image(tmp_path / "a.jpg", least_side=preprocessing.least_side)
+    assert decoded.size == ((400, 300) if decoding == "full" else (100, 75))
+    expected = prepare(decoded, preprocessing)
+    unit = expected.ravel() / np.linalg.norm(expected)
+    batch = [(0, np.array([0]))]
+    np.testing.assert_array_equal(
+        next(iter(training_loader(images, batch, augmentation, seed=0, workers=0)))[0][0], expected
+    )
+    np.testing.assert_array_equal(
+        next(iter(evaluation_loader(images, preprocessing, batch_size=1, workers=0)))[0], expected
+    )
+    np.testing.assert_array_equal(images.with_transform(preprocessing)[0][0], expected)
+    np.testing.assert_allclose(model.encode(images)[0], unit, rtol=1e-5)
+    np.testing.assert_allclose(model.encode(tmp_path / "a.jpg"), unit, rtol=1e-5)
