@@ -3,10 +3,10 @@
     python scripts/milvus_server.py install .milvus
     python scripts/bench_engines.py .milvus --sizes 10000 100000
 
-The vectors are random around one centre for ten. "push" is the time of `index.push`, from the first item to the check at the end; "server" is the
-memory that the server's process takes then, with everything that it takes by itself. A query is one of 200, alone ("single") or all
-in one call ("batch"), through `engines.search` and through `Index.search`; "ratio" is its time by that of the exact search of the
-bundle in the same run. The server and the search share the processors.
+The vectors are random around one centre for ten. "push" is the time of `index.push`, with the measurement at its end; "server" is
+the memory of the server's process after it. A query is one of 200, alone ("single") or all in one call ("batch"), through
+`engines.search` or `Index.search`; "ratio" is its time by that of the exact search of the bundle in the same run. The server
+and the search share the processors.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from retrieval.index import engines
 
 QUERIES = 200
 K = 10
+WIDTHS, DIGITS = (8, 9, 12, 11, 7, 10, 7, 8), (1, 0, 0, 2, 2, 3, 2, 4)  # of the columns
 
 
 def make_index(count: int, dimension: int, kind: str = "exact") -> tuple[Index, np.ndarray]:
@@ -86,11 +87,8 @@ def bench(server: Server, count: int, kinds: list[str], dimension: int, repeats:
 
 def row(cells: list[object]) -> None:
     """Prints a row."""
-    forms = ["8.1f", "9.0f", "12.0f", "11.2f", "7.2f", "10.3f", "7.2f", "8.4f"]
-    texts = [
-        "-".rjust(int(form.split(".")[0])) if cell is None else f"{cell:{form}}"
-        for cell, form in zip(cells[1:], forms, strict=True)
-    ]
+    columns = zip(cells[1:], WIDTHS, DIGITS, strict=True)
+    texts = ["-".rjust(width) if cell is None else f"{cell:{width}.{digits}f}" for cell, width, digits in columns]
     print(f"{cells[0]:14}" + "".join(texts), flush=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from retrieval.errors import EngineError
 from retrieval.index.engines.address import Address
 from retrieval.index.engines.facts import Facts
+from retrieval.index.search import Hit
 
 
 @dataclass
@@ -40,6 +41,17 @@ class Server:
         self.calls.append(verb)
         if self.fails_at and self.fails_at[0] == verb and self.calls.count(verb) > self.fails_at[1]:
             raise EngineError("the server is gone")
+
+
+def assert_alike(found: Any, expected: Any) -> None:
+    """The hits are the same, one query's or several queries'; the exact search of a bundle rounds scores to float32 earlier."""
+    if expected and isinstance(expected[0], Hit):
+        assert [replace(hit, score=0.0) for hit in found] == [replace(hit, score=0.0) for hit in expected]
+        np.testing.assert_allclose([hit.score for hit in found], [hit.score for hit in expected], atol=1e-6)
+    else:
+        assert len(found) == len(expected)
+        for row, other in zip(found, expected, strict=True):
+            assert_alike(row, other)
 
 
 SERVERS: dict[str, Server] = {}

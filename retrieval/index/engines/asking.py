@@ -25,7 +25,7 @@ log = logging.getLogger("retrieval")
 _PAIRS = 200_000  # pairs of a query and a neighbour in one call
 _SAMPLE = 1000  # items that are queries in `evaluate`, at most
 _EQUAL = 1e-6  # scores of equal neighbours differ by less
-_TIES = 16  # neighbours beyond k, to see the ties of the last one
+_TIES = 16  # neighbours beyond k: of several equal ones, the first by id counts, as in the exact search
 
 
 def search(
@@ -109,7 +109,7 @@ def evaluate(engine: Engine, index: Index, ks: Sequence[int] | None = None) -> d
         raise ConfigError("no class of the index has two items, so there is no recall to measure")
     figures: dict[str, float] = {}
     for name, found in (("recall", live), ("exact recall", exact)):
-        ranks = _first_relevant(index, queries, *_without(queries, *found))[kept]
+        ranks = _first_relevant(index, queries, _without(queries, *found)[0])[kept]
         figures |= {f"{name}@{k}": float((ranks <= k).mean()) for k in ks}
     scores = [_without(queries, *found)[1] for found in (live, exact)]
     figures |= {f"found@{k}": _share(scores[0], scores[1], k) for k in ks}
@@ -194,12 +194,10 @@ def _without(own: np.ndarray, positions: np.ndarray, scores: np.ndarray) -> tupl
     return positions[keep].reshape(shape), scores[keep].reshape(shape)
 
 
-def _first_relevant(index: Index, queries: np.ndarray, positions: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """The rank of the first neighbour of the query's class; infinite without one. Others with its score come before it."""
+def _first_relevant(index: Index, queries: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """The rank of the first neighbour of the query's class; infinite without one."""
     relevant = (index.labels[positions] == index.labels[queries][:, None]) & (positions >= 0)
-    best = np.where(relevant, scores, -np.inf).max(axis=1, keepdims=True)
-    before = ((scores >= best) & ~relevant & (positions >= 0)).sum(axis=1)
-    return np.where(relevant.any(axis=1), 1.0 + before, np.inf)
+    return np.where(relevant.any(axis=1), 1.0 + relevant.argmax(axis=1), np.inf)
 
 
 def _check_k(engine: Engine, k: int, others: int = 0) -> int:
