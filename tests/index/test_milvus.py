@@ -146,7 +146,7 @@ def test_a_class_filter_gives_the_nearest_of_the_class_whatever_its_name(url, in
             assert_alike(search(url, index, queries[0], k=COUNT, class_name=name), expected[0])
 
 
-def test_a_push_that_is_killed_is_continued_by_the_same_command(url, index, tmp_path, capsys):
+def test_a_push_that_is_killed_is_continued_by_the_same_command(url, index, tmp_path, capsys, caplog):
     index.save(tmp_path / "index")
     program = (
         "import os, sys\n"
@@ -165,7 +165,7 @@ def test_a_push_that_is_killed_is_continued_by_the_same_command(url, index, tmp_
     assert (code, out) == (1, "")
     code, out, err = call(capsys, *words, "--json")
     assert code == 0
-    assert "1500 of 3000 items are stored already" in err
+    assert f"{url}: 1500 of 3000 items are stored already" in caplog.messages
     assert json.loads(out)["sent"] == 1500
     assert_served(url, index)
     assert json.loads(call(capsys, *words, "--json", "--quiet")[1])["sent"] == 0
