@@ -224,7 +224,7 @@ def merge(indices: tuple[str, ...], out: str, overwrite: bool, as_json: bool) ->
     epilog="""\b
 Examples:
   retrieval index push photos-index milvus://localhost:19530/photos
-  retrieval index push photos-index milvus://db:19530/photos --type hnsw --replace""",
+  retrieval index push photos-index milvus://db:19530/photos --type hnsw""",
 )
 @click.argument("index", type=FOLDER)
 @click.argument("url", metavar="URL")

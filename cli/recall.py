@@ -119,10 +119,7 @@ def command(
     opened, against = _open(index, labels), queries and _open(queries, query_labels)
     cut_offs = ks if is_given("ks") else None
     more: dict[str, Any] = {"caution": caution} if (caution := (against or opened).caution) else {}
-    if at is not None:
-        figures = _figures_at(at, opened, cut_offs) | more
-        _print(figures, [figures], lambda rows: server_table(rows[0]), as_json, as_csv)
-    elif per_class:
+    if per_class:
         classes = [row | more for row in opened.evaluate_classes(cut_offs, queries=against, metrics=metrics)]
         _print(classes, classes, class_table, as_json, as_csv)
     elif ranked:
@@ -131,8 +128,9 @@ def command(
         _print({name: figures | more for name, figures in rankings.items()}, rows, rankings_table, as_json, as_csv)
     else:
         options: dict[str, Any] = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
-        figures = opened.evaluate(cut_offs, queries=against, **options) | more
-        _print(figures, [figures], lambda rows: one_table(rows[0]), as_json, as_csv)
+        figures = _figures(opened, at, cut_offs, queries=against, **options) | more
+        table = one_table if at is None else server_table
+        _print(figures, [figures], lambda rows: table(rows[0]), as_json, as_csv)
 
 
 def _open(place: str, labels: str | None) -> Any:
@@ -142,8 +140,10 @@ def _open(place: str, labels: str | None) -> Any:
     return Index.open(place) if labels is None else Index.from_files(place, labels)
 
 
-def _figures_at(at: str, index: Any, ks: tuple[int, ...] | None) -> dict[str, Any]:
-    """The figures of an index on a server."""
+def _figures(index: Any, at: str | None, ks: tuple[int, ...] | None, **options: Any) -> dict[str, Any]:
+    """The figures of an index, or of the server that it was pushed to."""
+    if at is None:
+        return index.evaluate(ks, **options)
     from retrieval.index import engines
 
     with engines.open(at) as engine:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,9 +83,8 @@ def command(
 
     files = _drawable(picture, html, overwrite)
     opened, queries = Index.open(index_to_search(folder), device=device), image_files(images)
-    search = opened.search if at is None else partial(_search_at, at, opened, class_name=class_name)
-    options = {} if at else {"exact": exact, "qe": qe, "alpha": alpha, "dba": dba, "rerank": rerank}
-    hits = search(queries, k, min_score=min_score, **options)
+    ranking: dict[str, Any] = {"exact": exact, "qe": qe, "alpha": alpha, "dba": dba, "rerank": rerank}
+    hits = _search(opened, at, queries, k, min_score, class_name, ranking)
     for name, file in files.items():
         write = opened.draw if name == "picture" else opened.write_page
         write(queries, hits, file, min_score=min_score, overwrite=overwrite)
@@ -117,12 +115,22 @@ def _places(
     return FOLDER.convert(index, first, context), images
 
 
-def _search_at(at: str, index: Index, queries: Sequence[Path], k: int, **options: Any) -> list[list[Hit]]:
-    """The neighbours that a server finds."""
+def _search(
+    index: Index,
+    at: str | None,
+    queries: Sequence[Path],
+    k: int,
+    min_score: float | str | None,
+    class_name: str | None,
+    ranking: dict[str, Any],
+) -> list[list[Hit]]:
+    """The neighbours that the index finds, or the server that it was pushed to."""
+    if at is None:
+        return index.search(queries, k, min_score=min_score, **ranking)
     from retrieval.index import engines
 
     with engines.open(at) as engine:
-        return engines.search(engine, index, queries, k, **options)
+        return engines.search(engine, index, queries, k, class_name=class_name, min_score=min_score)
 
 
 def _limit(index: Index, min_score: float | str | None) -> dict[str, Any]:

@@ -161,9 +161,9 @@ def test_a_push_that_is_killed_is_continued_by_the_same_command(url, index, tmp_
     words = ["index", "push", str(tmp_path / "index"), url]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert done.returncode == -9
-    code, out, err = call(capsys, "search", "no.png", "--model", str(tmp_path / "index"), "--at", url)
+    code, out, _ = call(capsys, "search", "no.png", "--model", str(tmp_path / "index"), "--at", url)
     assert (code, out) == (1, "")
-    code, out, err = call(capsys, *words, "--json")
+    code, out, _ = call(capsys, *words, "--json")
     assert code == 0
     assert f"{url}: 1500 of 3000 items are stored already" in caplog.messages
     assert json.loads(out)["sent"] == 1500
