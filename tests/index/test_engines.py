@@ -15,6 +15,7 @@ from retrieval.errors import ConfigError, EngineError, IndexFormatError
 from retrieval.index import engines
 from retrieval.index.engines import pushing
 from retrieval.index.engines.address import parse
+from retrieval.index.engines.local import local
 
 URL = "memory://here/photos"
 
@@ -58,7 +59,7 @@ class TestPush:
         index = make_index()
         collection = index.push(URL, kind="hnsw")["collection"]
         facts = server.facts[collection]
-        assert facts == replace(engines.Facts.of(index, "hnsw"), complete=True)
+        assert facts == replace(local(index).facts("hnsw"), complete=True)
         assert (facts.count, facts.dimension, facts.metric, facts.normalised) == (150, 8, "inner_product", True)
         assert engines.Facts.from_json(facts.to_json()) == facts
 
@@ -218,7 +219,7 @@ class TestAsk:
             assert figures[f"found@{k}"] == 1
         assert (figures["queries"], figures["left_out"]) == (150, 0)
 
-    def test_ties_count_against_the_query_as_they_do_in_the_exact_index(self, server):
+    def test_ties_are_decided_as_in_the_exact_index(self, server):
         index = Index.from_vectors(np.repeat(np.eye(8), 2, axis=0), [f"{i % 3}" for i in range(16)])
         index.push(URL)
         with engines.open(URL) as engine:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrieval import evaluation
-from retrieval.errors import ConfigError, EngineError, IndexFormatError, did_you_mean, plural
+from retrieval.errors import ConfigError, EngineError, plural
 from retrieval.evaluation.arrays import check_k
 from retrieval.index.engines.engine import Engine
-from retrieval.index.engines.facts import Facts
+from retrieval.index.engines.local import Local, local
 from retrieval.index.recall import KS
 from retrieval.index.search import Hit, query_vectors
 
@@ -54,18 +54,19 @@ def search(
     """
     k = _check_k(engine, k)
     least = _least_score(index, min_score)
-    label, count = _label(index, class_name)
-    collection = collection_of(engine, index)
+    items = local(index)
+    label = None if class_name is None else items.label_of(class_name)
+    collection = collection_of(engine, items)
     given = query_vectors(queries)
     vectors = index.model.encode(queries) if given is None else given
     single = vectors.ndim == 1
     rows = evaluation.unit_vectors("queries", vectors[None] if single else vectors)
-    k = min(k, count)
-    positions, scores = neighbours(engine, collection, index, rows, k, label)
+    k = min(k, len(items) if label is None else int((items.labels == label).sum()))
+    positions, scores = neighbours(engine, collection, items, rows, k, label)
     _say_fewer(engine, positions, k)
     hits = [
         [
-            Hit(rank, score, int(index.ids[at]), int(index.labels[at]), index.classes[at], index.paths[at])
+            Hit(rank, score, int(items.ids[at]), int(items.labels[at]), items.classes[at], items.paths[at])
             for rank, (at, score) in enumerate(zip(*row, strict=True), start=1)
             if at >= 0 and (least is None or score >= least)
         ]
@@ -91,32 +92,33 @@ def evaluate(engine: Engine, index: Index, ks: Sequence[int] | None = None) -> d
         ConfigError: A k is not smaller than the number of items, or more than the server returns.
         EngineError: The server serves another index, or fails.
     """
-    ks = [k for k in KS if k < len(index)] or KS if ks is None else ks
+    items = local(index)
+    ks = [k for k in KS if k < len(items)] or KS if ks is None else ks
     largest = max(_check_k(engine, k, others=1) for k in ks)
-    if largest >= len(index):
+    if largest >= len(items):
         raise ConfigError(
-            f"k is {largest} and the index has {plural(len(index) - 1, 'other item')}; give a smaller one"
+            f"k is {largest} and the index has {plural(len(items) - 1, 'other item')}; give a smaller one"
         )
-    collection = collection_of(engine, index)
-    queries = sample(index, _SAMPLE)
-    width = min(largest + 1 + _TIES, len(index), engine.largest_k)
-    live = neighbours(engine, collection, index, index.vectors[queries], width, None)
+    collection = collection_of(engine, items)
+    queries = items.sample(_SAMPLE)
+    width = min(largest + 1 + _TIES, len(items), engine.largest_k)
+    live = neighbours(engine, collection, items, items.vectors[queries], width, None)
     exact = _exact(index, queries, width)
     _say_fewer(engine, live[0], width)
-    _, number, counts = np.unique(index.labels, return_inverse=True, return_counts=True)
+    _, number, counts = np.unique(items.labels, return_inverse=True, return_counts=True)
     kept = counts[number[queries]] > 1
     if not kept.any():
         raise ConfigError("no class of the index has two items, so there is no recall to measure")
     figures: dict[str, float] = {}
     for name, found in (("recall", live), ("exact recall", exact)):
-        ranks = _first_relevant(index, queries, _without(queries, *found)[0])[kept]
+        ranks = _first_relevant(items, queries, _without(queries, *found)[0])[kept]
         figures |= {f"{name}@{k}": float((ranks <= k).mean()) for k in ks}
     scores = [_without(queries, *found)[1] for found in (live, exact)]
     figures |= {f"found@{k}": _share(scores[0], scores[1], k) for k in ks}
     return figures | {"queries": int(kept.sum()), "left_out": int((~kept).sum()), "items": len(queries)}
 
 
-def collection_of(engine: Engine, index: Index) -> str:
+def collection_of(engine: Engine, items: Local) -> str:
     """The complete collection that the name stands for, after a check that it holds the index.
 
     Raises:
@@ -128,7 +130,7 @@ def collection_of(engine: Engine, index: Index) -> str:
     facts = engine.facts(served)
     if facts is None:
         raise EngineError(f"{engine.url}: is a collection that retrieval did not push; choose another name")
-    if difference := facts.difference(Facts.of(index, facts.kind)):
+    if difference := facts.difference(items.facts(facts.kind)):
         raise EngineError(f"{engine.url}: {difference}; give the index that was pushed, or push this one")
     if not facts.complete:
         raise EngineError(f"{engine.url}: holds a part of the index; push it again to complete it")
@@ -136,24 +138,23 @@ def collection_of(engine: Engine, index: Index) -> str:
 
 
 def neighbours(
-    engine: Engine, collection: str, index: Index, queries: np.ndarray, k: int, label: int | None
+    engine: Engine, collection: str, items: Local, queries: np.ndarray, k: int, label: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions (num_queries, k), -1 where none was found, and exact scores; by descending score, then ascending id."""
     positions = np.full((len(queries), k), -1, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    order = np.argsort(index.ids, kind="stable")
     step = max(1, _PAIRS // k)
     for start in range(0, len(queries), step):
         block = engine.search(collection, queries[start : start + step], k, label)
-        for row, ids in enumerate(block, start=start):
-            ids = np.unique(ids[ids >= 0])
-            at = order[np.searchsorted(index.ids, ids, sorter=order).clip(max=len(order) - 1)]
-            if (strangers := ids[index.ids[at] != ids]).size:
+        for row, found in enumerate(block, start=start):
+            ids = np.unique(found[found >= 0])
+            at = items.positions(ids)
+            if (strangers := ids[at < 0]).size:
                 raise EngineError(
                     f"{engine.url}: finds an item of id {strangers[0]}, which the index does not have; "
                     "push it again with replace=True"
                 )
-            exact = (index.vectors[at].astype(np.float64) * queries[row]).sum(axis=1).astype(np.float32)
+            exact = items.scores(queries[row], at)
             best = np.lexsort((ids, -exact))
             positions[row, : len(at)], scores[row, : len(at)] = at[best], exact[best]
     return positions, scores
@@ -161,23 +162,17 @@ def neighbours(
 
 def found_by(engine: Engine, collection: str, index: Index, queries: np.ndarray, k: int) -> float:
     """The share of the k exact neighbours that a collection finds, by their scores; each of the queries is its own neighbour."""
-    live = neighbours(engine, collection, index, index.vectors[queries], k, None)
+    items = local(index)
+    live = neighbours(engine, collection, items, items.vectors[queries], k, None)
     return _share(live[1], _exact(index, queries, k)[1], k)
-
-
-def sample(index: Index, size: int) -> np.ndarray:
-    """Positions of all items, or of a random sample of that size; the same ones each time."""
-    return np.sort(np.random.default_rng(0).permutation(len(index))[:size])
 
 
 def _exact(index: Index, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Like `neighbours`, by the exact search of the index."""
-    order = np.argsort(index.ids, kind="stable")
-    hits = index.search(index.vectors[queries], k, exact=True)
-    ids = np.array([[hit.id for hit in row] for row in hits])
-    return order[np.searchsorted(index.ids, ids, sorter=order)], np.array(
-        [[hit.score for hit in row] for row in hits], dtype=np.float32
-    )
+    items = local(index)
+    hits = index.search(items.vectors[queries], k, exact=True)
+    ids, scores = (np.array([[getattr(hit, name) for hit in row] for row in hits]) for name in ("id", "score"))
+    return items.positions(ids), scores.astype(np.float32)
 
 
 def _share(live: np.ndarray, exact: np.ndarray, k: int) -> float:
@@ -194,9 +189,9 @@ def _without(own: np.ndarray, positions: np.ndarray, scores: np.ndarray) -> tupl
     return positions[keep].reshape(shape), scores[keep].reshape(shape)
 
 
-def _first_relevant(index: Index, queries: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def _first_relevant(items: Local, queries: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """The rank of the first neighbour of the query's class; infinite without one."""
-    relevant = (index.labels[positions] == index.labels[queries][:, None]) & (positions >= 0)
+    relevant = (items.labels[positions] == items.labels[queries][:, None]) & (positions >= 0)
     return np.where(relevant.any(axis=1), 1.0 + relevant.argmax(axis=1), np.inf)
 
 
@@ -224,17 +219,6 @@ def _least_score(index: Index, min_score: float | str | None) -> float | None:
     if not is_number or not math.isfinite(float(min_score)):
         raise ValueError(f"min_score is {min_score!r}, expected a finite number or 'auto'")
     return float(min_score)
-
-
-def _label(index: Index, class_name: str | None) -> tuple[int | None, int]:
-    """The label of a class and the number of its items; None and the number of all items without a class."""
-    if class_name is None:
-        return None, len(index)
-    if class_name not in index.classes:
-        hint = did_you_mean(class_name, set(index.classes))
-        raise IndexFormatError(f"{index.folder or 'the index'}: has no class {class_name!r}{hint}")
-    label = index.labels[index.classes.index(class_name)]
-    return int(label), int((index.labels == label).sum())
 
 
 def _say_fewer(engine: Engine, positions: np.ndarray, k: int) -> None:

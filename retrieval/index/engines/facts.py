@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from itertools import chain, islice
 
 import numpy as np
 
 from retrieval.errors import brief
 from retrieval.index.manifest import METRIC
-
-if TYPE_CHECKING:
-    from retrieval.index import Index
 
 _ROWS = 1 << 16  # vectors that are hashed at a time; those of a file are not read at once
 # In the order in which a difference is reported: vectors of another model differ, too.
@@ -56,21 +53,6 @@ class Facts:
     complete: bool = False
 
     @classmethod
-    def of(cls, index: Index, kind: str) -> Facts:
-        """The facts of an index that is to be pushed."""
-        columns = (index.ids.tolist(), index.labels.tolist(), index.classes, index.paths)
-        return cls(
-            model=index.describe()["model"],
-            vectors=_sha256(np.ascontiguousarray(index.vectors[i : i + _ROWS]) for i in range(0, len(index), _ROWS)),
-            items=_sha256(json.dumps(row).encode() for row in zip(*columns, strict=True)),
-            metric=METRIC,
-            dimension=index.vectors.shape[1],
-            normalised=True,
-            count=len(index),
-            kind=kind,
-        )
-
-    @classmethod
     def from_json(cls, text: object) -> Facts | None:
         """The facts of the text that `to_json` makes; None for any other value."""
         try:
@@ -96,6 +78,34 @@ class Facts:
             if ours != theirs:
                 return f"holds another {name} ({_short(ours)}) than the index ({_short(theirs)})"
         return ""
+
+
+def facts_of(
+    model: str | None,
+    vectors: np.ndarray,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    paths: Sequence[str],
+) -> Facts:
+    """The facts of the items of an index, of no type."""
+    count, dimension = vectors.shape
+    texts = (f"{len(text)} {text}".encode() for column in (classes, paths) for text in column)
+    return Facts(
+        model=model,
+        vectors=_sha256(np.ascontiguousarray(vectors[row : row + _ROWS]) for row in range(0, count, _ROWS)),
+        items=_sha256(chain([ids.tobytes(), labels.tobytes()], map(b"".join, _batched(texts)))),
+        metric=METRIC,
+        dimension=dimension,
+        normalised=True,
+        count=count,
+        kind="",
+    )
+
+
+def _batched(texts: Iterator[bytes]) -> Iterator[list[bytes]]:
+    while batch := list(islice(texts, _ROWS)):
+        yield batch
 
 
 def _sha256(blocks: Iterable[bytes | np.ndarray]) -> str:

@@ -26,6 +26,7 @@ _STALLED = 30  # time limits of a call without any progress of the index; a larg
 _PROPERTY = "retrieval"  # of a collection: its facts; servers lose the description of a collection
 _FIELD = "vector"
 _LONGEST_TEXT = 65535  # bytes
+_SMALL = 1024  # rows; a smaller part of a collection gets no index
 _EXPLORED = 128  # candidates of a search in a graph
 _INDEXES = {"exact": "FLAT", "hnsw": "HNSW", "ivf": "IVF_FLAT", "diskann": "DISKANN"}
 
@@ -131,6 +132,9 @@ class Milvus:
             if time.monotonic() > end:
                 raise EngineError(f"{self.url}: the server does not index {collection}; {left:,} items are left")
             time.sleep(_PAUSE)
+        end = time.monotonic() + self._timeout
+        while not self._serves_indexes(collection) and time.monotonic() < end:
+            time.sleep(_PAUSE)
 
     def serve(self, collection: str) -> None:
         with self._calls():
@@ -193,6 +197,12 @@ class Milvus:
     def _rows_without_index(self, collection: str) -> int:
         with self._calls():
             return int(self._client.describe_index(collection, _FIELD, timeout=self._timeout)["pending_index_rows"])
+
+    def _serves_indexes(self, collection: str) -> bool:
+        """Whether searches use the index. For some seconds after it is built, they use a coarser one of the newest rows."""
+        with self._calls():
+            segments = self._client.list_loaded_segments(collection, timeout=self._timeout)
+        return all(it.state == "Sealed" and (it.index_name or it.num_rows < _SMALL) for it in segments)
 
     def _patiently(self, call: Callable[[], Any]) -> None:
         """Repeats a call until the time limit: a server that has just started answers, and refuses it for some seconds."""

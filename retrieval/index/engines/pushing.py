@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from retrieval.errors import ConfigError, EngineError, brief, did_you_mean, plural
-from retrieval.index.engines.asking import found_by, sample
+from retrieval.index.engines.asking import found_by
 from retrieval.index.engines.engine import Engine
 from retrieval.index.engines.facts import Facts
+from retrieval.index.engines.local import Local, local
 from retrieval.training.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -52,17 +53,18 @@ def push(engine: Engine, index: Index, *, kind: str = "exact", replace: bool = F
     if kind not in engine.kinds:
         hint = did_you_mean(kind, engine.kinds) or f"; choose {', '.join(engine.kinds)}"
         raise ConfigError(f"type {brief(kind)} is unknown on {engine.url}{hint}")
-    facts = Facts.of(index, kind)
+    items = local(index)
+    facts = items.facts(kind)
     collection = f"{engine.name}_{facts.digest}"
     served = engine.serving()
     _require_replaceable(engine, served, collection, facts, replace)
-    progress = _Progress(engine, served, len(index))
+    progress = _Progress(engine, served, len(items))
     with progress:
         stored = engine.facts(collection)
         if stored is None or not stored.complete:
             engine.record(collection, facts)
-        missing, strangers = _compare(engine, collection, index)
-        progress.stored = len(index) - len(missing)
+        missing, strangers = _compare(engine, collection, items)
+        progress.stored = len(items) - len(missing)
     if len(strangers) and not replace:
         raise EngineError(
             f"{engine.url}: {collection} holds {plural(len(strangers), 'item')} that the index does not have, the first of "
@@ -71,14 +73,14 @@ def push(engine: Engine, index: Index, *, kind: str = "exact", replace: bool = F
     with progress:
         for start in range(0, len(strangers), engine.largest_k):
             engine.delete(collection, strangers[start : start + engine.largest_k].tolist())
-        _send(engine, collection, index, missing, progress)
+        _send(engine, collection, items, missing, progress)
         if len(missing) or len(strangers) or stored is None or not stored.complete:
             engine.seal(collection)
-            _verify(engine, collection, index)
+            _verify(engine, collection, items)
             engine.record(collection, changed(facts, complete=True))
         if served != collection:
             engine.serve(collection)
-    result = {"url": engine.url, "collection": collection, "type": kind, "count": len(index), "sent": len(missing)}
+    result = {"url": engine.url, "collection": collection, "type": kind, "count": len(items), "sent": len(missing)}
     result |= {"removed": _drop_earlier(engine, collection), **measure(engine, collection, index)}
     return result
 
@@ -88,7 +90,7 @@ def measure(engine: Engine, collection: str, index: Index) -> dict[str, Any]:
 
     Neighbours are compared by their scores, so it does not matter which of several equal ones is found.
     """
-    queries = sample(index, _QUERIES)
+    queries = local(index).sample(_QUERIES)
     ks = [k for k in (1, 10) if k <= len(index)]
     return {"queries": len(queries)} | {f"found@{k}": found_by(engine, collection, index, queries, k) for k in ks}
 
@@ -122,40 +124,40 @@ class _Progress:
             raise EngineError(f"{error}; {self.stored:,} {self._state}; run the same again to go on") from error
 
 
-def _send(engine: Engine, collection: str, index: Index, missing: np.ndarray, progress: _Progress) -> None:
+def _send(engine: Engine, collection: str, items: Local, missing: np.ndarray, progress: _Progress) -> None:
     """Sends the items at some positions."""
     if progress.stored and len(missing):
-        log.info("%s: %d of %d items are stored already", engine.url, progress.stored, len(index))
-    with ProgressBar(len(index), "pushing", initial=progress.stored) as bar:
-        for rows in _batches(index, missing):
+        log.info("%s: %d of %d items are stored already", engine.url, progress.stored, len(items))
+    with ProgressBar(len(items), "pushing", initial=progress.stored) as bar:
+        for rows in _batches(items, missing):
             engine.add(collection, rows)
             progress.stored += len(rows)
             bar.update(len(rows))
 
 
-def _batches(index: Index, positions: np.ndarray) -> Iterator[list[dict[str, Any]]]:
-    size = max(1, min(_MOST_ROWS, _NUMBERS // index.vectors.shape[1]))
+def _batches(items: Local, positions: np.ndarray) -> Iterator[list[dict[str, Any]]]:
+    size = max(1, min(_MOST_ROWS, _NUMBERS // items.vectors.shape[1]))
     for start in range(0, len(positions), size):
         some = positions[start : start + size]
-        columns = (index.ids[some].tolist(), index.labels[some].tolist(), some.tolist(), index.vectors[some])
+        columns = (items.ids[some].tolist(), items.labels[some].tolist(), some.tolist(), items.vectors[some])
         yield [
             {
                 "id": id_,
                 "label": label,
-                "class": index.classes[position],
-                "path": index.paths[position],
+                "class": items.classes[position],
+                "path": items.paths[position],
                 "vector": vector,
             }
             for id_, label, position, vector in zip(*columns, strict=True)
         ]
 
 
-def _compare(engine: Engine, collection: str, index: Index) -> tuple[np.ndarray, np.ndarray]:
+def _compare(engine: Engine, collection: str, items: Local) -> tuple[np.ndarray, np.ndarray]:
     """The positions of the items that a collection does not have, and the ids that it has and the index has not."""
     if not engine.count(collection):
-        return np.arange(len(index)), np.array([], dtype=np.int64)
-    stored = np.unique(np.concatenate(list(_stored_ids(engine, collection, np.sort(index.ids)))))
-    return np.flatnonzero(~np.isin(index.ids, stored)), np.setdiff1d(stored, index.ids)
+        return np.arange(len(items)), np.array([], dtype=np.int64)
+    stored = np.unique(np.concatenate(list(_stored_ids(engine, collection, np.sort(items.ids)))))
+    return np.flatnonzero(~np.isin(items.ids, stored)), np.setdiff1d(stored, items.ids)
 
 
 def _stored_ids(engine: Engine, collection: str, ids: np.ndarray) -> Iterator[np.ndarray]:
@@ -176,13 +178,13 @@ def _ids_between(engine: Engine, collection: str, first: int, last: int) -> Iter
         yield from _ids_between(engine, collection, middle + 1, last)
 
 
-def _verify(engine: Engine, collection: str, index: Index) -> None:
+def _verify(engine: Engine, collection: str, items: Local) -> None:
     """Checks the number of the items, and some of their vectors."""
-    if (count := engine.count(collection)) != len(index):
-        raise EngineError(f"{engine.url}: {collection} holds {plural(count, 'item')}, expected {len(index):,}")
-    some = sample(index, min(_CHECKED, engine.largest_k))
-    stored = engine.fetch(collection, index.ids[some].tolist())
-    if not np.array_equal(stored, index.vectors[some]):
+    if (count := engine.count(collection)) != len(items):
+        raise EngineError(f"{engine.url}: {collection} holds {plural(count, 'item')}, expected {len(items):,}")
+    some = items.sample(min(_CHECKED, engine.largest_k))
+    stored = engine.fetch(collection, items.ids[some].tolist())
+    if not np.array_equal(stored, items.vectors[some]):
         raise EngineError(f"{engine.url}: {collection} holds other vectors than were sent")
 
 
