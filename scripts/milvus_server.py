@@ -48,14 +48,19 @@ class Server:
     Args:
         folder: The folder of `install`.
         data: The folder of its data and logs.
+        authorized: Whether it asks for a token; "root:Milvus" is one.
     """
 
-    def __init__(self, folder: Path, data: Path) -> None:
+    def __init__(self, folder: Path, data: Path, *, authorized: bool = False) -> None:
         self._bin, self._data = folder.resolve() / "bin", data.resolve()
         config = _package(folder).MilvusServerConfig(data_dir=str(self._data))
         for part in PARTS:  # the parts find one another here; they listen on all interfaces whatever they are told
             config.set(f"{part}.ip", "127.0.0.1")
         config.set("log.level", "warn")
+        config.set(
+            "common.session.ttl", 10
+        )  # seconds until a restarted server takes its former process for dead; 30 by default
+        config.set("common.security.authorizationEnabled", authorized)
         config.resolve()  # free ports, which stay the same after a restart
         self.port, self._health = int(config.get("proxy_port")), _free_port()
         self._process: subprocess.Popen[bytes] | None = None
