@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +13,7 @@ from index import memory_engine
 from index.memory_engine import Memory, Server, assert_alike
 
 from retrieval import Index
-from retrieval.errors import ConfigError, EngineError, IndexFormatError
+from retrieval.errors import ConfigError, EngineError, IndexFormatError, RetrievalError
 from retrieval.index import engines
 from retrieval.index.engines import pushing
 from retrieval.index.engines.address import parse
@@ -308,6 +310,27 @@ class TestAsk:
             with pytest.raises(ConfigError, match="k is 10 and the index has 9 other items"):
                 engines.evaluate(engine, make_index(10), (1, 10))
         assert server.calls == []
+
+
+class TestMilvusWithoutAServer:
+    def test_a_port_where_nothing_listens_is_one_line(self):
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            url = f"milvus://127.0.0.1:{closed.getsockname()[1]}/photos"
+            with pytest.raises(
+                EngineError, match=r"nothing answers on 127\.0\.0\.1:\d+ \(.*\); start the server or correct"
+            ) as caught:
+                make_index().push(url)
+        assert len(caught.value.lines) == 1
+
+    def test_a_client_that_is_not_installed_is_one_line(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pymilvus", None)
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            url = f"milvus://127.0.0.1:{other.getsockname()[1]}/photos"
+            with pytest.raises(RetrievalError, match=r"install it with `python -m pip install 'retrieval\[milvus\]'`"):
+                make_index().push(url)
 
 
 class TestAddress:

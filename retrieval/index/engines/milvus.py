@@ -218,9 +218,10 @@ class Milvus:
 
     def _is_alive(self) -> bool:
         try:
-            return bool(self.collections())
+            self.collections()
         except EngineError:
             return False
+        return True
 
     def _effort(self, collection: str) -> Callable[[int], dict[str, int]]:
         """The options of a search for k items: how many candidates are explored."""
