@@ -15,7 +15,7 @@ from index.memory_engine import Memory, Server, assert_alike
 from retrieval import Index
 from retrieval.errors import ConfigError, EngineError, IndexFormatError, RetrievalError
 from retrieval.index import engines
-from retrieval.index.engines import pushing
+from retrieval.index.engines import asking, pushing
 from retrieval.index.engines.address import parse
 from retrieval.index.engines.local import local
 
@@ -311,6 +311,29 @@ class TestAsk:
                 engines.evaluate(engine, make_index(10), (1, 10))
         assert server.calls == []
 
+    def test_queries_of_another_dimension_and_none_are_refused(self, server):
+        index = make_index()
+        index.push(URL)
+        with engines.open(URL) as engine:
+            with pytest.raises(ValueError, match="queries have 9 dimensions and the index 8; use one model for both"):
+                engines.search(engine, index, np.ones(9))
+            with pytest.raises(ValueError, match="there is no query to search for"):
+                engines.search(engine, index, [])
+            with pytest.raises(ValueError, match="min_score is nan, expected a finite number or 'auto'"):
+                engines.search(engine, index, np.ones(8), min_score=float("nan"))
+
+    def test_many_queries_are_asked_in_calls_of_bounded_size(self, server, monkeypatch):
+        index = make_index()
+        index.push(URL)
+        sizes, search = [], Memory.search
+        monkeypatch.setattr(asking, "_NUMBERS", 8 * 40)
+        monkeypatch.setattr(
+            Memory, "search", lambda self, c, rows, *rest: sizes.append(len(rows)) or search(self, c, rows, *rest)
+        )
+        with engines.open(URL) as engine:
+            assert_alike(engines.search(engine, index, index.vectors[:100], 3), index.search(index.vectors[:100], 3))
+        assert sizes == [40, 40, 20]
+
 
 class TestMilvusWithoutAServer:
     def test_a_port_where_nothing_listens_is_one_line(self):
@@ -318,7 +341,7 @@ class TestMilvusWithoutAServer:
             closed.bind(("127.0.0.1", 0))
             url = f"milvus://127.0.0.1:{closed.getsockname()[1]}/photos"
             with pytest.raises(
-                EngineError, match=r"nothing answers on 127\.0\.0\.1:\d+ \(.*\); start the server or correct"
+                EngineError, match=r"nothing answers on 127\.0\.0\.1:\d+ \(.*\); start the server"
             ) as caught:
                 make_index().push(url)
         assert len(caught.value.lines) == 1

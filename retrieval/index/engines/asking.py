@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("retrieval")
 
 _PAIRS = 200_000  # pairs of a query and a neighbour in one call
+_NUMBERS = 1 << 20  # numbers of the queries in one call
 _SAMPLE = 1000  # items that are queries in `evaluate`, at most
 _EQUAL = 1e-6  # scores of equal neighbours differ by less
 _TIES = 16  # neighbours beyond k: of several equal ones, the first by id counts, as in the exact search
@@ -48,19 +49,20 @@ def search(
         min_score: Items with a lower score are left out; "auto" is the threshold of `index.calibration`.
 
     Raises:
+        ValueError: The queries or `min_score` are of the wrong shape or type.
         ConfigError: k is more than the server returns, or `min_score` is "auto" and the index has no calibration.
         IndexFormatError: The index does not have the class.
         EngineError: The server serves another index, or fails.
     """
+    queries = list(queries) if isinstance(queries, Iterator) else queries
+    if isinstance(queries, Sequence) and not len(queries):
+        raise ValueError("there is no query to search for; give at least one")
     k = _check_k(engine, k)
     least = _least_score(index, min_score)
     items = local(index)
     label = None if class_name is None else items.label_of(class_name)
     collection = collection_of(engine, items)
-    given = query_vectors(queries)
-    vectors = index.model.encode(queries) if given is None else given
-    single = vectors.ndim == 1
-    rows = evaluation.unit_vectors("queries", vectors[None] if single else vectors)
+    rows, single = _vectors(index, queries)
     k = min(k, len(items) if label is None else int((items.labels == label).sum()))
     positions, scores = neighbours(engine, collection, items, rows, k, label)
     _say_fewer(engine, positions, k)
@@ -93,7 +95,7 @@ def evaluate(engine: Engine, index: Index, ks: Sequence[int] | None = None) -> d
         EngineError: The server serves another index, or fails.
     """
     items = local(index)
-    ks = [k for k in KS if k < len(items)] or KS if ks is None else ks
+    ks = ks or [k for k in KS if k < len(items)] or KS
     largest = max(_check_k(engine, k, others=1) for k in ks)
     if largest >= len(items):
         raise ConfigError(
@@ -143,7 +145,7 @@ def neighbours(
     """Positions (num_queries, k), -1 where none was found, and exact scores; by descending score, then ascending id."""
     positions = np.full((len(queries), k), -1, dtype=np.int64)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    step = max(1, _PAIRS // k)
+    step = max(1, min(_PAIRS // k, _NUMBERS // queries.shape[1]))
     for start in range(0, len(queries), step):
         block = engine.search(collection, queries[start : start + step], k, label)
         for row, found in enumerate(block, start=start):
@@ -205,6 +207,17 @@ def _check_k(engine: Engine, k: int, others: int = 0) -> int:
             f"k is {k:,}, and {engine.url} returns at most {engine.largest_k - others:,}; give a smaller one"
         )
     return k
+
+
+def _vectors(index: Index, queries: Any) -> tuple[np.ndarray, bool]:
+    """(num_queries, dim) float32 unit vectors of the queries, and whether a single one was given."""
+    given = query_vectors(queries)
+    vectors = index.model.encode(queries) if given is None else given
+    single = vectors.ndim == 1
+    rows = evaluation.unit_vectors("queries", vectors[None] if single else vectors)
+    if rows.shape[1] != (dimension := index.vectors.shape[1]):
+        raise ValueError(f"queries have {rows.shape[1]} dimensions and the index {dimension}; use one model for both")
+    return rows, single
 
 
 def _least_score(index: Index, min_score: float | str | None) -> float | None:
