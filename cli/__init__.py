@@ -168,7 +168,7 @@ def _in_one_line(error: click.ClickException) -> str:
 
 def _with_options(message: str) -> str:
     """A message of the library with the options of the command line in place of the arguments of Python."""
-    arguments = r"(?<![\w.])(overwrite|resume|config)=(True\b)?"
+    arguments = r"(?<![\w.])(overwrite|resume|config|replace)=(True\b)?"
     return re.sub(arguments, lambda found: f"--{found[1]}" + ("" if found[2] else " "), message)
 
 

@@ -288,6 +288,45 @@ def convert(index: str, as_json: bool) -> None:
     _print(opened.describe(), as_json)
 
 
+@group.command(
+    "push",
+    short_help="Push an index to a server of vectors.",
+    epilog="""\b
+Examples:
+  retrieval index push photos-index milvus://localhost:19530/photos
+  retrieval index push photos-index milvus://db:19530/photos --type hnsw""",
+)
+@click.argument("index", type=FOLDER)
+@click.argument("url", metavar="URL")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(["exact", "hnsw", "ivf", "diskann"]),
+    default="exact",
+    show_default=True,
+    help="Type of the index on the server.",
+)
+@click.option("--replace", is_flag=True, help="Replace another index of that name.")
+@json_option()
+def push(index: str, url: str, kind: str, replace: bool, as_json: bool) -> None:
+    """Push INDEX to the Milvus server at URL, milvus://host:port/name.
+
+    The items go into a collection of their own, which takes the name over when it is complete; until then, what the name served
+    before is served. If the command is stopped, the same command continues. At the end, the share of the exact neighbours that the
+    server finds is measured. A token is read from the environment, RETRIEVAL_MILVUS_TOKEN.
+    """
+    from retrieval.index import Index
+
+    result = Index.open(index).push(url, kind=kind, replace=replace)
+    if as_json:
+        print_json(result)
+        return
+    found = ", ".join(f"{100 * result[key]:.2f} % of the first {key[6:]}" for key in result if key.startswith("found@"))
+    click.echo(f"url       {result['url']}\nholds     {plural(result['count'], 'item')}, {result['sent']:,} sent now")
+    click.echo(f"type      {kind}\nfinds     {found} ({plural(result['queries'], 'query', 'queries')})")
+    click.echo(f"next      retrieval search photo.jpg --model {paste(index)} --at {paste(result['url'])}")
+
+
 def _print(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)

@@ -107,6 +107,16 @@ def one_table(figures: Mapping[str, float]) -> str:
     return "\n".join([*lines, _counts(figures)])
 
 
+def server_table(figures: Mapping[str, float]) -> str:
+    """A row for each k: recall@k of a server and of the exact search, and the share of the exact neighbours that are found."""
+    lines = [f"{'':12} {'server':>8} {'exact':>8} {'found':>8}"]
+    for name in figures:
+        if name.startswith("recall@"):
+            values = (figures[name], figures[f"exact {name}"], figures[f"found@{name[7:]}"])
+            lines.append(f"{name:12}" + "".join(f" {100 * value:8.2f}" for value in values))
+    return "\n".join([*lines, _counts(figures)])
+
+
 def class_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A row for each class, in percent."""
     each = "the class" if len(rows) == 1 else f"each of {len(rows)} classes"

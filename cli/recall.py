@@ -8,7 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from .output import cautions_lines, class_table, one_table, print_csv, print_json, rankings_table
+from .output import cautions_lines, class_table, one_table, print_csv, print_json, rankings_table, server_table
 from .parameters import PLACE, Count, IndexOrVectors, Number, is_vectors, json_option, k_option, seed_option
 
 METRICS = ("recall", "precision", "map@r", "r_precision", "mrr")
@@ -64,7 +64,8 @@ Examples:
   retrieval recall huge-index --sample 1000 --seed 1
   retrieval recall runs/glyphs/index-test --qe 5 --dba 5 --rerank 20
   retrieval recall shop/index-gallery --queries shop/index-query
-  retrieval recall vectors.npy --labels labels.csv""",
+  retrieval recall vectors.npy --labels labels.csv
+  retrieval recall photos-index --at milvus://localhost:19530/photos""",
 )
 @click.argument("index", type=IndexOrVectors(), metavar="INDEX|VECTORS.npy")
 @k_option("1,2,4,8")
@@ -84,6 +85,7 @@ Examples:
 @click.option("--sample", type=Count(1), metavar="N", help="Only N of the queries, sampled at random.")
 @seed_option("the bootstrap and the sample")
 @click.option("--per-class", is_flag=True, help="Figures of each class, the worst first.")
+@click.option("--at", metavar="URL", help="Measure recall@k of the server that it was pushed to.")
 @ranking_options
 @json_option("Print JSON: fractions of 1 under recall@1, ..., map@r.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: fractions of 1.")
@@ -99,6 +101,7 @@ def command(
     sample: int | None,
     seed: int,
     per_class: bool,
+    at: str | None,
     qe: int,
     alpha: float,
     dba: int,
@@ -109,7 +112,8 @@ def command(
     """Measure INDEX, or vectors of any model: each image against all others, or those of --queries against it.
 
     recall@k is the share of queries with at least one image of the same class among the first k. With --qe, --dba and --rerank the
-    table shows the figures of each of them. A caution, in JSON and CSV a field, says if the model was trained on the queries.
+    table shows the figures of each of them. A caution, in JSON and CSV a field, says if the model was trained on the queries. With
+    --at, up to 1,000 images are queries of the server and of the exact search.
     """
     check_options(as_json, as_csv, per_class, macro, intervals, ranked := bool(qe or dba or rerank))
     if sample is not None and (per_class or ranked):
@@ -119,8 +123,7 @@ def command(
     require_labels(queries, query_labels, "--query-labels")
     opened, against = _open(index, labels), queries and _open(queries, query_labels)
     cut_offs = ks if is_given("ks") else None
-    caution = (against or opened).caution
-    more: dict[str, Any] = {"caution": caution} if caution else {}
+    more: dict[str, Any] = {"caution": caution} if (caution := (against or opened).caution) else {}
     if per_class:
         classes = [row | more for row in opened.evaluate_classes(cut_offs, queries=against, metrics=metrics)]
         _print(classes, classes, class_table, as_json, as_csv)
@@ -131,8 +134,9 @@ def command(
     else:
         options: dict[str, Any] = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
         options |= {"sample": sample, "seed": seed}
-        figures = opened.evaluate(cut_offs, queries=against, **options) | more
-        _print(figures, [figures], lambda rows: one_table(rows[0]), as_json, as_csv)
+        figures = _figures(opened, at, cut_offs, queries=against, **options) | more
+        table = one_table if at is None else server_table
+        _print(figures, [figures], lambda rows: table(rows[0]), as_json, as_csv)
 
 
 def _open(place: str, labels: str | None) -> Any:
@@ -140,6 +144,23 @@ def _open(place: str, labels: str | None) -> Any:
     from retrieval.index import Index
 
     return Index.open(place) if labels is None else Index.from_files(place, labels)
+
+
+def _figures(index: Any, at: str | None, ks: tuple[int, ...] | None, **options: Any) -> dict[str, Any]:
+    """The figures of an index, or of the server that it was pushed to."""
+    if at is None:
+        return index.evaluate(ks, **options)
+    from retrieval.index import engines
+
+    with engines.open(at) as engine:
+        return engines.evaluate(engine, index, ks)
+
+
+def refuse_with_at(*names: str) -> None:
+    """Refuses options that do not go with --at."""
+    for name in names:
+        if is_given(name):
+            raise click.UsageError(f"--{name.replace('_', '-')} does not go with --at")
 
 
 def require_labels(place: str | None, labels: str | None, option: str) -> None:
@@ -150,6 +171,10 @@ def require_labels(place: str | None, labels: str | None, option: str) -> None:
 
 def check_options(as_json: bool, as_csv: bool, per_class: bool, macro: bool, intervals: bool, ranked: bool) -> None:
     """Refuses options that exclude each other."""
+    if is_given("at"):
+        refuse_with_at(
+            "labels", "queries", "query_labels", "metrics", "macro", "intervals", "per_class", "sample", "qe", "dba", "rerank"
+        )
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     if is_given("metrics") and ranked:

@@ -5,6 +5,7 @@
     ├── DatasetError            a folder, list or image: names the path
     ├── CheckpointError         a run folder or its files
     ├── IndexFormatError        an index bundle or its files
+    ├── EngineError             a server of an index, or what it holds
     └── DivergedError           a training whose numbers are no longer finite
 
 A wrong argument to a function is a plain `ValueError` with the value and the remedy.
@@ -66,6 +67,10 @@ class CheckpointError(RetrievalError):
 
 class IndexFormatError(RetrievalError):
     """An index bundle that is incomplete, altered or of another kind."""
+
+
+class EngineError(RetrievalError):
+    """A server that an index is pushed to: it cannot be reached, fails, or holds another index."""
 
 
 class DivergedError(RetrievalError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import click
+
 from retrieval.cli import retrieval
 from retrieval.cli.groups import DefaultGroup
 

@@ -595,6 +595,25 @@ class Index:
         with claim_for_arrays(folder, overwrite):
             return write_arrays(folder, bundle.vectors, table, LABELS, overwrite=overwrite)
 
+    def push(self, url: str, *, kind: str = approximate.EXACT, replace: bool = False) -> dict[str, Any]:
+        """Pushes the index to a server of vectors; a push that was stopped is continued by the same call.
+
+        Args:
+            url: "milvus://host:port/name". `retrieval.index.engines` searches and measures the index there.
+            kind: "exact", "hnsw", "ivf" or "diskann".
+            replace: Replace another index of that name.
+
+        Returns:
+            What was sent, and the share of the exact neighbours that the server finds; see `retrieval.index.engines.push`.
+
+        Raises:
+            EngineError: The server fails or serves another index; what it served before stays.
+        """
+        from retrieval.index import engines
+
+        with engines.open(url) as engine:
+            return engines.push(engine, self, kind=kind, replace=replace)
+
     def draw(
         self,
         queries: Any,
