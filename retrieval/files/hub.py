@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ TOKEN = "HF_TOKEN"
 
 PATIENCE = 4.0  # seconds to wait for the first answer of the hub
 STALL = 60.0  # seconds without progress after which an upload fails
+
+_WEIGHTS = "model.safetensors"
 
 Answer = TypeVar("Answer")
 
@@ -148,6 +151,19 @@ class Snapshot:
         return Path(files[0]).parents[names[0].count("/")]
 
 
+def weights_file(repository: Repository) -> Path:
+    """The file model.safetensors of a repository, in the local cache. Where `retrieval` pushed it, its sha256 is checked.
+
+    Raises:
+        RetrievalError: There is none, it was altered, or it cannot be downloaded.
+    """
+    snapshot = Snapshot.open(repository)
+    folder = snapshot.fetch(_WEIGHTS, *({MANIFEST} & set(snapshot.files)))
+    if MODEL_REPOSITORY.claims(folder):
+        MODEL_REPOSITORY.read(folder, [_WEIGHTS])
+    return folder / _WEIGHTS
+
+
 def is_hub_place(place: object) -> bool:
     """Whether a place is "hf-hub:..." and not a folder."""
     return str(place).startswith(PREFIX)
@@ -243,7 +259,7 @@ def _cached(repository: Repository) -> Snapshot | None:
     from huggingface_hub import try_to_load_from_cache
 
     place = {"repo_type": repository.kind, "revision": repository.revision}
-    for name in (MANIFEST, "model.safetensors"):
+    for name in (MANIFEST, _WEIGHTS):
         found = try_to_load_from_cache(repository.name, name, **place)
         if isinstance(found, str):
             folder = Path(found).parent
@@ -293,7 +309,7 @@ def _in_one_line(repository: Repository, work: str) -> Iterator[None]:
     logger = logging.getLogger("huggingface_hub")
     level, hidden = logger.level, are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
-    quiet = not hidden and not log.isEnabledFor(logging.INFO)
+    quiet = not hidden and not (log.isEnabledFor(logging.INFO) and sys.stderr.isatty())
     if quiet:
         disable_progress_bars()
     try:
@@ -318,7 +334,9 @@ def _translated(error: Exception, repository: Repository, work: str) -> Retrieva
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     cause = error.__cause__ or error.__context__
     if isinstance(error, errors.RevisionNotFoundError):
-        return RetrievalError(f"{repository}: has no revision {repository.revision!r}; give a branch, a tag or a commit")
+        return RetrievalError(
+            f"{repository}: has no revision {repository.revision!r}; give a branch, a tag or a commit"
+        )
     if isinstance(error, errors.GatedRepoError):
         return RetrievalError(f"{repository}: its owner has to allow you to read it; ask on {repository.url}")
     if isinstance(error, errors.RepositoryNotFoundError):

@@ -6,11 +6,11 @@ Face Hub.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import CardData, EvalResult, ModelCard, ModelCardData
 
 from retrieval.data import Preprocessing
 from retrieval.errors import plural
@@ -23,7 +23,7 @@ GALLERY = "gallery.png"
 
 _TASK = "image-feature-extraction"
 _KEPT = ("license", "license_name", "license_link", "datasets", "language", "base_model")  # fields that people fill in
-_TO_FILL_IN = {"license": "the licence of the weights, e.g. mit", "datasets": "the data set on the hub, if it is there"}
+_TO_FILL_IN = {"license": "the licence, e.g. mit", "datasets": "the data set on the hub, if it is there"}
 _ENDS = (" low", " high")
 _COUNTS = ("queries", "left_out", "not_in_gallery", "ties")
 
@@ -82,10 +82,7 @@ def write_card(
         fields: Fields of the metadata that were filled in before.
     """
     fields = dict(fields or {})
-    missing = [f"# {key}: fill in {what}" for key, what in _TO_FILL_IN.items() if key not in fields]
-    metadata = "\n".join([_metadata(name, model, training, fields).to_yaml(), *missing])
     sections = [
-        f"---\n{metadata}\n---",
         f"# {name}",
         _summary(model, training),
         *_usage(name, model, loads_with_timm),
@@ -94,7 +91,23 @@ def write_card(
         *_rights(fields, training),
         *(_making(training) if training else ()),
     ]
-    return "\n\n".join(sections) + "\n"
+    return card_with_fields(_metadata(name, model, training, fields), fields, sections)
+
+
+def card_with_fields(
+    data: CardData, fields: Mapping[str, Any], sections: Sequence[str], to_fill_in: Iterable[str] = tuple(_TO_FILL_IN)
+) -> str:
+    """The text of a card: its metadata, with a comment for each field that is to be filled in, and its sections.
+
+    Args:
+        data: The metadata.
+        fields: The fields that were filled in before.
+        sections: The paragraphs.
+        to_fill_in: Names of fields.
+    """
+    comments = [f"# {key}: fill in {_TO_FILL_IN[key]}" for key in to_fill_in if key not in fields]
+    metadata = "\n".join([data.to_yaml(), *comments])
+    return "\n\n".join([f"---\n{metadata}\n---", *sections]) + "\n"
 
 
 def kept_fields(card: str) -> dict[str, Any]:
@@ -127,7 +140,9 @@ def _metadata(name: str, model: Model, training: Training | None, fields: dict[s
 
 
 def _summary(model: Model, training: Training | None) -> str:
-    backbone = model.network.describe()["backbone"] if isinstance(model.network, Embedder) and model.is_described else ""
+    backbone = (
+        model.network.describe()["backbone"] if isinstance(model.network, Embedder) and model.is_described else ""
+    )
     network = f"the backbone {backbone} of timm" if backbone else "a network in the ONNX format"
     made = f" It was trained on {training.dataset}." if training else ""
     return (
@@ -178,7 +193,12 @@ def _figures(training: Training) -> Iterator[str]:
         yield "None: nothing was measured in the training run."
         return
     intervals = any(f"{name}{_ENDS[0]}" in training.figures for name in training.measures)
-    columns = ["figure", "percent", *(["95 % interval"] if intervals else []), *(["untrained"] if training.baseline else [])]
+    columns = [
+        "figure",
+        "percent",
+        *(["95 % interval"] if intervals else []),
+        *(["untrained"] if training.baseline else []),
+    ]
     lines = [f"| {' | '.join(columns)} |", "|---" + "|---:" * (len(columns) - 1) + "|"]
     for name, value in training.measures.items():
         cells = [name, f"{100 * value:.2f}"]
@@ -196,7 +216,9 @@ def _figures(training: Training) -> Iterator[str]:
 
 def _protocol(training: Training, intervals: bool) -> str:
     queries = training.figures.get("queries")
-    parts = [f"Measured on the {training.measured_on} of {training.dataset}" + (f", {queries:,.0f} queries" * bool(queries))]
+    parts = [
+        f"Measured on the {training.measured_on} of {training.dataset}" + (f", {queries:,.0f} queries" * bool(queries))
+    ]
     gallery = training.splits.get("gallery")
     parts[0] += f" in a gallery of {plural(gallery[0], 'image')}." if gallery else ", each against all other images."
     parts.append("A neighbour is right if it is of the class of the query.")
@@ -214,13 +236,17 @@ def _limits(model: Model, training: Training | None) -> Iterator[str]:
     lines = []
     for name, (images, classes, role) in (training.splits if training else {}).items():
         if name in ("train", "validation"):
-            lines.append(f"{role[0].upper()}{role[1:]}: {plural(images, 'image')} of {plural(classes, 'class', 'classes')}.")
+            lines.append(
+                f"{role[0].upper()}{role[1:]}: {plural(images, 'image')} of {plural(classes, 'class', 'classes')}."
+            )
     if training:
         lines.append("Nothing is known of images of other kinds, and of classes unlike these.")
     image = model.preprocessing
     if isinstance(image, Preprocessing):
         size = f"{image.size} x {image.size}"
-        lines.append(f"The network sees {size} pixels: the shorter side becomes {image.resize} pixels, then the centre is cut out.")
+        lines.append(
+            f"The network sees {size} pixels: the shorter side becomes {image.resize} pixels, then the centre is cut out."
+        )
     no_threshold = "No threshold was calibrated: which score means the same class is not known."
     lines.append((training.threshold if training else "") or no_threshold)
     yield "\n".join(f"- {line}" for line in lines)
@@ -231,7 +257,11 @@ def _rights(fields: Mapping[str, Any], training: Training | None) -> Iterator[st
     lines = [f"- Licence of the weights: {fields.get('license') or 'fill in'}."]
     if training:
         lines.append(f"- Data set: {training.dataset}. Its origin and licence: {fields.get('datasets') or 'fill in'}.")
-        lines += [f"- The training started from the weights {training.base}, whose licence holds too."] if training.base else []
+        lines += (
+            [f"- The training started from the weights {training.base}, whose licence holds too."]
+            if training.base
+            else []
+        )
     yield "\n".join(lines)
 
 

@@ -104,7 +104,10 @@ def test_timm_alone_gives_the_same_vectors_from_the_same_pixels_bit_for_bit(hub,
 
 @pytest.mark.parametrize("resize", [*range(32, 80), 256, 288, 301])
 def test_timm_resizes_to_the_same_side(resize):
-    description = {"backbone": "test_resnet", "preprocessing": type(PREPARE)(resize, 32, PREPARE.mean, PREPARE.std).to_dict()}
+    description = {
+        "backbone": "test_resnet",
+        "preprocessing": type(PREPARE)(resize, 32, PREPARE.mean, PREPARE.std).to_dict(),
+    }
     share = timm_layout._config(description, 0)["pretrained_cfg"]["crop_pct"]
     transform = timm.data.create_transform((3, 32, 32), crop_pct=share, crop_mode="center")
     assert transform.transforms[0].size == resize
@@ -211,7 +214,10 @@ def test_the_token_comes_from_the_environment_only(hub, tmp_path, monkeypatch):
     assert Model.load(PLACE).embedding_dim == DIMENSION  # "hf_stored" would be refused
     with pytest.raises(RetrievalError) as error:
         timm_model().push_to_hub(NAME)
-    assert line_of(error) == f"{PLACE}: a push needs a token; set HF_TOKEN to one that may write, of {hub.url}/settings/tokens"
+    assert (
+        line_of(error)
+        == f"{PLACE}: a push needs a token; set HF_TOKEN to one that may write, of {hub.url}/settings/tokens"
+    )
 
 
 def test_a_wrong_token_is_one_line(hub, monkeypatch):
@@ -220,7 +226,9 @@ def test_a_wrong_token_is_one_line(hub, monkeypatch):
     for work in (lambda: timm_model().push_to_hub(NAME), lambda: Model.load(PLACE)):
         with pytest.raises(RetrievalError) as error:
             work()
-        assert line_of(error) == f"{PLACE}: {hub.url} does not accept HF_TOKEN; set it to one of {hub.url}/settings/tokens"
+        assert (
+            line_of(error) == f"{PLACE}: {hub.url} does not accept HF_TOKEN; set it to one of {hub.url}/settings/tokens"
+        )
 
 
 def test_a_place_of_others_is_one_line(hub):
@@ -238,7 +246,9 @@ def test_a_missing_repository_is_one_line(hub):
     )
 
 
-@pytest.mark.parametrize("name", ["", "model", "user/../x", "user/a/b", "hf-hub:", "user/m@", "user/a b", "local-dir:x/y"])
+@pytest.mark.parametrize(
+    "name", ["", "model", "user/../x", "user/a/b", "hf-hub:", "user/m@", "user/a b", "local-dir:x/y"]
+)
 def test_a_name_that_is_none_is_one_line_before_the_hub_is_asked(hub, name):
     with pytest.raises(RetrievalError) as error:
         timm_model().push_to_hub(name)
