@@ -22,7 +22,7 @@ Examples:
 def group() -> None:
     """Share models and indexes on the Hugging Face Hub.
 
-    The token comes from the environment variable HF_TOKEN. Every command that takes a run for its model takes hf-hub:user/name, too.
+    The token comes from the environment variable HF_TOKEN. A command that takes a run for its model takes hf-hub:user/name, too.
     """
 
 

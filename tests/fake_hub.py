@@ -105,7 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
             values = json.loads(body)
             name = f"{values.get('type', 'model')}s/{values['organization']}/{values['name']}"
             if not name.split("/")[1].startswith("user"):
-                return self._fail(403, "", "You may not write here")
+                self._fail(403, "", "You may not write here")
+                return
             self.hub.repositories.setdefault(name, [{}])
             if values.get("visibility") == "private" or values.get("private"):
                 self.hub.private.add(name)
@@ -167,7 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
             if (number := self._find(name, found[3])) is None:
                 return
             if found[4] not in self.hub.repositories[name][number]:
-                return self._fail(404, "EntryNotFound", "no such file")
+                self._fail(404, "EntryNotFound", "no such file")
+                return
             self._send(self.hub.repositories[name][number][found[4]], commit_of(name, number))
         else:
             self._fail(404, "", f"no such address {path}")

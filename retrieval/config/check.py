@@ -18,7 +18,7 @@ from retrieval.config.trainer import create_optimizer
 from retrieval.data import Preprocessing
 from retrieval.data.registry import check_options, find_reader
 from retrieval.errors import ConfigError, RetrievalError, did_you_mean
-from retrieval.files.hub import Repository, is_hub_place
+from retrieval.files.repository import Repository, is_hub_place
 from retrieval.networks import check_name
 from retrieval.training.callbacks import CALLBACKS, Callbacks
 

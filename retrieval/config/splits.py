@@ -32,7 +32,7 @@ from retrieval.data import (
 from retrieval.data.registry import read_data
 from retrieval.data.unreadable import Unreadable
 from retrieval.errors import ConfigError, DatasetError
-from retrieval.files.hub import is_hub_place
+from retrieval.files.repository import is_hub_place
 from retrieval.training import distributed
 
 log = logging.getLogger("retrieval")

@@ -11,8 +11,9 @@ from huggingface_hub import DatasetCardData
 
 from retrieval.errors import IndexFormatError, RetrievalError, plural
 from retrieval.files import claim_folder, folder_in_one_piece
-from retrieval.files.hub import CARD, Repository, Snapshot, require_writable, upload
+from retrieval.files.hub import CARD, Snapshot, require_writable, upload
 from retrieval.files.manifest import MANIFEST, manifest_text
+from retrieval.files.repository import Repository
 from retrieval.index.manifest import INDEX_FOLDER, THUMBNAILS
 from retrieval.index.writing import require_replaceable
 from retrieval.model.card import card_with_fields, kept_fields

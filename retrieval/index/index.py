@@ -27,7 +27,7 @@ from retrieval.files import (
     require_free_folder,
 )
 from retrieval.files.arrays import LABELS, ArrayFiles, claim_for_arrays, write_arrays
-from retrieval.files.hub import is_hub_place
+from retrieval.files.repository import is_hub_place
 from retrieval.index import approximate, building, comparison, drawing, editing, hub, recall, reporting
 from retrieval.index.bundle import Bundle, read_bundle
 from retrieval.index.calibration import Calibration

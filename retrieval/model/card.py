@@ -120,7 +120,16 @@ def kept_fields(card: str) -> dict[str, Any]:
 
 
 def _metadata(name: str, model: Model, training: Training | None, fields: dict[str, Any]) -> ModelCardData:
-    results = [
+    results = [] if training is None else _results(training)
+    options: dict[str, Any] = {"eval_results": results, "model_name": name} if results else {}
+    library = "timm" if model.is_described else None
+    tags = ["image-retrieval", "metric-learning", "retrieval"]
+    return ModelCardData(library_name=library, pipeline_tag=_TASK, tags=tags, **options, **fields)
+
+
+def _results(training: Training) -> list[EvalResult]:
+    """The figures as the metadata holds them."""
+    return [
         EvalResult(
             task_type=_TASK,
             dataset_type=training.dataset,
@@ -131,12 +140,8 @@ def _metadata(name: str, model: Model, training: Training | None, fields: dict[s
             metric_value=round(value, 6),
             metric_args=_interval_args(training.figures, measure),
         )
-        for measure, value in (training.measures.items() if training else ())
+        for measure, value in training.measures.items()
     ]
-    options: dict[str, Any] = {"eval_results": results, "model_name": name} if results and training else {}
-    tags = ["image-retrieval", "metric-learning", "retrieval"]
-    library = "timm" if isinstance(model.network, Embedder) and model.is_described else None
-    return ModelCardData(library_name=library, pipeline_tag=_TASK, tags=tags, **options, **fields)
 
 
 def _summary(model: Model, training: Training | None) -> str:

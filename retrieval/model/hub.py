@@ -19,8 +19,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from retrieval.errors import CheckpointError, RetrievalError
-from retrieval.files.hub import CARD, MODEL_REPOSITORY, Repository, Snapshot, require_writable, upload
+from retrieval.files.hub import CARD, MODEL_REPOSITORY, Snapshot, require_writable, upload
 from retrieval.files.manifest import MANIFEST, Files, manifest_text
+from retrieval.files.repository import Repository
 from retrieval.model import timm_layout
 from retrieval.model.card import GALLERY, Training, kept_fields, write_card
 from retrieval.model.description import DESCRIPTION, ONNX, WEIGHTS, StoredModel, check_description

@@ -20,7 +20,7 @@ from retrieval.errors import RetrievalError
 from retrieval.evaluation.inputs import to_numpy
 from retrieval.files import claim_file, claim_folder, folder_in_one_piece, require_free_file, write_bytes
 from retrieval.files.arrays import PATHS, ArrayFiles, claim_for_arrays, write_arrays
-from retrieval.files.hub import is_hub_place
+from retrieval.files.repository import is_hub_place
 from retrieval.model import encoding, hub, onnx
 from retrieval.model.card import Training
 from retrieval.model.description import StoredModel

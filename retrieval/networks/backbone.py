@@ -20,7 +20,8 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from retrieval.errors import CheckpointError, RetrievalError, did_you_mean, plural
-from retrieval.files.hub import Repository, is_hub_place, weights_file
+from retrieval.files.hub import weights_file
+from retrieval.files.repository import Repository, is_hub_place
 
 log = logging.getLogger("retrieval")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -17,7 +16,7 @@ from retrieval.config.imports import is_import_path
 from retrieval.config.yaml_text import write
 from retrieval.errors import RetrievalError, plural
 from retrieval.files import read_file, read_text
-from retrieval.files.hub import is_hub_place
+from retrieval.files.repository import is_hub_place
 from retrieval.index import Calibration, Index
 from retrieval.model.card import Training
 from retrieval.report import caution_of
@@ -46,12 +45,8 @@ def describe_training(run: Run, checkpoint: str, *, gallery: bool = True) -> Tra
     if index is not None:
         figures = _with_intervals(run, index, figures)
     elif figures:
-        name = shlex.quote(str(run.path))
-        log.info(
-            "%s: no index of the measured images, so the card has no intervals; `retrieval index %s --split test`",
-            run.path,
-            name,
-        )
+        command = f"retrieval index {shlex.quote(str(run.path))} --split test"
+        log.info("no index of the measured images, so the card has no intervals; `%s` makes one", command)
     picture = read_file(run.folder.gallery) if gallery and run.folder.gallery.is_file() else None
     return Training(
         dataset=summary.dataset or config.data.name,
@@ -114,8 +109,8 @@ def _threshold(calibration: Calibration) -> str:
     right = calibration.right_accept_rate
     others = "" if right is None else f"; {100 * right:.1f} % of the others reach it"
     sentence = (
-        f"A score of {calibration.threshold:.4f} tells known from unknown classes among the measured images: at most {share} of the "
-        f"queries whose class is not in the index reach it{others} ({plural(calibration.queries, 'query', 'queries')})."
+        f"A score of {calibration.threshold:.4f} tells known from unknown classes among the measured images: at most {share} of "
+        f"the queries whose class is not in the index reach it{others} ({plural(calibration.queries, 'query', 'queries')})."
     )
     return " ".join([sentence, *(f"Caution: {caution}." for caution in calibration.cautions)])
 
@@ -169,4 +164,5 @@ def _without_folders(value: Any) -> Any:
 
 
 def _last_part(text: str) -> str:
-    return PurePath(text).name or text if os.path.isabs(os.path.expanduser(text)) else text
+    is_absolute = PurePath(text).is_absolute() or text.startswith("~")
+    return PurePath(text).name or text if is_absolute else text

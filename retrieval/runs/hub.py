@@ -7,7 +7,8 @@ from pathlib import Path
 
 from retrieval.errors import RetrievalError
 from retrieval.files import require_free_folder
-from retrieval.files.hub import Repository, require_writable
+from retrieval.files.hub import require_writable
+from retrieval.files.repository import Repository
 from retrieval.index import Index
 from retrieval.index import hub as indexes
 from retrieval.model import Model

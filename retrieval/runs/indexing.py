@@ -7,7 +7,7 @@ from typing import Any
 
 from retrieval.data import images_in, listed_images, pixel_limit, readable
 from retrieval.errors import ConfigError
-from retrieval.files.hub import is_hub_place
+from retrieval.files.repository import is_hub_place
 from retrieval.index import Index
 from retrieval.model import Model
 from retrieval.runs.run import Run

@@ -175,7 +175,7 @@ def test_a_training_starts_from_the_backbone_of_a_repository(hub, run, images, t
     options = ["model.pretrained=hf-hub:user/glyphs", "training.max_steps=1", "training.learning_rate=1e-12"]
     code, _, err = call(capsys, *arguments(images, out, *options))
     assert code == 0, err
-    weights = {name: value for name, value in Model.load(out).network.backbone.named_parameters()}
+    weights = dict(Model.load(out).network.backbone.named_parameters())
     pushed = load(hub.files(MODELS)["model.safetensors"])
     for name, value in weights.items():
         np.testing.assert_allclose(value.detach(), pushed[name], atol=1e-6)

@@ -20,8 +20,9 @@ from safetensors.torch import load, save
 from torch.nn import functional
 
 from retrieval.errors import CheckpointError, RetrievalError
-from retrieval.files import hub as transport
-from retrieval.files.hub import MODEL_REPOSITORY, Repository
+from retrieval.files import hub_calls
+from retrieval.files.hub import MODEL_REPOSITORY
+from retrieval.files.repository import Repository
 from retrieval.model import Model, timm_layout
 from retrieval.model.card import Training
 from retrieval.networks import create_embedder
@@ -246,9 +247,13 @@ def test_a_missing_repository_is_one_line(hub):
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["", "model", "user/../x", "user/a/b", "hf-hub:", "user/m@", "user/a b", "local-dir:x/y"]
+NO_NAMES = (
+    *("", "model", "user/../x", "user/a/b", "hf-hub:", "user/m@", "user/m@../x", "user/a--b", "user/a.git", "-x/y"),
+    *("user/a b", "local-dir:x/y"),
 )
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_a_name_that_is_none_is_one_line_before_the_hub_is_asked(hub, name):
     with pytest.raises(RetrievalError) as error:
         timm_model().push_to_hub(name)
@@ -266,7 +271,7 @@ def test_a_hub_that_is_down_is_one_line_and_nothing_is_retried(hub, monkeypatch)
 
 
 def test_a_hub_that_never_answers_is_one_line(hub, monkeypatch):
-    monkeypatch.setattr(transport, "PATIENCE", 0.1)
+    monkeypatch.setattr(hub_calls, "PATIENCE", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(RetrievalError) as error:
