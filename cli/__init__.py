@@ -23,6 +23,7 @@ from . import (
     data,
     embed,
     export,
+    hub,
     index,
     processor,
     recall,
@@ -92,6 +93,7 @@ for command in (
         compare.command,
         embed.command,
         export.group,
+        hub.group,
     ),
     *(report.command, runs.command, data.group, config.group, completion.command),
 ):

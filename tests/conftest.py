@@ -9,11 +9,41 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import importlib.util
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fake_hub import TOKEN, FakeHub, serve
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[FakeHub]:
+    """A hub on this computer, which huggingface_hub asks in this process, with its token and an empty cache.
+
+    huggingface_hub reads its environment variables when it is imported, so its constants are set instead. Its retries do not wait.
+    """
+    import huggingface_hub
+
+    constants = huggingface_hub.constants
+    with serve() as server:
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "hub-cache"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        without_waiting = SimpleNamespace(sleep=lambda seconds: None)
+        monkeypatch.setattr(huggingface_hub.utils._http, "time", without_waiting)
+        monkeypatch.setattr(huggingface_hub.file_download, "time", without_waiting)
+        yield server
+        huggingface_hub.close_session()
 
 
 @pytest.fixture(scope="session")

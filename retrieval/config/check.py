@@ -18,6 +18,7 @@ from retrieval.config.trainer import create_optimizer
 from retrieval.data import Preprocessing
 from retrieval.data.registry import check_options, find_reader
 from retrieval.errors import ConfigError, RetrievalError, did_you_mean
+from retrieval.files.repository import Repository, is_hub_place
 from retrieval.networks import check_name
 from retrieval.training.callbacks import CALLBACKS, Callbacks
 
@@ -126,7 +127,19 @@ def _check_network(config: Config, pretrained: bool) -> None:
             check_name(options.backbone)
     except ValueError as error:
         mistakes.append(f"model: {error}")
-    if pretrained and isinstance(options.pretrained, str) and not Path(options.pretrained).expanduser().is_file():
-        mistakes.append(f"model.pretrained: {options.pretrained}: no such weights file; give true, false or a path")
+    if pretrained and isinstance(options.pretrained, str) and (found := _mistake_in_weights(options.pretrained)):
+        mistakes.append(f"model.pretrained: {found}")
     if mistakes:
         raise ConfigError(mistakes)
+
+
+def _mistake_in_weights(pretrained: str) -> str:
+    """What is wrong with the path of a weights file or the name of a repository; "" where nothing is."""
+    if not is_hub_place(pretrained):
+        missing = not Path(pretrained).expanduser().is_file()
+        return f"{pretrained}: no such weights file; give true, false or a path" if missing else ""
+    try:
+        repository = Repository.parse(pretrained)
+    except ValueError as error:
+        return str(error)
+    return "" if repository.kind == "model" else f"{pretrained}: is no repository of a model; give hf-hub:user/name"

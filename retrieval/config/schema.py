@@ -93,7 +93,7 @@ class ModelConfig(Section):
 
     backbone: str = "resnet50"  # a model of timm, or an import path such as my_nets:build
     backbone_options: dict[str, Any] = {}  # of a backbone given by an import path
-    pretrained: bool | str = True  # true: timm's weights from the hub; or the path of a weights file
+    pretrained: bool | str = True  # true: timm's weights; or a weights file, or hf-hub:user/name
     embedding_dim: Annotated[int, Field(ge=1, le=LARGEST_DIMENSION)] | None = 512  # null: no head
     pooling: Literal["avg", "max", "avgmax", "gem", "cls"] | None = None  # null: the backbone's own
     layer_norm: bool = False  # between pooling and head

@@ -32,6 +32,7 @@ from retrieval.data import (
 from retrieval.data.registry import read_data
 from retrieval.data.unreadable import Unreadable
 from retrieval.errors import ConfigError, DatasetError
+from retrieval.files.repository import is_hub_place
 from retrieval.training import distributed
 
 log = logging.getLogger("retrieval")
@@ -164,7 +165,7 @@ def with_absolute_paths(config: Config) -> Config:
     if data.root is not None:
         data = data.model_copy(update={"root": str(Path(data.root).expanduser().resolve())})
     model = model.model_copy(update={"backbone": absolute(model.backbone)})
-    if isinstance(model.pretrained, str):
+    if isinstance(model.pretrained, str) and not is_hub_place(model.pretrained):
         model = model.model_copy(update={"pretrained": str(Path(model.pretrained).expanduser().resolve())})
     terms = [_with_absolute_names(term) for term in loss.terms]
     loss = _with_absolute_names(loss).model_copy(update={"terms": terms})

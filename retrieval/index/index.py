@@ -27,7 +27,8 @@ from retrieval.files import (
     require_free_folder,
 )
 from retrieval.files.arrays import LABELS, ArrayFiles, claim_for_arrays, write_arrays
-from retrieval.index import approximate, building, comparison, drawing, editing, embedding, recall, reporting
+from retrieval.files.repository import is_hub_place
+from retrieval.index import approximate, building, comparison, drawing, editing, embedding, hub, recall, reporting
 from retrieval.index.bundle import Bundle, read_bundle, require_unchanged
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import INDEX_FOLDER, REMEDY
@@ -208,6 +209,8 @@ class Index:
         Raises:
             IndexFormatError: The folder does not hold a complete and unaltered index, or the model did not make its vectors.
         """
+        if is_hub_place(place):
+            raise IndexFormatError(f"{place}: download it first, with `retrieval hub pull {place} --out FOLDER`")
         bundle = read_bundle(place)
         if model is not None:
             _check_model(bundle, model)
@@ -613,6 +616,21 @@ class Index:
 
         with engines.open(url) as engine:
             return engines.push(engine, self, kind=kind, replace=replace)
+
+    def push_to_hub(self, repository: str, *, private: bool = False) -> str:
+        """Writes the files of the index into a data set of the Hugging Face Hub, as one commit; see `retrieval.Model.push_to_hub`.
+
+        Args:
+            repository: "datasets/user/name". It is made where it does not exist.
+            private: Whether a new repository is private.
+
+        Returns:
+            The page of the repository.
+
+        Raises:
+            RetrievalError: The index is in memory only, the token may not write, or the hub cannot be reached.
+        """
+        return hub.push(self, repository, private=private)
 
     def draw(
         self,

@@ -101,7 +101,7 @@ class StoredModel:
             network.check(preprocessing.size)
         else:
             options = {"image_size": preprocessing.size, **options}
-            weights = _read_weights(self.weights)
+            weights = read_weights(self.weights)
             _require_fit(options, weights)
             network = create_embedder(**options)
             try:
@@ -147,7 +147,12 @@ def require_finite(network: torch.nn.Module) -> None:
         raise ValueError(f"its weights hold NaN or infinity ({shorten(names)})")
 
 
-def _read_weights(content: bytes) -> dict[str, torch.Tensor]:
+def read_weights(content: bytes) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
         return load_tensors(content)
     except (SafetensorError, RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:

@@ -21,7 +21,9 @@ from retrieval.errors import ConfigError, RetrievalError
 from retrieval.evaluation.inputs import to_numpy
 from retrieval.files import claim_file, claim_folder, folder_in_one_piece, require_free_file, write_bytes
 from retrieval.files.arrays import PATHS, ArrayFiles, claim_for_arrays, write_arrays
-from retrieval.model import encoding, onnx
+from retrieval.files.repository import is_hub_place
+from retrieval.model import encoding, hub, onnx
+from retrieval.model.card import Training
 from retrieval.model.description import StoredModel
 from retrieval.model.places import MODEL_FOLDER, Loaded, check_source, load_place, require_replaceable
 from retrieval.model.precision import check_precision
@@ -99,18 +101,23 @@ class Model:
 
     @classmethod
     def load(cls, place: str | Path, *, checkpoint: str | None = None, device: str | torch.device = "auto") -> Model:
-        """Loads the model of a training run, an index or a saved model.
+        """Loads the model of a training run, an index, a saved model or a repository of the Hugging Face Hub.
 
         Args:
-            place: The folder of either.
+            place: The folder of either, or "hf-hub:user/name", which may end in "@" and a branch, a tag or a commit.
             checkpoint: Of a run: "last", or "best" by the validation classes; by default "best" where the run has one, else
                 "last".
             device: The device; "auto" is a GPU if there is one.
 
         Raises:
-            RetrievalError: The folder is none of these, its files are damaged, or they do not fit together.
+            RetrievalError: The folder is none of these, its files are damaged, or they do not fit together; or the repository
+                cannot be read.
         """
-        return cls.of(load_place(Path(place), checkpoint)).to(device)
+        if not is_hub_place(place):
+            return cls.of(load_place(Path(place), checkpoint)).to(device)
+        if checkpoint is not None:
+            raise RetrievalError(f"{place}: holds one model, so it has no {checkpoint} checkpoint; leave it out")
+        return cls.of(hub.load(str(place))).to(device)
 
     @classmethod
     def of(cls, loaded: Loaded) -> Model:
@@ -254,6 +261,26 @@ class Model:
             facts = {"dimension": self.embedding_dim, "source": self.source}
             with folder_in_one_piece(folder, overwrite=overwrite, check=require_replaceable) as new:
                 MODEL_FOLDER.write(new, facts, stored.to_files())
+
+    def push_to_hub(self, repository: str, *, private: bool = False, training: Training | None = None) -> str:
+        """Writes the model into a repository of the Hugging Face Hub, with a model card, as one commit.
+
+        `Model.load("hf-hub:user/name")` loads it. timm alone loads a timm network too, with the same vectors if pooling is None and
+        layer_norm is off. The token comes from the environment variable HF_TOKEN. Fields that were filled in on an earlier card,
+        such as the licence, are kept.
+
+        Args:
+            repository: "user/name". It is made where it does not exist.
+            private: Whether a new repository is private.
+            training: What the card says of a training run; `Run.push_to_hub` gives it. Without it, the card has no figures.
+
+        Returns:
+            The page of the repository.
+
+        Raises:
+            RetrievalError: The model cannot be stored, the token may not write, or the hub cannot be reached.
+        """
+        return hub.push(self, repository, private=private, training=training)
 
     def stored(self) -> StoredModel:
         """The model as files hold it.

@@ -20,6 +20,8 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from retrieval.errors import CheckpointError, RetrievalError, did_you_mean, plural
+from retrieval.files.hub import weights_file
+from retrieval.files.repository import Repository, is_hub_place
 
 log = logging.getLogger("retrieval")
 
@@ -32,12 +34,13 @@ def create_backbone(name: str, pretrained: bool | str | Path, image_size: int) -
 
     Args:
         name: A name of `timm.list_models()`, with or without the tag of its weights ("resnet50", "resnet50.a1_in1k").
-        pretrained: False for random weights, True for the pretrained weights of timm, or a local weights file. Pretrained
-            weights are loaded from the local cache if they are there, and downloaded from the hub otherwise.
+        pretrained: False for random weights, True for the pretrained weights of timm, a local weights file, or a repository with
+            weights of this network, "hf-hub:user/name@revision". Pretrained weights are loaded from the local cache if they are
+            there, and downloaded from the hub otherwise.
         image_size: Side of the input images in pixels, for networks with a fixed input size (vision transformers).
 
     Raises:
-        ValueError: The name is unknown; the message lists similar names. Or the network cannot take images of this size.
+        ValueError: A name is unknown; the message lists similar names. Or the network cannot take images of this size.
         CheckpointError: The weights file is missing or damaged, or belongs to another network.
         RetrievalError: The hub cannot be reached.
     """
@@ -74,6 +77,8 @@ def _create(name: str, pretrained: bool | str | Path, options: dict[str, Any]) -
     config = get_pretrained_cfg(name)
     if pretrained is False:
         return timm.create_model(name, **options)
+    if is_hub_place(pretrained):
+        return _from_users_file(name, weights_file(Repository.parse(str(pretrained))), options, custom=False)
     if isinstance(pretrained, (str, Path)):
         return _from_users_file(name, Path(pretrained), options, custom=bool(config.custom_load))
     if config.hf_hub_id:
@@ -104,9 +109,11 @@ def check_name(name: str) -> None:
         raise ValueError(f"backbone {name!r}: timm {timm.__version__} has no weights of that tag{hint}")
 
 
-def _from_file(name: str, path: Path, options: dict[str, Any], *, custom: bool = False) -> tuple[nn.Module, list[str]]:
+def _from_file(
+    name: str, path: Path, options: dict[str, Any], *, custom: bool = False, **more: Any
+) -> tuple[nn.Module, list[str]]:
     """The network with the weights of a file, and the keys of the file that the network does not have."""
-    overlay = {"file": str(path), "custom_load": custom}
+    overlay = {"file": str(path), "custom_load": custom, **more}
     try:
         with _unexpected_keys() as keys:
             return timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options), keys
@@ -128,7 +135,9 @@ def _from_users_file(name: str, path: Path, options: dict[str, Any], *, custom: 
         )
     random_state = torch.get_rng_state()
     # Some networks have published weights in a custom .npz format. With custom_load, timm reads no other format.
-    network, unexpected = _from_file(name, path, options, custom=custom and path.suffix == ".npz")
+    # timm leaves out the classifier of the file only if it expects one.
+    classes = get_pretrained_cfg(name).num_classes or 1
+    network, unexpected = _from_file(name, path, options, custom=custom and path.suffix == ".npz", num_classes=classes)
     torch.set_rng_state(random_state)
     fresh = dict(timm.create_model(name, **options).named_parameters())
     left = [key for key, value in network.named_parameters() if _is_random(value) and torch.equal(value, fresh[key])]

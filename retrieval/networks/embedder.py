@@ -94,8 +94,8 @@ def create_embedder(
 
     Args:
         backbone: A name of `timm.list_models()`, or a module from images (batch, 3, height, width) to features (batch, width).
-        pretrained: False for random weights, True for the pretrained weights of timm, or a local weights file. Ignored for a
-            module, which already has weights.
+        pretrained: False for random weights, True for the pretrained weights of timm, a local weights file, or a repository of the
+            hub, "hf-hub:user/name". Ignored for a module, which already has weights.
         embedding_dim: See `Embedder`.
         image_size: Side of the input images in pixels, for backbones with a fixed input size (vision transformers).
         pooling: None for the backbone's own pooling, or a kind of `Pooling`: "avg", "max", "avgmax", "gem", "cls".

@@ -22,7 +22,8 @@ def generalized_mean(features: Tensor, power: Tensor) -> Tensor:
     Returns:
         (batch, width).
     """
-    with torch.autocast(features.device.type, enabled=False):
+    device = "cpu" if features.is_meta else features.device.type  # there is no autocast for the meta device
+    with torch.autocast(device, enabled=False):
         wide = features.to(torch.promote_types(features.dtype, torch.float32)).clamp(min=SMALLEST)
         # The mean is homogeneous, so the scale changes neither the result nor the gradient.
         scale = wide.detach().amax(dim=1, keepdim=True)

@@ -1,5 +1,6 @@
 """Training runs: from a configuration to a folder with a trained model and its figures."""
 
+from retrieval.runs.hub import pull, push
 from retrieval.runs.indexing import build_index
 from retrieval.runs.run import Run, report
 from retrieval.runs.run_groups import RunGroup, group_runs
@@ -17,6 +18,8 @@ __all__ = [
     "build_index",
     "group_runs",
     "list_runs",
+    "pull",
+    "push",
     "report",
     "train",
     "tune",

@@ -7,6 +7,7 @@ from typing import Any
 
 from retrieval.data import images_in, listed_images, pixel_limit, readable
 from retrieval.errors import ConfigError
+from retrieval.files.repository import is_hub_place
 from retrieval.index import Index
 from retrieval.model import Model
 from retrieval.runs.run import Run
@@ -30,7 +31,7 @@ def build_index(
     """Embeds a split of a run, a folder or a list of images, and writes an index of it.
 
     Args:
-        source: The folder of a run, or of an index or a saved model, whose model embeds the images.
+        source: The folder of a run, or of an index or a saved model, whose model embeds the images; or "hf-hub:user/name".
         out: The folder of the index; by default `index-<split>` in the run, or `index-images` and `index-list`.
         split: A split of the run, or "all"; see `Run.build_index` for the default.
         images: A folder of images in place of a split; its subfolders are the classes.
@@ -60,6 +61,8 @@ def build_index(
             raise ConfigError(f"{source}: is not a run, so it has no splits; give the images with --images or --list")
         options |= {"checkpoint": checkpoint, "device": device, "precision": precision}
         return Run.open(source).build_index(split, out, **options)
+    if out is None and is_hub_place(source):
+        raise ConfigError(f"{source}: is no folder that an index could be in; give one with --out")
     name = "images" if images is not None else "list"
     image_set = images_in(images) if images is not None else listed_images(str(listed), root)
     if is_run and device is None:  # then the device of the run's configuration

@@ -24,6 +24,7 @@ from retrieval.index.reporting import check_replaceable
 from retrieval.model import Model
 from retrieval.model.description import WEIGHTS
 from retrieval.model.places import load_run, require_known
+from retrieval.runs.card import describe_training
 from retrieval.runs.images import indexing_remedy, require_same_images
 from retrieval.runs.record import LARGEST_RECORD, Figures, Record, parse_results, parse_rows
 from retrieval.runs.resume import known_unreadable
@@ -247,7 +248,7 @@ class Run:
         check_replaceable(page)
         if images is not None and not Path(images).is_dir():
             raise RetrievalError(f"{images}: does not exist; give the folder of the images")
-        query_split, gallery = self._measured_splits()
+        query_split, gallery = self.measured_splits()
         index = self.index(gallery, device=device)
         if queries is None and query_split != gallery:
             queries = self.index(query_split, device=device)
@@ -265,6 +266,29 @@ class Run:
         }
         return index.report(page, queries=queries, images=images, ks=ks, seed=seed, **record)
 
+    def push_to_hub(
+        self, repository: str, *, checkpoint: str | None = None, private: bool = False, gallery: bool = True
+    ) -> str:
+        """Writes the model into a repository of the Hugging Face Hub, with a card of the run; see `retrieval.Model.push_to_hub`.
+
+        The card has the figures of the run. They have 95 % intervals if the run has an index of the images that were measured.
+
+        Args:
+            repository: "user/name".
+            checkpoint: See `model`.
+            private: Whether a new repository is private.
+            gallery: Whether the card shows the picture of queries and their neighbours, which are images of the data set.
+
+        Returns:
+            The page of the repository.
+
+        Raises:
+            RetrievalError: The token may not write, or the hub cannot be reached.
+        """
+        model = self.model(checkpoint, device="cpu")
+        training = describe_training(self, model.source["checkpoint"], gallery=gallery)
+        return model.push_to_hub(repository, private=private, training=training)
+
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.summary.state})"
 
@@ -279,9 +303,9 @@ class Run:
 
     def _default_split(self) -> str:
         """The split of an index that is not given."""
-        return self._measured_splits()[1] if is_published(self.config.data.name) else ALL
+        return self.measured_splits()[1] if is_published(self.config.data.name) else ALL
 
-    def _measured_splits(self) -> tuple[str, str]:
+    def measured_splits(self) -> tuple[str, str]:
         """The splits of the queries and of the gallery that are measured, without reading the images where an index tells."""
         for queries, gallery in (("query", "gallery"), ("test", "test")):
             if self._index_folder(gallery).is_dir():
