@@ -29,6 +29,7 @@ from . import (
     report,
     runs,
     search,
+    serve,
     train,
     tune,
 )
@@ -93,7 +94,7 @@ for command in (
         embed.command,
         export.group,
     ),
-    *(report.command, runs.command, data.group, config.group, completion.command),
+    *(serve.command, report.command, runs.command, data.group, config.group, completion.command),
 ):
     retrieval.add_command(command)
 _complete(retrieval)

@@ -35,7 +35,7 @@ _ACCEPTED = (
 )
 
 
-def load_image(path: str | Path, *, max_pixels: int | None = None) -> Image.Image:
+def load_image(path: str | Path, *, max_pixels: int | None = None, content: bytes | None = None) -> Image.Image:
     """Reads an image file as 8-bit RGB, in its intended orientation.
 
     Greyscale, palette and CMYK images are converted to RGB. Transparent images are composited on white. 16-bit greyscale is
@@ -46,6 +46,7 @@ def load_image(path: str | Path, *, max_pixels: int | None = None) -> Image.Imag
         path: The file.
         max_pixels: The limit on the number of pixels; by default Pillow's `MAX_IMAGE_PIXELS`. A JPEG file of more than 89 million
             pixels is decoded at 1/2, 1/4 or 1/8 of its size, to at most as many.
+        content: What the file holds, if it is in memory already; `path` is then a name for messages.
 
     Returns:
         A decoded RGB image with its EXIF rotation applied.
@@ -54,14 +55,14 @@ def load_image(path: str | Path, *, max_pixels: int | None = None) -> Image.Imag
         DatasetError: The file is missing, is not an image, is damaged, or has more pixels than the limit.
     """
     try:
-        with warnings.catch_warnings(), open_file(path) as file:
+        with warnings.catch_warnings(), open_file(path) if content is None else io.BytesIO(content) as file:
             warnings.simplefilter("ignore")  # about unusual metadata
             return _read(path, file, max_pixels)
     except Image.DecompressionBombError as error:  # some formats have a limit of their own
         raise DatasetError(f"{path}: the image is refused ({error}); shrink it") from error
     except (OSError, *_DAMAGE) as error:
         remedy = "repair the file or remove it from the data set"
-        raise DatasetError(f"{path}: cannot be read as an image ({_reason(path, error)}); {remedy}") from error
+        raise DatasetError(f"{path}: cannot be read as an image ({_reason(path, error, content)}); {remedy}") from error
 
 
 def pixel_limit(prepare: Any) -> int | None:
@@ -137,7 +138,8 @@ def _read(path: str | Path, file: IO[bytes], max_pixels: int | None) -> Image.Im
         image = without_end_marker(content, lambda content: _open_and_decode(path, io.BytesIO(content), max_pixels))
         if image is None:
             raise
-    _warn_once(f"{path}: lacks the end marker of a JPEG file; it is read, but may have been copied incompletely")
+    if not isinstance(file, io.BytesIO):
+        _warn_once(f"{path}: lacks the end marker of a JPEG file; it is read, but may have been copied incompletely")
     return image
 
 
@@ -202,11 +204,12 @@ def _from_integers(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
-def _reason(path: str | Path, error: BaseException) -> str:
+def _reason(path: str | Path, error: BaseException, content: bytes | None = None) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
-        if package := missing_package(path):
+        if package := missing_package(path, content):
             return f"Pillow needs the package {package} to read it: python -m pip install {package}"
-        return "it is empty" if Path(path).stat().st_size == 0 else "it is not an image of a known format"
+        size = Path(path).stat().st_size if content is None else len(content)
+        return "it is empty" if size == 0 else "it is not an image of a known format"
     return " ".join(str(error).split()) or type(error).__name__

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import io
 import warnings
 from pathlib import Path
 
@@ -65,10 +66,15 @@ def is_image(path: str | Path) -> bool:
         return False
 
 
-def missing_package(path: str | Path) -> str | None:
-    """The package that has to be installed to read an image; None if the file is of another format or needs none."""
+def missing_package(path: str | Path, content: bytes | None = None) -> str | None:
+    """The package that has to be installed to read an image; None if the file is of another format or needs none.
+
+    Args:
+        path: The file.
+        content: What it holds, if it is in memory already.
+    """
     try:
-        with open_file(path) as file:
+        with open_file(path) if content is None else io.BytesIO(content) as file:
             head = file.read(16)
     except OSError:
         return None
