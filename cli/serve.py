@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from retrieval.errors import plural
@@ -70,11 +72,14 @@ def command(
         reload=SECONDS if reload else None,
         token=None if token_env is None else serving.read_token(token_env),
     )
-    listening = serving.bind(host, port)
-    app = serving.create_app(Index.open(index_to_search(index), device=device), settings)
-    facts = serving.describe(app, listening)
+    with serving.bind(host, port) as listening:  # before the model is built, which takes a while
+        app = serving.create_app(Index.open(index_to_search(index), device=device), settings)
+        _print(serving.describe(app, listening), as_json)
+        serving.serve(app, listening)
+
+
+def _print(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
     else:
         click.echo(f"serving   {facts['address']} ({plural(facts['items'], 'image')}, {facts['runtime']})")
-    serving.serve(app, listening)
