@@ -30,6 +30,7 @@ from . import (
     report,
     runs,
     search,
+    serve,
     train,
     tune,
 )
@@ -95,7 +96,7 @@ for command in (
         export.group,
         hub.group,
     ),
-    *(report.command, runs.command, data.group, config.group, completion.command),
+    *(serve.command, report.command, runs.command, data.group, config.group, completion.command),
 ):
     retrieval.add_command(command)
 _complete(retrieval)

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from retrieval.errors import DatasetError
 from retrieval.files import open_file
 from retrieval.files.damage import content_of, without_end_marker, without_metadata
-from retrieval.files.image_formats import formats, missing_package
+from retrieval.files.image_formats import formats, missing_package_for
 
 log = logging.getLogger("retrieval")
 
@@ -60,7 +60,7 @@ def load_image(path: str | Path, *, max_pixels: int | None = None, least_side: i
             return decode_image(file, path, max_pixels=max_pixels, least_side=least_side)
     except OSError as error:
         remedy = "repair the file or remove it from the data set"
-        raise DatasetError(f"{path}: cannot be read as an image ({_reason(path, error)}); {remedy}") from error
+        raise DatasetError(f"{path}: cannot be read as an image ({_reason(error)}); {remedy}") from error
 
 
 def decode_image(
@@ -85,7 +85,7 @@ def decode_image(
         raise DatasetError(f"{where}: the image is refused ({error}); shrink it") from error
     except (OSError, *_DAMAGE) as error:
         remedy = "repair the file or remove it from the data set"
-        raise DatasetError(f"{where}: cannot be read as an image ({_reason(where, error)}); {remedy}") from error
+        raise DatasetError(f"{where}: cannot be read as an image ({_reason(error, _head(file))}); {remedy}") from error
 
 
 def decoding_of(prepare: Any) -> dict[str, int | None]:
@@ -168,7 +168,8 @@ def _read(path: str | Path, file: IO[bytes], max_pixels: int | None, least_side:
         image = without_end_marker(content, lambda content: _open_and_decode(path, io.BytesIO(content), max_pixels))
         if image is None:
             raise
-    _warn_once(f"{path}: lacks the end marker of a JPEG file; it is read, but may have been copied incompletely")
+    if not isinstance(file, io.BytesIO):
+        _warn_once(f"{path}: lacks the end marker of a JPEG file; it is read, but may have been copied incompletely")
     return image
 
 
@@ -243,12 +244,16 @@ def _from_integers(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
 
 
-def _reason(path: str | Path, error: BaseException) -> str:
+def _head(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read(16)
+
+
+def _reason(error: BaseException, head: bytes = b"") -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, UnidentifiedImageError):
-        if package := missing_package(path):
+        if package := missing_package_for(head):
             return f"Pillow needs the package {package} to read it: python -m pip install {package}"
-        is_empty = Path(path).is_file() and Path(path).stat().st_size == 0
-        return "it is empty" if is_empty else "it is not an image of a known format"
+        return "it is not an image of a known format" if head else "it is empty"
     return " ".join(str(error).split()) or type(error).__name__

@@ -69,9 +69,13 @@ def missing_package(path: str | Path) -> str | None:
     """The package that has to be installed to read an image; None if the file is of another format or needs none."""
     try:
         with open_file(path) as file:
-            head = file.read(16)
+            return missing_package_for(file.read(16))
     except OSError:
         return None
+
+
+def missing_package_for(head: bytes) -> str | None:
+    """The same from the first 16 bytes of the file."""
     if head.startswith(_JXL_HEADS):
         name = "JXL"
     elif head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:

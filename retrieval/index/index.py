@@ -569,6 +569,18 @@ class Index:
                 self._generation = self._generation.followed_by(new)
         return True
 
+    def picture(self, item: int) -> Path | bytes:
+        """The thumbnail of the item of an id, as a JPEG, or the file of its image where the index has no thumbnails.
+
+        Raises:
+            IndexFormatError: The index has no such id.
+        """
+        bundle = self._bundle
+        found = np.flatnonzero(np.asarray(bundle.ids) == item)
+        if not len(found):
+            raise IndexFormatError(f"{bundle}: has no item of id {item}")
+        return bundle.picture(int(found[0]))
+
     def describe(self) -> dict[str, Any]:
         """The facts of the index: its place, counts, type, model, the source of its vectors, and its calibration."""
         facts = self._bundle.manifest

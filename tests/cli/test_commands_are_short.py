@@ -14,7 +14,7 @@ from retrieval.training.run_folder import FILES
 
 SOURCES = sorted(Path(cli.__file__).parent.glob("*.py"))
 TREES = {file.name: ast.parse(file.read_text(encoding="utf-8")) for file in SOURCES}
-DOORS = {"config", "data", "errors", "index", "model", "runs"}
+DOORS = {"config", "data", "errors", "index", "model", "runs", "serving"}
 TEXTS = {"retrieval.files.cells", "retrieval.files.control"}  # how a text is printed; they know no file
 
 

@@ -1,0 +1,85 @@
+"""`retrieval serve`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from retrieval.errors import plural
+
+from .output import print_json
+from .parameters import FOLDER, Count, Number, device_option, json_option
+
+MEGABYTE = 2**20
+SECONDS = 2.0  # between two looks whether the index was replaced
+
+
+@click.command(
+    "serve",
+    short_help="Serve an index over HTTP, with a page to search by.",
+    epilog="""\b
+Examples:
+  retrieval serve photos-index
+  retrieval serve runs/glyphs --port 8080 --reload
+  retrieval serve photos-index --host 0.0.0.0 --token-env SEARCH_TOKEN""",
+)
+@click.argument("index", type=FOLDER, metavar="INDEX|RUN")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=Count(0, 65535), help="Port; 0 is a free one.")
+@click.option("--token-env", metavar="NAME", help="Ask for the bearer token in this environment variable.")
+@click.option("--reload", is_flag=True, help="Take up the index when it is replaced or edited.")
+@click.option("--batch-size", default=16, show_default=True, type=Count(1), help="Images of a batch, at most.")
+@click.option(
+    "--batch-wait", default=2.0, show_default=True, type=Number(0), help="Milliseconds a batch waits for more."
+)
+@click.option("--queue", default=256, show_default=True, type=Count(1), help="Images under way, at most.")
+@click.option("--max-images", default=16, show_default=True, type=Count(1), help="Images of a request, at most.")
+@click.option("--max-mb", default=20.0, show_default=True, type=Number(0.001), help="Megabytes of a request, at most.")
+@click.option("--max-pixels", default=50_000_000, show_default=True, type=Count(1), help="Pixels of an image, at most.")
+@click.option("--timeout", default=30.0, show_default=True, type=Number(0.001), help="Seconds for a request.")
+@device_option()
+@json_option("Print the address and the facts of the service as JSON.")
+def command(
+    index: str,
+    host: str,
+    port: int,
+    token_env: str | None,
+    reload: bool,
+    batch_size: int,
+    batch_wait: float,
+    queue: int,
+    max_images: int,
+    max_mb: float,
+    max_pixels: int,
+    timeout: float,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Serve INDEX over HTTP until SIGTERM or Ctrl-C: endpoints for programs, and a page for people.
+
+    A RUN stands for its index. The page is at /, the list of endpoints at /docs. Requests that are under way are answered
+    before the service ends.
+    """
+    from retrieval import serving
+    from retrieval.index import Index
+    from retrieval.index.bundle import index_to_search
+
+    if queue < max_images:
+        raise click.UsageError(f"--queue is {queue}, less than --max-images {max_images}")
+    settings = serving.Settings(
+        *(batch_size, batch_wait / 1000, queue, max_images, int(max_mb * MEGABYTE), max_pixels, timeout),
+        reload=SECONDS if reload else None,
+        token=None if token_env is None else serving.read_token(token_env),
+    )
+    with serving.bind(host, port) as listening:  # before the model is built, which takes a while
+        app = serving.create_app(Index.open(index_to_search(index), device=device), settings)
+        _print(serving.describe(app, listening), as_json)
+        serving.serve(app, listening)
+
+
+def _print(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        click.echo(f"serving   {facts['address']} ({plural(facts['items'], 'image')}, {facts['runtime']})")
