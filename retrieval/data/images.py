@@ -86,7 +86,7 @@ def to_image(item: Any, *, max_pixels: int | None = None) -> Image.Image:
         ValueError: `item` has another type, dtype or shape, or is a PIL image that cannot be decoded.
         DatasetError: `item` is a path, and `load_image` cannot read it.
 
-    Example:
+    Examples:
         >>> image = to_image(np.zeros((4, 6), dtype=np.uint8))
         >>> image.mode, image.size
         ('RGB', (6, 4))
