@@ -1,4 +1,4 @@
-"""What the documentation generates: the pages of options and commands, and formulas as MathML, so that a page asks no other host."""
+"""Generates the pages of options and commands, and formulas as MathML, so that a page asks no other host."""
 
 from __future__ import annotations
 
@@ -28,8 +28,12 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def on_page_content(html: str, **_: Any) -> str:
     """Turns the formulas of a page into MathML."""
-    html = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda it: _formula(it[1], "inline"), html, flags=re.DOTALL)
-    return re.sub(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', lambda it: _formula(it[1], "block"), html, flags=re.DOTALL)
+    html = re.sub(
+        r'<span class="arithmatex">\\\((.*?)\\\)</span>', lambda it: _formula(it[1], "inline"), html, flags=re.DOTALL
+    )
+    return re.sub(
+        r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', lambda it: _formula(it[1], "block"), html, flags=re.DOTALL
+    )
 
 
 def _formula(text: str, display: str) -> str:
@@ -58,7 +62,12 @@ def options() -> Iterator[str]:
                 continue
             full = f"{section}.{option}" if section else option
             default = json.dumps(value.get("default"))
-            cells = [f"`{full}`", _type(value), f"`{default}`", remarks.get((name, option), remarks.get(("", option), ""))]
+            cells = [
+                f"`{full}`",
+                _type(value),
+                f"`{default}`",
+                remarks.get((name, option), remarks.get(("", option), "")),
+            ]
             yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -70,7 +79,9 @@ def _type(value: dict[str, Any]) -> str:
     if value.get("type") == "array":
         return f"list of {_type(value['items'])}"
     if "$ref" in value:
-        return {"LossTerm": "loss", "CallbackConfig": "name with options"}.get(value["$ref"].rpartition("/")[2], "mapping")
+        return {"LossTerm": "loss", "CallbackConfig": "name with options"}.get(
+            value["$ref"].rpartition("/")[2], "mapping"
+        )
     limits = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {value[key]:g}" for key, sign in limits.items() if key in value and abs(value[key]) < 2**40]
     return " ".join([WORDS[value["type"]], ", ".join(bounds)]).strip()

@@ -2,8 +2,8 @@
 
     python scripts/draw_architecture.py --out docs/assets/architecture.svg
 
-Rows are the layers of setup.cfg, from the command line down. An arrow stands for at least one import. Arrows that follow from others are
-left out: if a imports b and b imports c, there is no arrow from a to c.
+Rows are the layers of setup.cfg, from the command line down. An arrow stands for an import. Arrows that follow from others
+are left out: if a imports b and b imports c, there is no arrow from a to c.
 """
 
 from __future__ import annotations
