@@ -70,7 +70,7 @@ def command(
     not used. Trial 0 is the configuration as it is. Optuna samples the others, and those that fall behind are pruned.
 
     The folder has every trial in trials.csv and the configuration of the best one in best.yaml. The same command goes on with a
-    search that was stopped, also with more --trials. Needs `pip install 'retrieval[tune]'`.
+    search that was stopped, also with more --trials. Needs `pip install 'image-retrieval-toolkit[tune]'`.
     """
     from retrieval.config import load
     from retrieval.config.folders import default_folder

@@ -5,6 +5,6 @@ The names in `__init__.pyi` are loaded when they are first used, so `import retr
 
 import lazy_loader
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -27,7 +27,7 @@ class RetrievalError(Exception):
     Args:
         lines: The message, usually of one line. A line break within a line, as a name may have one, is shown escaped.
 
-    Example:
+    Examples:
         >>> import retrieval
         >>> try:
         ...     retrieval.Index.open("no-such-folder")

@@ -46,7 +46,7 @@ class ImageSet(Dataset[tuple[Any, int]]):
         ValueError: The arguments do not fit together, there is no image, a path leads out of `root`, or a name has a control
             character, which tables cannot hold.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import retrieval
         >>> images = retrieval.ImageSet.from_dataset(np.zeros((4, 8, 8, 3), dtype=np.uint8), labels=["a", "b", "b", "a"])
@@ -133,7 +133,7 @@ class ImageSet(Dataset[tuple[Any, int]]):
             ValueError: `dataset` is not map-style, the number of labels differs from its length, or a label has no class name.
             DatasetError: An item cannot be read, or is not an (image, label) pair with a hashable label.
 
-        Example:
+        Examples:
             >>> pixels = np.zeros((3, 8, 8, 3), dtype=np.uint8)
             >>> images = ImageSet.from_dataset(pixels, labels=["cat", "dog", "cat"])
             >>> images.class_names, images.labels.tolist()

@@ -116,7 +116,7 @@ def to_image(item: Any, *, max_pixels: int | None = None, least_side: int | None
         ValueError: `item` has another type, dtype or shape, or is a PIL image that cannot be decoded.
         DatasetError: `item` is a path, and `load_image` cannot read it.
 
-    Example:
+    Examples:
         >>> image = to_image(np.zeros((4, 6), dtype=np.uint8))
         >>> image.mode, image.size
         ('RGB', (6, 4))

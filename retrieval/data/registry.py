@@ -69,7 +69,7 @@ def read_dataset(data: Any, /, root: str | Path | None = None, **options: Any) -
             their own splits are to be divided.
         DatasetError: The folder does not contain the data set, or a reader returned something else.
 
-    Example:
+    Examples:
         >>> pixels = np.zeros((8, 16, 16, 3), dtype=np.uint8)
         >>> images = ImageSet.from_dataset(pixels, labels=list("aabbccdd"))
         >>> splits = read_dataset(images, test_share=0.5)

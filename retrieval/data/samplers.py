@@ -44,7 +44,7 @@ class MPerClassSampler(Sampler[list[int]]):
         ValueError: A batch cannot be filled with distinct images or divided evenly, `samples_per_class` gives no pairs, or
             `labels` is not one-dimensional.
 
-    Example:
+    Examples:
         >>> sampler = MPerClassSampler([0, 0, 0, 1, 1, 1, 2, 2, 2], batch_size=4, samples_per_class=2)
         >>> [len(batch) for batch in sampler]
         [4, 4]

@@ -44,7 +44,7 @@ class Preprocessing:
     Raises:
         ValueError: A value cannot be used. The message begins with its name.
 
-    Example:
+    Examples:
         >>> import retrieval
         >>> from PIL import Image
         >>> preprocessing = retrieval.Preprocessing(resize=36, size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

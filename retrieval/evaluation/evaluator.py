@@ -60,7 +60,7 @@ def evaluate(
         ValueError: an argument is not as described. Among others: vectors that are zero or not finite, sparse tensors, different
             numbers of vectors and labels, missing labels (None, NaN), a k that is too large, or no item with a relevant item.
 
-    Example:
+    Examples:
         >>> import retrieval
         >>> embeddings = [[3.0, 0.0], [2.0, 0.1], [0.0, 1.0], [2.0, 0.5]]
         >>> retrieval.evaluate(embeddings, ["cat", "cat", "dog", "dog"], ks=(1, 3), metrics=["recall"])

@@ -110,7 +110,7 @@ class Gallery:
     Raises:
         ValueError: an argument is not as described.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from retrieval.evaluation import Gallery
         >>> gallery = Gallery(np.eye(3, dtype=np.float32), ids=np.array([10, 20, 30]))

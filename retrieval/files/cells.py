@@ -12,7 +12,7 @@ _NUMBER = re.compile(r"'*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 def guard(value: Any) -> Any:
     """The value of a cell; a text that a spreadsheet would take for a formula gets an apostrophe in front.
 
-    Example:
+    Examples:
         >>> guard("=1+1"), guard("-0.5"), guard("a=b"), guard(-0.5)
         ("'=1+1", '-0.5', 'a=b', -0.5)
     """

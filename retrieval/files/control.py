@@ -19,7 +19,7 @@ def escape(text: str, keep: str = "") -> str:
         text: The text.
         keep: Control characters that are kept.
 
-    Example:
+    Examples:
         >>> print(escape("a\x1b[31m\nb", keep="\n"))
         a\u001b[31m
         b

@@ -35,7 +35,7 @@ class Calibration:
         calibrated_on: Which items: `ALL`, or `UNSEEN`.
         ids: The ids [first, last + 1] that the images of `UNSEEN` have.
 
-    Example:
+    Examples:
         >>> import retrieval
         >>> index = retrieval.Index.from_vectors([[3.0, 4.0], [4.0, 3.0], [0.0, 1.0], [1.0, 0.0]], ["a", "a", "b", "c"])
         >>> index.calibration.queries, round(index.calibration.threshold, 4), index.calibration.right_accept_rate

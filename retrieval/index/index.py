@@ -53,7 +53,7 @@ class Index:
     `Index.build` and `Index.from_vectors` make an index, `Index.open` opens one. An index is read once and may be searched from
     several threads. If another program replaces its folder, the index stays as it was read until `reload`.
 
-    Example:
+    Examples:
         >>> import numpy as np, retrieval
         >>> vectors = np.random.default_rng(0).normal(size=(6, 4))
         >>> index = retrieval.Index.from_vectors(vectors, ["cat", "cat", "dog", "dog", "owl", "owl"])

@@ -35,7 +35,7 @@ class Hit:
         class_name: The name of its class.
         path: Its path, relative to the root of the images; absolute for an image that was added from elsewhere.
 
-    Example:
+    Examples:
         >>> import retrieval
         >>> index = retrieval.Index.from_vectors([[1.0, 0.0], [0.0, 1.0]], ["cat", "dog"], paths=["a.jpg", "b.jpg"])
         >>> index.search([0.6, 0.8], k=1)

@@ -29,7 +29,7 @@ def measure_batch(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
         "score_spread": the standard deviation of a query's scores, in the mean over queries; near 0, the scores have
         collapsed. Of a batch without a relevant item the first two are 0.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from retrieval.losses import measure_batch
         >>> measure_batch(torch.eye(4)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]))["perfect_queries"]

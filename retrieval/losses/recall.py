@@ -118,7 +118,7 @@ def recall_loss(
     Raises:
         ValueError: shapes that differ, masks that are not boolean or overlap, unknown words, negative numbers, bad cut-offs.
 
-    Example:
+    Examples:
         >>> import torch, retrieval
         >>> scores = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.7, 0.6]])
         >>> relevant = torch.tensor([[False, True, False], [False, False, True]])
@@ -213,7 +213,7 @@ class RecallLoss(ProxyListLoss):
     Raises:
         ValueError: unknown words, or numbers out of range; when called, labels or embeddings that do not fit the proxies.
 
-    Example:
+    Examples:
         >>> import torch, retrieval
         >>> loss_function = retrieval.RecallLoss()
         >>> embeddings = torch.randn(8, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()

@@ -51,7 +51,7 @@ class Model:
     Raises:
         ValueError: A module lacks its preprocessing, or an argument is of the wrong type.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import torch
         >>> import retrieval

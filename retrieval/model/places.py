@@ -155,7 +155,7 @@ def load_stored(
             raise kind.error(f"{place}: has no {DESCRIPTION}; {kind.remedy}")
         raise kind.error(
             f"{place}: holds vectors without a model, so images cannot be searched in it; "
-            "open it in Python with Index.open(..., model=model), or install 'retrieval[onnx]' and build it again"
+            "open it in Python with Index.open(..., model=model), or install 'image-retrieval-toolkit[onnx]' and build it again"
         )
     try:
         network, preprocessing = stored.build(manifest["dimension"])

@@ -46,7 +46,7 @@ class Run:
         splits: The images of the run; by default, those of its configuration are read on first use.
         network: The network of a run that was trained with an own network.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import numpy as np
         >>> import retrieval

@@ -90,7 +90,7 @@ def group_runs(runs: Iterable[RunSummary]) -> list[RunGroup]:
     Args:
         runs: Runs of `list_runs`.
 
-    Example:
+    Examples:
         >>> import tempfile, retrieval
         >>> retrieval.group_runs(retrieval.list_runs(tempfile.mkdtemp()))
         []

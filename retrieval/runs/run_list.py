@@ -122,7 +122,7 @@ def list_runs(folder: str | Path) -> list[RunSummary]:
     Raises:
         RetrievalError: There is no such folder.
 
-    Example:
+    Examples:
         >>> import tempfile, retrieval
         >>> retrieval.list_runs(tempfile.mkdtemp())
         []

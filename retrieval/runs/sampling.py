@@ -46,7 +46,7 @@ class Sampling:
         except ImportError as error:
             raise RetrievalError(
                 f"tuning needs Optuna, which cannot be imported ({reason_of(error)}); install it with "
-                "`python -m pip install 'retrieval[tune]'`"
+                "`python -m pip install 'image-retrieval-toolkit[tune]'`"
             ) from error
         self._space, self._metric, self._seed = space, metric, seed
         self._distributions = {key: self._distribution(values) for key, values in space.items()}

@@ -65,7 +65,7 @@ def train(
         RetrievalError: The images cannot be read, or the folder cannot be written.
         SystemExit: By SIGTERM or Ctrl-C, after everything was saved.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import numpy as np
         >>> import retrieval

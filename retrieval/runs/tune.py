@@ -93,7 +93,7 @@ def tune(
         RetrievalError: Optuna is not installed, the images cannot be read, or the folder cannot be written.
         SystemExit: By SIGTERM or Ctrl-C, after everything was saved.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import numpy as np
         >>> import retrieval

@@ -101,7 +101,7 @@ class _File(BaseModel):
 class Tuning:
     """A search for the options of a configuration. `retrieval.tune` returns one, `Tuning.open` opens one.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> import numpy as np
         >>> import retrieval

@@ -200,5 +200,5 @@ def test_missing_packages_for_onnx_are_named_with_the_command_that_installs_them
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     code, _, err = call(capsys, "export", "onnx", str(run), "--out", str(tmp_path / "m.onnx"))
     assert code == 1
-    assert "pip install 'retrieval[onnx]'" in err
+    assert "pip install 'image-retrieval-toolkit[onnx]'" in err
     assert err.count("\n") == 1

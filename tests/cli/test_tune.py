@@ -141,7 +141,7 @@ def test_a_search_without_optuna_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     code, _, err = call(capsys, "tune", "--out", str(tmp_path / "out"))
     assert (code, len(err.splitlines())) == (1, 1)
-    assert "`python -m pip install 'retrieval[tune]'`" in err
+    assert "`python -m pip install 'image-retrieval-toolkit[tune]'`" in err
 
 
 @pytest.mark.slow

@@ -229,7 +229,7 @@ def test_a_missing_package_of_a_callback_is_a_mistake_with_the_command_that_inst
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert len(mistakes(configure("training.callbacks=[wandb]", "loss.name=tripelt"))) == 2
     (mistake,) = mistakes(configure("training.callbacks=[wandb]"))
-    assert "pip install 'retrieval[wandb]'" in mistake
+    assert "pip install 'image-retrieval-toolkit[wandb]'" in mistake
 
 
 @pytest.mark.parametrize("name", config_names())

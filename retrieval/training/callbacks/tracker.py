@@ -20,7 +20,7 @@ def import_package(module: str, *, extra: str) -> Any:
     except ImportError as error:
         raise RetrievalError(
             f"the callback {extra} cannot be imported ({reason_of(error)}); install it with "
-            f"`python -m pip install 'retrieval[{extra}]'`"
+            f"`python -m pip install 'image-retrieval-toolkit[{extra}]'`"
         ) from error
 
 
