@@ -173,7 +173,17 @@ def check_options(as_json: bool, as_csv: bool, per_class: bool, macro: bool, int
     """Refuses options that exclude each other."""
     if is_given("at"):
         refuse_with_at(
-            "labels", "queries", "query_labels", "metrics", "macro", "intervals", "per_class", "sample", "qe", "dba", "rerank"
+            "labels",
+            "queries",
+            "query_labels",
+            "metrics",
+            "macro",
+            "intervals",
+            "per_class",
+            "sample",
+            "qe",
+            "dba",
+            "rerank",
         )
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")

@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise RetrievalError(
         f"the service needs packages that are not installed ({error.name}); install them with: "
-        "python -m pip install 'retrieval[serve]'"
+        "python -m pip install 'image-retrieval-toolkit[serve]'"
     ) from error
 
 from retrieval.serving.app import create_app

@@ -134,5 +134,5 @@ def test_without_its_packages_the_command_says_what_to_install(run):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "python -m pip install 'retrieval[serve]'" in done.stderr
+    assert "python -m pip install 'image-retrieval-toolkit[serve]'" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -45,7 +45,7 @@ def open(address: Address, timeout: float) -> Milvus:
     except ImportError as error:
         raise RetrievalError(
             f"the client of Milvus cannot be imported ({reason_of(error)}); install it with "
-            "`python -m pip install 'retrieval[milvus]'`"
+            "`python -m pip install 'image-retrieval-toolkit[milvus]'`"
         ) from error
     for name in ("pymilvus", "pymilvus.milvus_client"):  # they log a traceback for every error that they raise
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
