@@ -9,7 +9,8 @@ turns for `--repeats` rounds after one of warming up, on the same files and weig
   and written as an index. The packages are imported and the model is loaded before.
 - bare decoding: as many processes decode, resize and crop the same files with Pillow, at the size that the index decodes them at.
 - bare network: the network alone, on tensors in memory, in the same batches and in the setting that the index takes.
-- former index: the index with JPEG files decoded at their full size, and the weights of the network in torch's default layout.
+- former index: the index with JPEG files decoded at their full size, the weights of the network in torch's default layout, and
+  BatchNorm layers that are not folded.
 `--precision bfloat16` holds for the index and the bare network. The ratios are of medians: of the index to the slower of its bare
 parts, and of the former index to the index. Decoding and the network share the cores of the processor if it has fewer than
 `--workers` and `--threads` together; an index then takes about as long as both of them.
@@ -32,7 +33,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -68,7 +69,7 @@ def draw_images(root: Path, count: int) -> Path:
     contents = []
     for _ in range(min(count, DRAWN)):
         pixels = np.full((HEIGHT, WIDTH, 3), 128.0, dtype=np.float32)
-        for columns, strength in ((4, 48), (16, 32), (64, 24), (400, 16), (1600, 6)):
+        for columns, strength in ((4, 48), (16, 32), (64, 24), (400, 12), (1600, 3)):
             noise = generator.normal(128, strength, (3 * columns // 4, columns, 3)).clip(0, 255).astype(np.uint8)
             pixels += np.asarray(Image.fromarray(noise).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) - 128.0
         content = io.BytesIO()
@@ -93,11 +94,18 @@ def make_model(options: argparse.Namespace) -> Model:
     return Model(network, preparing, **settings)
 
 
+class FormerModel(Model):
+    """A model whose BatchNorm layers are not folded."""
+
+    def embed(self, batches: Iterable[torch.Tensor], *, fold: bool) -> np.ndarray:
+        return super().embed(batches, fold=False)
+
+
 def former(model: Model) -> Model:
     """The model as it was embedded with before: torch's default layout, float32, JPEG files decoded at their full size."""
     network = copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
     preparing = replace(model.preprocessing, decoding="full")
-    return Model(network, preparing, batch_size=model.batch_size, workers=model.workers)
+    return FormerModel(network, preparing, batch_size=model.batch_size, workers=model.workers)
 
 
 def build(model: Model, root: Path, out: Path) -> None:
