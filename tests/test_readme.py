@@ -11,7 +11,6 @@ from pathlib import Path
 import command_words
 import numpy as np
 import pytest
-
 from retrieval.cli import run
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
