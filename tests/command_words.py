@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import click
-
 from retrieval.cli import retrieval
 from retrieval.cli.groups import DefaultGroup
 

@@ -57,6 +57,7 @@ def test_commands_options_names_and_paths_are_completed(capsys, monkeypatch, lin
 
 def test_the_completed_data_sets_are_all_data_sets():
     from retrieval.cli.parameters import DATASET
+
     from retrieval.data import DATASETS
 
     assert list(DATASET.words()) == sorted(DATASETS)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jinja2 import Environment, PackageLoader
+from retrieval.cli import output
 from small_run import call
 
-from retrieval.cli import output
 from retrieval.errors import RetrievalError, plural
 from retrieval.runs import report
 

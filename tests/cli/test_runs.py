@@ -8,10 +8,10 @@ import json
 import shlex
 
 import pytest
-from small_run import call
-
 from retrieval.cli.output import text_table
 from retrieval.cli.runs import LEFT, groups_rows, runs_note, runs_rows
+from small_run import call
+
 from retrieval.config import load, to_yaml
 from retrieval.files import write_json
 from retrieval.training import RunFolder

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from retrieval.cli import output
 from small_run import call
 
-from retrieval.cli import output
 from retrieval.files import write_json
 
 HOSTILE = "a\x1b[2J\x07\x9b31m\u202egpj\u2066"
