@@ -17,20 +17,17 @@ TOKEN = "hf_of_the_tests"
 
 
 class FakeHub:
-    """Repositories by kind and name: a list of commits, each the content of every file.
-
-    Args:
-        cut: The number of bytes of a file after which a download breaks off; None: never.
-        refuse_uploads: Whether the connection of an upload of a large file is closed in the middle.
-    """
+    """Repositories by kind and name: a list of commits, each the content of every file."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, list[dict[str, bytes]]] = {}
         self.branches: dict[str, dict[str, int]] = {}
         self.private: set[str] = set()
         self.stored: dict[str, bytes] = {}  # large files by sha256
-        self.cut: int | None = None
-        self.refuse_uploads = False
+        self.cut: int | None = None  # bytes of a file after which a download breaks off
+        self.refuse_uploads = False  # whether the connection of an upload is closed in the middle
+        self.stalls = False  # whether an upload gets no answer
+        self.closing = threading.Event()
         self.asked: list[str] = []
         self.url = ""
 
@@ -67,6 +64,7 @@ def serve() -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        hub.closing.set()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -92,6 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
             return
         content = self._body()
+        if self.hub.stalls:
+            self.hub.closing.wait()
+            self.close_connection = True
+            return
         self.hub.stored[hashlib.sha256(content).hexdigest()] = content
         self._answer({})
 

@@ -19,7 +19,7 @@ log = logging.getLogger("retrieval")
 TOKEN = "HF_TOKEN"
 
 PATIENCE = 4.0  # seconds to wait for the first answer of the hub
-STALL = 60.0  # seconds without progress after which an upload fails
+STALL = 30.0  # seconds without progress after which an upload fails
 
 Answer = TypeVar("Answer")
 
@@ -100,8 +100,7 @@ def _translated(error: Exception, repository: Repository, work: str) -> Retrieva
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    cause = error.__cause__ or error.__context__
+    reason = ": ".join(map(_first_line, filter(None, (error, error.__cause__))))
     if isinstance(error, errors.RevisionNotFoundError):
         return RetrievalError(
             f"{repository}: has no revision {repository.revision!r}; give a branch, a tag or a commit"
@@ -119,12 +118,16 @@ def _translated(error: Exception, repository: Repository, work: str) -> Retrieva
         return RetrievalError(
             f"{repository}: {_reader().replace('read', work)} ({endpoint()} answers 403); take another repository or token"
         )
-    if isinstance(error, errors.LocalEntryNotFoundError) and cause is not None:
-        reason = (str(cause).strip().splitlines() or [reason])[0]
+    if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
+        reason = _first_line(error.__cause__)
     absent = isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)) or _is_silence(error)
     if absent or (status is not None and status >= 500):
         return UnreachableHubError(f"{repository}: {endpoint()} cannot be reached ({reason}); try again later")
     return RetrievalError(f"{repository}: the {work} failed ({reason}); try again")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _is_silence(error: Exception) -> bool:

@@ -23,7 +23,8 @@ from retrieval.files.hub import CARD, MODEL_REPOSITORY, Snapshot, require_writab
 from retrieval.files.manifest import MANIFEST, Files, manifest_text
 from retrieval.files.repository import Repository
 from retrieval.model import timm_layout
-from retrieval.model.card import GALLERY, Training, kept_fields, write_card
+from retrieval.model.card import kept_fields, write_card
+from retrieval.model.card_sections import GALLERY, Training, last_part
 from retrieval.model.description import DESCRIPTION, ONNX, WEIGHTS, StoredModel, check_description
 from retrieval.model.places import Loaded, check_source, load_stored
 
@@ -40,7 +41,8 @@ def push(model: Model, name: str, *, private: bool = False, training: Training |
     repository = model_repository(name)
     present = require_writable(repository, private=private)
     files = _files(model.stored())
-    facts = {"dimension": model.embedding_dim, "source": model.source}
+    source = {key: last_part(value) for key, value in model.source.items()}
+    facts = {"dimension": model.embedding_dim, "source": source}
     card = write_card(
         repository.name,
         model,

@@ -23,7 +23,7 @@ from retrieval.files import claim_file, claim_folder, folder_in_one_piece, requi
 from retrieval.files.arrays import PATHS, ArrayFiles, claim_for_arrays, write_arrays
 from retrieval.files.repository import is_hub_place
 from retrieval.model import encoding, hub, onnx
-from retrieval.model.card import Training
+from retrieval.model.card_sections import Training
 from retrieval.model.description import StoredModel
 from retrieval.model.places import MODEL_FOLDER, Loaded, check_source, load_place, require_replaceable
 from retrieval.model.precision import check_precision

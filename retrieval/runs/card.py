@@ -18,7 +18,7 @@ from retrieval.errors import RetrievalError, plural
 from retrieval.files import read_file, read_text
 from retrieval.files.repository import is_hub_place
 from retrieval.index import Calibration, Index
-from retrieval.model.card import Training
+from retrieval.model.card_sections import Training, last_part
 from retrieval.report import caution_of
 from retrieval.runs.record import LARGEST_RECORD, Figures, result_name
 
@@ -49,7 +49,7 @@ def describe_training(run: Run, checkpoint: str, *, gallery: bool = True) -> Tra
         log.info("no index of the measured images, so the card has no intervals; `%s` makes one", command)
     picture = read_file(run.folder.gallery) if gallery and run.folder.gallery.is_file() else None
     return Training(
-        dataset=summary.dataset or config.data.name,
+        dataset=(summary.dataset or "").partition(": ")[2] or last_part(config.data.name),
         measured_on=_measured_on(split, figures),
         figures=figures,
         baseline=baseline,
@@ -58,6 +58,7 @@ def describe_training(run: Run, checkpoint: str, *, gallery: bool = True) -> Tra
         base=_base(config),
         command=_command(environment.get("command")),
         config=write(_without_folders(config.model_dump())),
+        versions=_versions(environment.get("versions")),
         gallery=picture if figures else None,
         threshold="" if index is None or index.calibration is None else _threshold(index.calibration),
     )
@@ -123,13 +124,19 @@ def _environment(run: Run) -> dict[str, Any]:
     return environment if isinstance(environment, dict) else {}
 
 
-def _splits(environment: Mapping[str, Any]) -> dict[str, tuple[int, int, str]]:
+def _splits(environment: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """The images and classes of each split; empty for a run of an earlier version, which does not record them."""
     try:
         splits = environment["plan"]["splits"]
-        return {str(name): (int(it["images"]), int(it["classes"]), str(it["role"])) for name, it in splits.items()}
+        return {str(name): (int(it["images"]), int(it["classes"])) for name, it in splits.items()}
     except (LookupError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _versions(versions: Any) -> str:
+    """The versions of the packages that decide the weights."""
+    known = versions if isinstance(versions, dict) else {}
+    return ", ".join(f"{name} {known[name]}" for name in ("retrieval", "torch", "timm") if known.get(name))
 
 
 def _base(config: Config) -> str:
@@ -151,7 +158,7 @@ def _command(words: Any) -> str:
     if path.stem != "retrieval" and path.parts[-2:] != ("cli", "__main__.py"):
         return ""
     parts = (word.partition("=") for word in rest)
-    return shlex.join(["retrieval", *(f"{_last_part(key)}{sign}{_last_part(value)}" for key, sign, value in parts)])
+    return shlex.join(["retrieval", *(f"{last_part(key)}{sign}{last_part(value)}" for key, sign, value in parts)])
 
 
 def _without_folders(value: Any) -> Any:
@@ -160,9 +167,4 @@ def _without_folders(value: Any) -> Any:
         return {key: _without_folders(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_folders(inner) for inner in value]
-    return _last_part(value) if isinstance(value, str) else value
-
-
-def _last_part(text: str) -> str:
-    is_absolute = PurePath(text).is_absolute() or text.startswith("~")
-    return PurePath(text).name or text if is_absolute else text
+    return last_part(value)

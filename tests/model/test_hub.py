@@ -24,7 +24,7 @@ from retrieval.files import hub_calls
 from retrieval.files.hub import MODEL_REPOSITORY
 from retrieval.files.repository import Repository
 from retrieval.model import Model, timm_layout
-from retrieval.model.card import Training
+from retrieval.model.card_sections import Training
 from retrieval.networks import create_embedder
 
 NAME, PLACE = "user/model", "hf-hub:user/model"
@@ -151,6 +151,13 @@ def test_a_repository_holds_no_pickle_and_its_manifest_lists_every_file_except_t
     assert set(files) == {"README.md", "config.json", "manifest.json", "model.json", "model.safetensors"}
     listed = json.loads(files["manifest.json"])["files"]
     assert set(listed) == set(files) - {"README.md", "manifest.json"}
+
+
+def test_a_repository_names_no_folder_of_this_computer(hub):
+    timm_model(source={"dataset": "/home/me/my_data.py:read", "checkpoint": "last", "step": 7}).push_to_hub(NAME)
+    assert not any(b"/home" in content for content in hub.files(MODELS).values())
+    assert Model.load(PLACE).source == {"dataset": "my_data.py:read", "checkpoint": "last", "step": 7}
+    assert "Its weights are of the last checkpoint, step 7." in hub.files(MODELS)["README.md"].decode()
 
 
 def test_a_second_push_removes_the_files_of_the_first_and_keeps_those_of_others(hub):
@@ -301,6 +308,14 @@ def test_an_upload_that_breaks_off_is_one_line_and_changes_nothing(hub):
     assert_array_equal(Model.load(PLACE).encode(IMAGES), timm_model(1).encode(IMAGES))
 
 
+def test_an_upload_that_stalls_is_one_line(hub, monkeypatch):
+    monkeypatch.setattr(hub_calls, "STALL", 0.1)
+    hub.stalls = True
+    with pytest.raises(RetrievalError) as error:
+        timm_model().push_to_hub(NAME)
+    assert "timed out" in line_of(error)
+
+
 def test_a_download_that_breaks_off_is_one_line_and_the_next_one_goes_on(hub):
     timm_model().push_to_hub(NAME)
     hub.cut = 50_000
@@ -389,11 +404,11 @@ def test_a_model_without_a_run_has_a_card_without_figures(hub):
 def test_the_card_of_a_run_has_its_figures_their_intervals_and_what_they_are_of(hub):
     figures = {"recall@1": 0.75, "recall@1 low": 0.7, "recall@1 high": 0.8, "map@r": 0.5, "queries": 120.0, "ties": 0.0}
     training = Training(
-        "folder: birds",
+        "birds",
         "test classes",
         figures,
         baseline={"recall@1": 0.4},
-        splits={"train": (900, 30, "trained on"), "test": (120, 10, "tested")},
+        splits={"train": (900, 30), "test": (120, 10)},
         command="retrieval train --config photos",
         config="seed: 1",
         gallery=b"png",
@@ -407,9 +422,9 @@ def test_the_card_of_a_run_has_its_figures_their_intervals_and_what_they_are_of(
     for text in (
         "| recall@1 | 75.00 | 70.00 to 80.00 | 40.00 |",
         "| map@r | 50.00 |  |  |",
-        "Measured on the test classes of folder: birds, 120 queries, each against all other images.",
+        "Measured on the test classes of birds, 120 queries, each against all other images.",
         "![Queries and their nearest neighbours](gallery.png)",
-        "- Trained on: 900 images of 30 classes.",
+        "- Trained on 900 images of 30 classes.",
         "retrieval train --config photos",
         "seed: 1",
     ):

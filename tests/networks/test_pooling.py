@@ -20,6 +20,11 @@ def test_the_generalised_mean_is_its_formula():
         torch.testing.assert_close(generalized_mean(features, power(p, torch.float64)), expected)
 
 
+def test_the_generalised_mean_has_a_shape_without_memory():
+    features = torch.empty(3, 7, 5, device="meta")
+    assert generalized_mean(features, torch.empty(1, device="meta")).shape == (3, 5)
+
+
 def test_the_generalised_mean_goes_from_average_to_maximum():
     features = torch.rand(2, 9, 4) + 0.1
     torch.testing.assert_close(generalized_mean(features, power(1.0)), features.mean(dim=1))
