@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,15 @@ from retrieval.model import Model
 from retrieval.runs import Run
 
 MODELS, DATASETS = "models/user/glyphs", "datasets/user/glyphs"
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """--quiet lasts as long as its test."""
+    logger = logging.getLogger("retrieval")
+    before = logger.level
+    yield
+    logger.setLevel(before)
 
 
 def run_command(hub, home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
