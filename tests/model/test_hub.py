@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import socket
@@ -45,7 +46,7 @@ def model_of(backbone: str = "test_resnet", *, size: int = SIDE, **options) -> M
 
 def in_timms_layout(model: Model) -> Any:
     """The network in the memory layout that timm makes it in; channels last rounds otherwise."""
-    return model.network.to(memory_format=torch.contiguous_format)
+    return copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
 
 
 def line_of(error) -> str:
