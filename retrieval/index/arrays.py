@@ -135,7 +135,7 @@ def _read_columns(file: Path, count: int) -> dict[str, Any] | None:
     if any(name.lower() in MISSING for name in names):
         return None
     ids = tables.whole_numbers(columns["id"]) if "id" in columns else np.arange(count)
-    if ids is None or len(np.unique(ids)) != count:
+    if ids is None or ("id" in columns and (np.diff(np.sort(ids)) == 0).any()):
         return None
     return {"ids": ids, "labels": numbers, "class_names": names, "paths": columns.get("path")}
 

@@ -52,10 +52,20 @@ def decoded(column: Any) -> tuple[list[str], np.ndarray]:
     """The different names of a column of `encoded`, or of several joined ones, and the number of the name of every row."""
     names: dict[str, int] = {}
     numbers = []
+    dictionary, places = None, np.zeros(0, dtype=np.int64)
     for chunk in column.chunks:
-        places = np.array([names.setdefault(name, len(names)) for name in chunk.dictionary.to_pylist()], dtype=np.int64)
+        if dictionary is None or not _is_same(chunk.dictionary, dictionary):  # the chunks of a stream have one
+            dictionary = chunk.dictionary
+            texts = dictionary.to_pylist()
+            places = np.array([names.setdefault(name, len(names)) for name in texts], dtype=np.int64)
         numbers.append(places[chunk.indices.to_numpy()])
     return list(names), np.concatenate(numbers) if numbers else np.zeros(0, dtype=np.int64)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two dictionaries are one and the same in memory."""
+    places = [[buffer and buffer.address for buffer in it.buffers()] for it in (one, other)]
+    return places[0] == places[1] and (one.offset, len(one)) == (other.offset, len(other))
 
 
 def joined(one: Any, other: Any) -> Any:

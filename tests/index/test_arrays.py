@@ -158,3 +158,60 @@ def test_exported_names_that_a_spreadsheet_takes_for_formulas_are_guarded_and_re
     again = retrieval.Index.from_files(files.vectors, files.table)
     assert [hit.class_name for (hit,) in again.search(np.load(vectors), 1)] == names
     assert [hit.path for (hit,) in again.search(np.load(vectors), 1)] == [f"{name}.jpg" for name in names]
+
+
+TABLES = {
+    "plain": "label,id,path\n" + "".join(f"class {i % 7},{90 - i},x/{i}.png\n" for i in range(60)),
+    "labels alone": "label\n" + "".join(f"{(i * 5) % 11}\n" for i in range(60)),
+    "quoted": "path,label\n" + "".join(f'"a,{i}.png","the ""{i % 3}"""\n' for i in range(60)),
+    "blanks": "label,path\n" + "".join(f" class {i % 7} ,{i}.png\n" for i in range(60)),
+    "wide blanks": "label\n" + "".join(f"\u00a0class {i % 7}\u3000\n" for i in range(60)),
+    "formulas": "label\n" + "".join(f"'=1+{i % 4}\n" for i in range(60)),
+    "signs": "label\n" + "".join(f"{i % 4 - 2}\n" for i in range(60)),
+    "missing words": "label\n" + "nan\ncat\n" * 30,
+    "empty lines": "label\n" + "a\n\nb\n" * 30,
+    "carriage returns": "label,id\r\n" + "".join(f"{i % 4},{i}\r\n" for i in range(60)),
+    "byte order mark": "\ufefflabel\n" + "a\nb\n" * 30,
+}
+
+
+@pytest.mark.parametrize("text", TABLES.values(), ids=TABLES)
+def test_a_large_table_is_read_by_columns_as_a_small_one_by_lines(tmp_path, monkeypatch, text):
+    file = tmp_path / "labels.csv"
+    file.write_bytes(text.encode())
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((60, 4)))
+    found = []
+    for large in (2**40, 0):
+        monkeypatch.setattr("retrieval.index.arrays._LARGE", large)
+        index = retrieval.Index.from_files(tmp_path / "vectors.npy", file)
+        found.append((index.ids.tolist(), index.labels.tolist(), index.classes, index.paths))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("labels", [np.arange(60) % 7, np.arange(60)[::-1] // 5 - 3, np.array(["b", "a"] * 30)])
+def test_a_large_array_of_labels_is_read_as_a_small_one(tmp_path, monkeypatch, labels):
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((60, 4)))
+    found = []
+    for large in (2**40, 0):
+        monkeypatch.setattr("retrieval.index.arrays._LARGE", large)
+        index = retrieval.Index.from_files(tmp_path / "vectors.npy", tmp_path / "labels.npy")
+        found.append((index.ids.tolist(), index.labels.tolist(), index.classes, index.paths))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,id\n" + "a,1\n" * 60, "line 3: id 1 stands in line 2 already"),
+        ("label,id\na,1\nb,x\n" + "".join(f"a,{i}\n" for i in range(2, 60)), "line 3: id 'x' is no whole number"),
+        ("label\n" + "a\n" * 59, "has 59 items, .* has 60 vectors"),
+        ("label,path\n" + "a,x\n" * 58 + "a,\na,y\n", "line 60: expected a value for each of label, path"),
+    ],
+)
+def test_a_fault_in_a_large_table_is_named_with_its_line(tmp_path, monkeypatch, text, message):
+    monkeypatch.setattr("retrieval.index.arrays._LARGE", 0)
+    (tmp_path / "labels.csv").write_text(text)
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).standard_normal((60, 4)))
+    with pytest.raises(DatasetError, match=message):
+        retrieval.Index.from_files(tmp_path / "vectors.npy", tmp_path / "labels.csv")
