@@ -22,7 +22,7 @@ from retrieval.serving.service import Service
 log = logging.getLogger("retrieval")
 
 _KEEP_ALIVE = 5  # seconds that a connection without a request is kept
-_CONNECTIONS = 1024
+_CONNECTIONS = 512  # a process may often have 1024 open files
 _HEADERS = 16 * 1024  # bytes of the headers of a request
 
 

@@ -273,3 +273,24 @@ def test_a_pil_image_whose_file_is_truncated_is_refused(tmp_path):
         pytest.raises(ValueError, match=r"the PIL image cannot be converted to RGB .*truncated"),
     ):
         to_image(opened)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tiff"])
+def test_the_content_of_a_file_is_read_as_the_file_is(tmp_path, suffix):
+    file = saved(tmp_path, noise(), f"image.{suffix}")
+    found = load_image("a name", content=file.read_bytes())
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(load_image(file)))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "head"])
+def test_content_that_is_no_image_is_named_with_the_reason_of_the_file(tmp_path, content):
+    file = tmp_path / "image.png"
+    file.write_bytes(content)
+    messages = []
+    for options in ({}, {"content": content}):
+        with pytest.raises(DatasetError) as caught:
+            load_image(file, **options)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+    with pytest.raises(DatasetError, match=r"^no such file: cannot be read as an image"):
+        load_image("no such file", content=content)

@@ -211,6 +211,7 @@ def test_the_facts_of_the_index_and_the_limits_are_told(client, index):
     assert facts["class_names"] == list(CLASSES)
     assert facts["calibration"]["threshold"] == index.calibration.threshold
     assert facts["runtime"] == "onnxruntime"
+    assert str(index.folder) not in json.dumps(facts)
     assert facts["limits"] == {
         "max_images": 4,
         "max_bytes": 200_000,
