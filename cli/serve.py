@@ -67,11 +67,15 @@ def command(
 
     if queue < max_images:
         raise click.UsageError(f"--queue is {queue}, less than --max-images {max_images}")
-    settings = serving.Settings(
-        *(batch_size, batch_wait / 1000, queue, max_images, int(max_mb * MEGABYTE), max_pixels, timeout),
-        reload=SECONDS if reload else None,
-        token=None if token_env is None else serving.read_token(token_env),
-    )
+    limits: dict[str, Any] = {
+        "batch_size": batch_size,
+        "queue": queue,
+        "max_images": max_images,
+        "max_pixels": max_pixels,
+    }
+    limits |= {"batch_wait": batch_wait / 1000, "max_bytes": int(max_mb * MEGABYTE), "timeout": timeout}
+    token = None if token_env is None else serving.read_token(token_env)
+    settings = serving.Settings(**limits, reload=SECONDS if reload else None, token=token)
     with serving.bind(host, port) as listening:  # before the model is built, which takes a while
         app = serving.create_app(Index.open(index_to_search(index), device=device), settings)
         _print(serving.describe(app, listening), as_json)

@@ -3,5 +3,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 ./scripts/environment.sh test
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}  # threads that wait busily slow down tests with worker processes
-exec .venv/bin/python -m pytest -m "slow or not slow" "$@"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # two processes run the tests
+exec .venv/bin/python -m pytest -m "slow or not slow" --numprocesses 2 --dist loadfile "$@"

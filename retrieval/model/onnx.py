@@ -30,13 +30,14 @@ class OnnxNetwork:
     Args:
         content: The ONNX file.
         embedding_dim: The dimension of its vectors.
+        threads: Threads of a call, for callers that have threads of their own; by default as many as there are cores.
 
     Raises:
         ValueError: The file is damaged, refers to other files, or uses operators that are not standard.
         RetrievalError: onnx or onnxruntime is not installed.
     """
 
-    def __init__(self, content: bytes, embedding_dim: int) -> None:
+    def __init__(self, content: bytes, embedding_dim: int, *, threads: int | None = None) -> None:
         require_packages("onnx", "onnxruntime")
         import onnxruntime
 
@@ -44,6 +45,8 @@ class OnnxNetwork:
         self.content = content
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # what is wrong is raised
+        if threads is not None:
+            options.intra_op_num_threads = threads
         options.add_session_config_entry(
             "session.load_model_format", "ONNX"
         )  # the format that was checked, and no other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,7 @@ class _Job:
 
 
 class Batcher:
-    """Prepares images on several threads, and embeds those that are ready together on one.
+    """Prepares images on several threads, and embeds those that are ready together.
 
     A batch starts as soon as the network is free. It waits, for a moment, only while fewer images are ready than it can hold and
     others are being prepared.
@@ -50,7 +51,7 @@ class Batcher:
     ) -> None:
         self._batch_size, self._wait, self._capacity = batch_size, wait, capacity
         self._prepare_on, self._observe = prepare_on, observe
-        self._network = ThreadPoolExecutor(1, thread_name_prefix="network")
+        self._network = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="network")
         self._ready: deque[_Job] = deque()
         self._preparing = 0
         self._arrived = asyncio.Event()
@@ -81,7 +82,7 @@ class Batcher:
         return [prepared for prepared, _ in results], np.stack([vector for _, vector in results])
 
     async def close(self) -> None:
-        """Ends the thread of the network."""
+        """Ends the threads of the network."""
         if self._runner is not None:
             self._runner.cancel()
             await asyncio.gather(self._runner, return_exceptions=True)
@@ -130,10 +131,12 @@ class Batcher:
     async def _embed_batch(self, batch: list[_Job]) -> None:
         """Embeds a batch. If that fails, each image is embedded alone, so that none fails for another one."""
         loop = asyncio.get_running_loop()
-        prepared = [job.prepared for job in batch]
+        prepared, encoder = [job.prepared for job in batch], batch[0].encoder
+        size = encoder.share or len(batch)
+        parts = [prepared[start : start + size] for start in range(0, len(batch), size)]
         try:
-            vectors = await loop.run_in_executor(self._network, batch[0].encoder.embed, prepared)
-            for job, vector in zip(batch, vectors, strict=True):
+            made = await asyncio.gather(*(loop.run_in_executor(self._network, encoder.embed, part) for part in parts))
+            for job, vector in zip(batch, np.concatenate(made), strict=True):
                 job.vector.set_result(vector)
         except Exception as error:  # noqa: BLE001 - whatever a network raises belongs to the requests
             if len(batch) == 1:

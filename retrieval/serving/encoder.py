@@ -40,7 +40,8 @@ class Encoder:
     """Embeds image files.
 
     The network runs on onnxruntime if the model is a module on the CPU and the exported file passes the comparison of
-    `Model.export_onnx`; else on torch.
+    `Model.export_onnx`; else on torch. `share` is the number of images that are best embedded by one call, beside other calls on
+    other threads; None where one call at a time is best, with all images.
 
     Args:
         model: The model.
@@ -53,6 +54,8 @@ class Encoder:
         self._decoding = decoding | {"max_pixels": min(max_pixels, decoding["max_pixels"] or max_pixels)}
         self._running = _on_onnxruntime(model) or model
         self.runtime = "onnxruntime" if isinstance(self._running.network, OnnxNetwork) else "torch"
+        # onnxruntime is fastest with one image on each core: an image of a batch takes longer than one alone.
+        self.share = 1 if self.runtime == "onnxruntime" else None
 
     def prepare(self, upload: Upload) -> Any:
         """Decodes an image file and prepares it for the network.
@@ -87,8 +90,11 @@ class Encoder:
 
 def _on_onnxruntime(model: Model) -> Model | None:
     """The same model with its network on onnxruntime; None where torch has to run it, with the reason in the log."""
+    if isinstance(model.network, OnnxNetwork):
+        network = OnnxNetwork(model.network.content, model.embedding_dim, threads=1)
+        return Model(network, model.preprocessing)
     if not isinstance(model.network, nn.Module):
-        return None  # a function, or on onnxruntime already
+        return None  # a function
     if model.device.type != "cpu" or model.precision != "float32":
         log.info("the network runs on torch (%s, %s)", model.device, model.precision)
         return None
@@ -96,7 +102,7 @@ def _on_onnxruntime(model: Model) -> Model | None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "model.onnx"
             report = model.export_onnx(file)
-            network = OnnxNetwork(file.read_bytes(), model.embedding_dim)
+            network = OnnxNetwork(file.read_bytes(), model.embedding_dim, threads=1)
     except (RetrievalError, ValueError) as error:
         log.info("the network runs on torch: %s", error)
         return None

@@ -15,6 +15,7 @@ from retrieval.serving.settings import LARGEST_K
 from retrieval.serving.uploads import BODY, read_uploads
 
 _NAMED = 1000  # classes that /v1/index names
+_FACTS = ("count", "dimension", "classes", "type", "model", "calibration")  # the others are places on the server
 
 
 def require_known_parameters(request: Request) -> None:
@@ -100,7 +101,7 @@ async def index(service: Serving) -> Response:
     return JSONResponse(
         {
             "generation": state.generation,
-            **state.gallery.describe(),
+            **{key: value for key, value in state.gallery.describe().items() if key in _FACTS},
             "class_names": list(names[:_NAMED]),
             "runtime": state.encoder.runtime,
             "limits": {**limits, "k": LARGEST_K},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
 import signal
 import socket
 import threading
@@ -21,7 +22,7 @@ from retrieval.serving.service import Service
 log = logging.getLogger("retrieval")
 
 _KEEP_ALIVE = 5  # seconds that a connection without a request is kept
-_CONNECTIONS = 1024
+_CONNECTIONS = 512  # a process may often have 1024 open files
 _HEADERS = 16 * 1024  # bytes of the headers of a request
 
 
@@ -31,10 +32,19 @@ def bind(host: str = "127.0.0.1", port: int = 8000) -> socket.socket:
     Raises:
         RetrievalError: The address cannot be used.
     """
+    listening = None
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # With the protocol, unlike by `socket.create_server`, asyncio sends the head and the body of an answer without a delay.
+        listening = socket.socket(family, kind, protocol)
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(2048)
+        return listening
     except (OSError, OverflowError, UnicodeError) as error:
+        if listening is not None:
+            listening.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise RetrievalError(f"{host}:{port}: cannot be served at ({reason}); give another host or port") from error
 
@@ -76,6 +86,7 @@ def serve(app: FastAPI, listening: socket.socket | None = None, *, host: str = "
 def server_of(app: FastAPI) -> uvicorn.Server:
     """The server of an app, with its time limit."""
     timeout = app.state.service.settings.timeout
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it warns of forms that are answered by 400
     config = uvicorn.Config(
         app,
         http=_protocol(timeout),

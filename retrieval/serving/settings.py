@@ -11,7 +11,7 @@ from retrieval.errors import ConfigError
 LARGEST_K = 1000  # neighbours of a query
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """The limits of the service, and how it batches images.
 

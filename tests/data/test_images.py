@@ -336,3 +336,21 @@ def test_an_image_is_read_from_an_open_file_under_any_name(tmp_path):
     assert decode_image(content, "shard.tar/1.jpg", least_side=75).size == (100, 75)
     with pytest.raises(DatasetError, match=r"shard\.tar/2\.jpg: cannot be read as an image \(it is not an image"):
         decode_image(io.BytesIO(b"text"), "shard.tar/2.jpg")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "webp", "tiff"])
+def test_the_content_of_a_file_is_read_as_the_file_is(tmp_path, suffix):
+    file = saved(tmp_path, noise(), f"image.{suffix}")
+    found = decode_image(io.BytesIO(file.read_bytes()), "a name")
+    np.testing.assert_array_equal(np.asarray(found), np.asarray(load_image(file)))
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"], ids=["empty", "text", "head"])
+def test_content_that_is_no_image_is_named_with_the_reason_of_the_file(tmp_path, content):
+    file = tmp_path / "image.png"
+    file.write_bytes(content)
+    with pytest.raises(DatasetError) as of_file:
+        load_image(file)
+    with pytest.raises(DatasetError) as of_content:
+        decode_image(io.BytesIO(content), file)
+    assert str(of_content.value) == str(of_file.value)

@@ -1171,3 +1171,13 @@ def test_what_is_no_other_index_is_refused(index, other):
     for call in (index.merge, index.compare):
         with pytest.raises(ValueError, match=f"an index is given as {other!r}; give an Index or the folder of one"):
             call(other)
+
+
+def test_the_picture_of_an_item_is_its_thumbnail_or_its_file(photos, folder):
+    plain = Index.open(folder)
+    item = int(plain.ids[-1])
+    assert plain.picture(item) == plain.root / plain.paths[-1]
+    small = Index.build(plain.model, photos, thumbnails=True)
+    assert small.picture(int(small.ids[0]))[:2] == b"\xff\xd8"
+    with pytest.raises(IndexFormatError, match="has no item of id 999"):
+        plain.picture(999)

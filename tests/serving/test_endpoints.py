@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import re
 import shutil
 
@@ -210,6 +211,7 @@ def test_the_facts_of_the_index_and_the_limits_are_told(client, index):
     assert facts["class_names"] == list(CLASSES)
     assert facts["calibration"]["threshold"] == index.calibration.threshold
     assert facts["runtime"] == "onnxruntime"
+    assert str(index.folder) not in json.dumps(facts)
     assert facts["limits"] == {
         "max_images": 4,
         "max_bytes": 200_000,
@@ -283,3 +285,25 @@ def test_an_index_without_a_model_is_refused(index):
 def test_json_is_strict(client, photo):
     answer = client.search(("a.png", photo))
     json.loads(answer.content, parse_constant=lambda word: pytest.fail(word))
+
+
+def test_a_network_that_onnxruntime_does_not_repeat_runs_on_torch(images, monkeypatch, caplog):
+    def differ(model, file, **options):
+        raise retrieval.RetrievalError("onnxruntime's vectors differ from torch's by 0.5")
+
+    monkeypatch.setattr(retrieval.Model, "export_onnx", differ)
+    index = retrieval.Index.build(make_model(), images)
+    with caplog.at_level(logging.INFO), running(index) as client:
+        assert client.get("/v1/index").json["runtime"] == "torch"
+        answer = client.search(("a.png", (images / "ant" / "1.png").read_bytes()), options="?k=1")
+        assert answer.json["results"][0]["neighbours"][0]["path"] == "ant/1.png"
+    assert "the network runs on torch: onnxruntime's vectors differ" in caplog.text
+
+
+def test_a_network_of_torch_is_exported_and_runs_on_onnxruntime(images):
+    index = retrieval.Index.build(make_model(), images)
+    files = sorted(images.glob("*/1.png"))
+    with running(index) as client:
+        assert client.get("/v1/index").json["runtime"] == "onnxruntime"
+        answer = client.search(*((file.name, file.read_bytes()) for file in files), to="embed")
+    np.testing.assert_allclose(answer.json["vectors"], index.model.encode(files), atol=1e-5)
