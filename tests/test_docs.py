@@ -15,7 +15,6 @@ import command_words
 import numpy as np
 import pytest
 import torch
-
 from retrieval.cli import run
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -352,7 +352,9 @@ class TestMilvusWithoutAServer:
             other.bind(("127.0.0.1", 0))
             other.listen()
             url = f"milvus://127.0.0.1:{other.getsockname()[1]}/photos"
-            with pytest.raises(RetrievalError, match=r"install it with `python -m pip install 'image-retrieval-toolkit\[milvus\]'`"):
+            with pytest.raises(
+                RetrievalError, match=r"install it with `python -m pip install 'image-retrieval-toolkit\[milvus\]'`"
+            ):
                 make_index().push(url)
 
 

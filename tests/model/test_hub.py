@@ -18,6 +18,7 @@ from model.networks import DIMENSION, PREPARE, SIDE, own_model, pixels_of, timm_
 from numpy.testing import assert_array_equal
 from PIL import Image
 from safetensors.torch import load, save
+from torch import nn
 from torch.nn import functional
 
 from retrieval.errors import CheckpointError, RetrievalError
@@ -44,7 +45,7 @@ def model_of(backbone: str = "test_resnet", *, size: int = SIDE, **options) -> M
     return Model(network.eval(), type(PREPARE)(size + 4, size, PREPARE.mean, PREPARE.std, "bicubic"))
 
 
-def in_timms_layout(model: Model) -> Any:
+def in_timms_layout(model: Model) -> nn.Module:
     """The network in the memory layout that timm makes it in; channels last rounds otherwise."""
     return copy.deepcopy(model.network).to(memory_format=torch.contiguous_format)
 
