@@ -19,8 +19,10 @@ from retrieval.errors import RetrievalError, reason_of
 from retrieval.files import read_file
 
 TOLERANCE = 1e-4  # of a component of a unit vector
-_MISSING = "ONNX needs packages that are not installed ({name}); install them with: "
+_MISSING = (
+    "ONNX needs packages that are not installed ({name}); install them with: "
     "python -m pip install 'image-retrieval-toolkit[onnx]'"
+)
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # operators that come with onnxruntime
 _BATCH = 8
 
