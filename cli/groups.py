@@ -24,7 +24,7 @@ class DefaultGroup(click.Group):
         start = next((position for position, word in enumerate(args) if word not in flags), len(args))
         first = args[start] if start < len(args) else None
         if first is not None and first not in self.commands and first not in ctx.help_option_names:
-            hint = did_you_mean(first, self.commands)
+            hint = "" if first.startswith("-") else did_you_mean(first, self.commands)
             if hint and not Path(first).exists() and not ctx.resilient_parsing:
                 ctx.fail(f"{first!r} is neither a command nor a folder{hint}")
             args = [*args[:start], self.default, *args[start:]]

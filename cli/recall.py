@@ -116,8 +116,6 @@ def command(
     --at, up to 1,000 images are queries of the server and of the exact search.
     """
     check_options(as_json, as_csv, per_class, macro, intervals, ranked := bool(qe or dba or rerank))
-    if sample is not None and (per_class or ranked):
-        raise click.UsageError("--sample does not go with --per-class, --qe, --dba and --rerank")
     require_weighted(qe, dba)
     require_labels(index, labels, "--labels")
     require_labels(queries, query_labels, "--query-labels")
@@ -133,8 +131,7 @@ def command(
         _print({name: figures | more for name, figures in rankings.items()}, rows, rankings_table, as_json, as_csv)
     else:
         options: dict[str, Any] = {"metrics": metrics, "macro": macro, "interval_seed": seed if intervals else None}
-        options |= {"sample": sample, "seed": seed}
-        figures = _figures(opened, at, cut_offs, queries=against, **options) | more
+        figures = _figures(opened, at, cut_offs, queries=against, sample=sample, seed=seed, **options) | more
         table = one_table if at is None else server_table
         _print(figures, [figures], lambda rows: table(rows[0]), as_json, as_csv)
 
@@ -172,19 +169,8 @@ def require_labels(place: str | None, labels: str | None, option: str) -> None:
 def check_options(as_json: bool, as_csv: bool, per_class: bool, macro: bool, intervals: bool, ranked: bool) -> None:
     """Refuses options that exclude each other."""
     if is_given("at"):
-        refuse_with_at(
-            "labels",
-            "queries",
-            "query_labels",
-            "metrics",
-            "macro",
-            "intervals",
-            "per_class",
-            "sample",
-            "qe",
-            "dba",
-            "rerank",
-        )
+        others = "labels queries query_labels metrics macro intervals per_class sample qe dba rerank"
+        refuse_with_at(*others.split())
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     if is_given("metrics") and ranked:
@@ -193,6 +179,8 @@ def check_options(as_json: bool, as_csv: bool, per_class: bool, macro: bool, int
         raise click.UsageError("--qe, --dba and --rerank do not go with --per-class, --macro or --intervals")
     if per_class and (macro or intervals):
         raise click.UsageError("--per-class does not go with --macro or --intervals")
+    if is_given("sample") and (per_class or ranked):
+        raise click.UsageError("--sample does not go with --per-class, --qe, --dba and --rerank")
     if is_given("seed") and not (intervals or is_given("sample")):
         raise click.UsageError("--seed goes with --intervals and --sample only")
 

@@ -38,7 +38,9 @@ TRANSCRIPT = blocks(PAGES[Path("docs/quickstart.md")], "console")[0]
 def commands() -> list[list[str]]:
     """The words of every `retrieval ...` line in the pages' blocks for a shell."""
     lines = [
-        line.removeprefix("$ ").replace("torchrun --nproc_per_node 4 -m retrieval.cli", "retrieval")
+        line.removeprefix("$ ")
+        .replace("torchrun --nproc_per_node 4 -m retrieval.cli", "retrieval")
+        .replace("$SLURM_ARRAY_TASK_ID", "1")
         for page in PAGES.values()
         for block in blocks(page, "bash", "console")
         for line in block.replace("\\\n", " ").splitlines()

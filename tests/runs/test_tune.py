@@ -400,7 +400,9 @@ def test_wrong_arguments_are_named_before_anything_is_read(tmp_path):
 
 def test_without_optuna_one_line_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(RetrievalError, match=r"tuning needs Optuna, .*`python -m pip install 'retrieval\[tune\]'`"):
+    with pytest.raises(
+        RetrievalError, match=r"tuning needs Optuna, .*`python -m pip install 'image-retrieval-toolkit\[tune\]'`"
+    ):
         search(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

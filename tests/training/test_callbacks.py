@@ -173,7 +173,9 @@ def test_an_error_of_a_step_is_raised_and_the_run_can_still_close_all(tmp_path):
 )
 def test_a_missing_package_is_named_with_the_extra_to_install(name, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(RetrievalError, match=rf"callback {name} .*`python -m pip install 'retrieval\[{name}\]'`"):
+    with pytest.raises(
+        RetrievalError, match=rf"callback {name} .*`python -m pip install 'image-retrieval-toolkit\[{name}\]'`"
+    ):
         CALLBACKS[name]()
 
 
