@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import click
@@ -22,9 +23,11 @@ SECONDS = 2.0  # between two looks whether the index was replaced
 Examples:
   retrieval serve photos-index
   retrieval serve runs/glyphs --port 8080 --reload
-  retrieval serve photos-index --host 0.0.0.0 --token-env SEARCH_TOKEN""",
+  retrieval serve photos-index --host 0.0.0.0 --token-env SEARCH_TOKEN
+  retrieval serve photos-index --at milvus://localhost:19530/photos""",
 )
 @click.argument("index", type=FOLDER, metavar="INDEX|RUN")
+@click.option("--at", metavar="URL", help="Search the server that INDEX was pushed to.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=Count(0, 65535), help="Port; 0 is a free one.")
 @click.option("--token-env", metavar="NAME", help="Ask for the bearer token in this environment variable.")
@@ -42,6 +45,7 @@ Examples:
 @json_option("Print the address and the facts of the service as JSON.")
 def command(
     index: str,
+    at: str | None,
     host: str,
     port: int,
     token_env: str | None,
@@ -76,10 +80,20 @@ def command(
     limits |= {"batch_wait": batch_wait / 1000, "max_bytes": int(max_mb * MEGABYTE), "timeout": timeout}
     token = None if token_env is None else serving.read_token(token_env)
     settings = serving.Settings(**limits, reload=SECONDS if reload else None, token=token)
-    with serving.bind(host, port) as listening:  # before the model is built, which takes a while
-        app = serving.create_app(Index.open(index_to_search(index), device=device), settings)
+    with serving.bind(host, port) as listening, _engine(at) as engine:  # before the model is built, which takes a while
+        opened = Index.open(index_to_search(index), device=device)
+        app = serving.create_app(opened if engine is None else serving.EngineGallery(opened, engine), settings)
         _print(serving.describe(app, listening), as_json)
         serving.serve(app, listening)
+
+
+def _engine(at: str | None) -> contextlib.AbstractContextManager[Any]:
+    """The server of vectors, if there is one."""
+    if at is None:
+        return contextlib.nullcontext()
+    from retrieval.index import engines
+
+    return engines.open(at)
 
 
 def _print(facts: dict[str, Any], as_json: bool) -> None:

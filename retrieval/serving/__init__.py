@@ -17,8 +17,18 @@ except ImportError as error:
     ) from error
 
 from retrieval.serving.app import create_app
-from retrieval.serving.gallery import Gallery, IndexGallery
+from retrieval.serving.gallery import EngineGallery, Gallery, IndexGallery
 from retrieval.serving.server import bind, describe, serve
 from retrieval.serving.settings import Settings, read_token
 
-__all__ = ["Gallery", "IndexGallery", "Settings", "bind", "create_app", "describe", "read_token", "serve"]
+__all__ = [
+    "EngineGallery",
+    "Gallery",
+    "IndexGallery",
+    "Settings",
+    "bind",
+    "create_app",
+    "describe",
+    "read_token",
+    "serve",
+]

@@ -13,7 +13,7 @@ import numpy as np
 
 from retrieval import evaluation
 from retrieval.errors import ConfigError, did_you_mean
-from retrieval.index import Calibration, Hit, Index
+from retrieval.index import Calibration, Hit, Index, engines
 from retrieval.model import Model
 
 
@@ -122,8 +122,7 @@ class IndexGallery:
         if class_name is None:
             hits: list[list[Hit]] = self._index.search(vectors, k)
             return hits
-        if class_name not in self._positions:
-            raise ConfigError(f"class is {class_name!r}, which no item has{did_you_mean(class_name, self.class_names)}")
+        self._require_class(class_name)
         positions = self._positions[class_name]
         ids = np.asarray(self._index.ids)[positions]
         found = evaluation.search(vectors, self._index.vectors[positions], min(k, len(ids)), gallery_ids=ids)
@@ -161,6 +160,10 @@ class IndexGallery:
         new = copy.copy(self._index)
         return IndexGallery(new) if new.reload() else None
 
+    def _require_class(self, class_name: str) -> None:
+        if class_name not in self._positions:
+            raise ConfigError(f"class is {class_name!r}, which no item has{did_you_mean(class_name, self.class_names)}")
+
     @cached_property
     def _positions(self) -> dict[str, np.ndarray]:
         """The positions of the items of every class."""
@@ -179,3 +182,32 @@ class IndexGallery:
         ids, positions = self._order
         place = int(np.searchsorted(ids, id_)) if 0 <= id_ <= int(ids[-1]) else len(ids)
         return int(positions[place]) if place < len(ids) and ids[place] == id_ else None
+
+
+class EngineGallery(IndexGallery):
+    """A gallery that is searched on a server of vectors; the index that was pushed to it has the model and the items.
+
+    Args:
+        index: The index.
+        engine: The server, of `retrieval.index.engines.open`.
+
+    Raises:
+        EngineError: The server serves another index, or fails.
+    """
+
+    def __init__(self, index: Index, engine: engines.Engine) -> None:
+        super().__init__(index)
+        self._engine = engine
+        self.search(np.asarray(self._index.vectors[:1]), 1)  # fails now, if it does
+
+    def search(self, vectors: np.ndarray, k: int, class_name: str | None = None) -> list[list[Hit]]:
+        """See `Gallery`."""
+        if class_name is not None:
+            self._require_class(class_name)
+        hits: list[list[Hit]] = engines.search(self._engine, self._index, vectors, k, class_name=class_name)
+        return hits
+
+    def successor(self) -> EngineGallery | None:
+        """See `Gallery`."""
+        new = copy.copy(self._index)
+        return EngineGallery(new, self._engine) if new.reload() else None

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import pytest
 from small_run import call
 
-pytest.importorskip("fastapi", reason="the service needs retrieval[serve], which is not installed")
+pytest.importorskip("fastapi", reason="the service needs image-retrieval-toolkit[serve], which is not installed")
 
 from serving.service import Client
 

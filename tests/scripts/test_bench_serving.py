@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the service needs retrieval[serve], which is not installed")
+pytest.importorskip("fastapi", reason="the service needs image-retrieval-toolkit[serve], which is not installed")
 
 import bench_serving
 

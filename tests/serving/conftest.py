@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("fastapi", reason="the service needs retrieval[serve], which is not installed")
-pytest.importorskip("uvicorn", reason="the service needs retrieval[serve], which is not installed")
-pytest.importorskip("python_multipart", reason="the service needs retrieval[serve], which is not installed")
+pytest.importorskip("fastapi", reason="the service needs image-retrieval-toolkit[serve], which is not installed")
+pytest.importorskip("uvicorn", reason="the service needs image-retrieval-toolkit[serve], which is not installed")
+pytest.importorskip(
+    "python_multipart", reason="the service needs image-retrieval-toolkit[serve], which is not installed"
+)
 
 from serving.service import Client, draw, make_model, running
 
