@@ -2,7 +2,7 @@
 # From nothing to a trained, indexed and measured model of the embedded data set; minutes on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-./scripts/environment.sh
+./scripts/environment.sh serve
 run=runs/quickstart
 index=$run/index-test
 
@@ -30,4 +30,5 @@ run       $run (config.yaml, metrics.csv, results.json, last and best checkpoint
 index     $index
 pictures  $run/curves.png  $run/gallery.png  $run/search.png
 report    $run/report.html
+next      .venv/bin/retrieval serve $index    (a page to search by, at http://127.0.0.1:8000)
 END
