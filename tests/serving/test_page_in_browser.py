@@ -142,6 +142,23 @@ def test_without_a_similar_image_the_page_says_so_and_shows_the_nearest_on_reque
     assert page.value("document.getElementById('none').hidden")
 
 
+def test_a_threshold_that_hides_most_right_neighbours_is_off_at_first(page, tmp_path):
+    generator = np.random.default_rng(0)
+    images = tmp_path / "images"
+    for name in "abcdef":
+        (images / name).mkdir(parents=True)
+        for i in range(25):
+            Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(images / name / f"{i}.png")
+    index = retrieval.Index.build(make_model(), images)
+    assert index.calibration.right_accept_rate < 0.5
+    with running(index) as client:
+        ready(page, client)
+        assert not page.value("document.getElementById('similar').checked")
+        upload(page, images / "a" / "0.png")
+        settled(page)
+        assert len(found(page)) == 10
+
+
 def test_errors_are_shown_as_text(page, service, images, tmp_path):
     bad = tmp_path / "<img src=x onerror=alert(1)>.png"
     bad.write_text("no image")

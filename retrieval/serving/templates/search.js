@@ -157,6 +157,7 @@ async function begin() {
     at("classes").replaceChildren(...facts.class_names.map((name) => Object.assign(element("option"), { value: name })));
     at("similar-row").hidden = !facts.calibration;
     if (facts.calibration) at("threshold").textContent = `(score ${facts.calibration.threshold.toFixed(4)} or more)`;
+    if (facts.calibration?.right_accept_rate < 0.5) at("similar").checked = false; // it would hide most right neighbours
     at("similar-row").title = facts.calibration?.cautions.join("\n") ?? "";
     at("key").hidden = true;
     complain("");
