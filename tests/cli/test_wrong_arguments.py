@@ -187,7 +187,7 @@ def test_options_without_effect_are_refused(capsys, index, query):
     for command in (["recall", index], ["search", index, query]):
         refused(capsys, 2, "--alpha goes with --qe and --dba only", *command, "--alpha", "3")
         refused(capsys, 2, "--alpha goes with --qe and --dba only", *command, "--alpha", "3", "--rerank", "5")
-    refused(capsys, 2, "--seed goes with --intervals only", "recall", index, "--seed", "0")
+    refused(capsys, 2, "--seed goes with --intervals and --sample only", "recall", index, "--seed", "0")
     refused(capsys, 2, "--metrics does not go with", "recall", index, "--metrics", "mrr", "--qe", "2")
     refused(capsys, 2, "exclude each other", "recall", index, "--json", "--csv")
 
