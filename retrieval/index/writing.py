@@ -231,8 +231,8 @@ def require_replaceable(folder: Path) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of the packages that a bundle is made with."""
-    versions = {}
-    for name in ("retrieval", "numpy", "torch", "timm", "faiss-cpu", "pyarrow"):
+    versions = {"retrieval": __version__}
+    for name in ("numpy", "torch", "timm", "faiss-cpu", "pyarrow"):
         with contextlib.suppress(metadata.PackageNotFoundError):  # faiss has other names elsewhere
             versions[name] = metadata.version(name)
     return versions

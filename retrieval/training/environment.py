@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from retrieval import __version__
 from retrieval.training.distributed import world_size
 
 PACKAGES = (
-    *("retrieval", "torch", "torchvision", "timm", "faiss-cpu"),
+    *("torch", "torchvision", "timm", "faiss-cpu"),
     *("pytorch-metric-learning", "albumentations", "numpy"),
 )
 
@@ -35,7 +36,7 @@ def describe_environment(**more: Any) -> dict[str, Any]:
         "processes": world_size(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda,
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"retrieval": __version__} | {name: _version(name) for name in PACKAGES},
         **more,
     }
 

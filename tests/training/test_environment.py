@@ -12,7 +12,7 @@ from retrieval.training.environment import PACKAGES
 
 def test_the_environment_has_versions_machine_command_and_the_values_of_the_caller(tmp_path):
     found = describe_environment(device="cpu", seed=3, data={"train": "abc"})
-    assert found["versions"].keys() == set(PACKAGES)
+    assert found["versions"].keys() == {"retrieval", *PACKAGES}
     assert found["versions"]["torch"] == metadata.version("torch")
     assert found["command"] == sys.argv
     assert (found["device"], found["seed"], found["data"]) == ("cpu", 3, {"train": "abc"})
