@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval import __version__
 from retrieval.evaluation.arrays import check_ids, check_unit_vectors, check_whole_numbers
 from retrieval.files import begins_with, blocks, claimed, folder_in_one_piece, require_only
 from retrieval.files.blocks import Bytes, Finished
