@@ -134,12 +134,17 @@ def test_of_many_altered_arrays_each_is_refused_or_of_the_size_of_its_file(tmp_p
         file.write_bytes(content)
         with contextlib.suppress(ValueError):
             assert content.endswith(read_array(file).tobytes("A"))
-        found = outcome(lambda: arrays.read_vectors(file))
+        found = outcome(lambda: unit_vectors(file))
         assert found is None or np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-3)
         labels = outcome(lambda: arrays.read_labels(file, 6, "v.npy"))
         assert labels is None or len(labels["labels"]) == 6
         read += (found is not None) + (labels is not None)
     assert 30 < read < 570
+
+
+def unit_vectors(file: Path) -> np.ndarray:
+    with arrays.read_vectors(file, None) as rows:
+        return np.array(rows.all())
 
 
 def test_of_many_altered_files_of_labels_each_is_refused_or_has_a_label_for_each_vector(tmp_path):
@@ -159,7 +164,10 @@ def test_of_many_altered_files_of_labels_each_is_refused_or_has_a_label_for_each
         file.write_bytes(content)
         labels = outcome(lambda file=file: arrays.read_labels(file, 6, "v.npy"))
         if labels is not None:
-            assert [len(labels[key]) for key in ("ids", "labels", "paths")] == [6, 6, 6]
+            assert [len(labels[key]) for key in ("ids", "labels", "paths") if labels[key] is not None] in (
+                [6, 6],
+                [6, 6, 6],
+            )
             read += 1
     assert 30 < read < 570
 

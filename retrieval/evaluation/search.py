@@ -265,8 +265,8 @@ def _faiss_candidates(items: Items) -> Candidates:
     import faiss
 
     index = faiss.IndexFlatIP(items.shape[1])
-    index.add(items[:])
-    return lambda queries, width: index.search(queries, width)
+    index.add(np.asarray(items[:]))
+    return lambda queries, width: index.search(np.asarray(queries), width)
 
 
 def _torch_candidates(items: Items) -> Candidates:

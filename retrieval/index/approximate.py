@@ -139,9 +139,10 @@ def build(factory: str, vectors: np.ndarray | Vectors) -> Approximate:
         inner = _inner(index)
         if hasattr(inner, "cp"):  # `factory_string` allows a single list of any length; faiss warns of a short one
             inner.cp.min_points_per_centroid = 1
-        index.train(_training_sample(vectors, centroids_of(factory)))
+        # Plain arrays: with faiss.contrib.torch_utils, which others may import, faiss refuses arrays that are mapped.
+        index.train(np.asarray(_training_sample(vectors, centroids_of(factory))))
         for _, tile in vectors.tiles():
-            index.add(tile)
+            index.add(np.asarray(tile))
     except RuntimeError as error:
         raise RetrievalError(
             f"faiss cannot build {factory} ({str(error).splitlines()[0]}); use another --type"

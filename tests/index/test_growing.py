@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 from index import bundles
@@ -122,6 +124,17 @@ def test_what_was_added_is_found_and_what_was_removed_is_not(tmp_path, kind):
     assert {found[9][0], found[11][0]} == {299, 301}
     assert {id_ for row in found for id_ in row} <= {*bundle.ids.tolist()}
     assert ids_found(bundle, queries, 1000, exact=True) == slow_search(bundle, queries, 1000)
+
+
+def test_faiss_takes_mapped_vectors_also_beside_its_bridge_to_torch(tmp_path):
+    importlib.import_module(
+        "faiss.contrib.torch_utils"
+    )  # pytorch-metric-learning imports it; it replaces methods of faiss
+    write(tmp_path / "index", kind="IVF2,Flat")
+    index = Index.open(tmp_path / "index")
+    index.compact()
+    assert index.search(index.vectors[3], k=1)[0].id == index.ids[3]
+    assert "recall@1" in index.evaluate(ks=(1,))
 
 
 @pytest.mark.parametrize("kind", ["exact", "IVF2,Flat"])
