@@ -65,6 +65,8 @@ def load(source: str | Path | Config, overrides: Overrides = (), data: str | Pat
     else:
         origin, text = _read(source)
         values, mistakes = parse(text, origin)
+        if _is_of_an_earlier_run(source, values):
+            values["image"]["decoding"] = "full"
     if isinstance(overrides, Mapping):
         changes: dict[str, Any] = dict(flatten(overrides))
         kind = "arguments"
@@ -91,6 +93,14 @@ def load(source: str | Path | Config, overrides: Overrides = (), data: str | Pat
     if mistakes:
         raise ConfigError(mistakes)
     return config
+
+
+def _is_of_an_earlier_run(source: str | Path, values: Any) -> bool:
+    """Whether these are the values of the configuration of a run of an earlier version, which decoded every pixel."""
+    path = Path(source)
+    is_run = path.name == "config.yaml" and (path.parent / "environment.json").is_file()
+    image = values.get("image") if isinstance(values, dict) else None
+    return is_run and isinstance(image, dict) and "decoding" not in image
 
 
 def load_of_run(path: Path) -> Config:

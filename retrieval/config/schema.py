@@ -118,7 +118,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _a_start_of_a_head(self) -> Self:
         if self.head_init in ("pca", "whiten") and self.embedding_dim is None:
-            raise ValueError(f"head_init is {self.head_init}, but embedding_dim is null: there is no head")
+            raise ValueError(
+                f"head_init is {self.head_init}, but embedding_dim is null: there is no head; set head_init to null, too"
+            )
         return self
 
     @field_validator("freeze_batchnorm", mode="before")

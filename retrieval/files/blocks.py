@@ -61,6 +61,8 @@ def write_in_blocks(
     pieces, held = ([memoryview(before)], len(before)) if before else ([], 0)
     with ThreadPoolExecutor(CORES) as pool:
         for part in parts:
+            if not memoryview(part).nbytes:  # which cannot be cast
+                continue
             view = memoryview(part).cast("B")
             size += len(view)
             while len(view):

@@ -68,10 +68,10 @@ def compact(bundle: Bundle) -> Bundle:
     Raises:
         RetrievalError: See `contents`; or the type of the index needs more items.
     """
-    if bundle.folder is None or bundle.stored.nbytes <= blocks.BLOCK:
+    shape = (bundle.manifest["count"], bundle.manifest["dimension"])
+    if bundle.folder is None or 4 * shape[0] * shape[1] <= blocks.BLOCK:
         return rewrite(bundle)
     require_unchanged(bundle)
-    shape = (bundle.manifest["count"], bundle.manifest["dimension"])
     with staged(bundle.folder, _left(bundle), shape) as vectors:
         return _replace(bundle, bundle_of(vectors, bundle.items, **_facts(bundle), where=bundle.folder))
 

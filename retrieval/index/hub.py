@@ -70,7 +70,8 @@ def pull(name: str, out: str | Path, *, overwrite: bool = False) -> Path:
         folder = snapshot.fetch(MANIFEST)
         files = INDEX_FOLDER.parse(folder, manifest_text(folder))["files"]
         snapshot.fetch(MANIFEST, *files)
-        INDEX_FOLDER.read(folder)
+        for file in INDEX_FOLDER.read(folder).mapped.values():
+            file.check()
         with folder_in_one_piece(out, overwrite=overwrite, check=require_replaceable) as new:
             for file in (*files, MANIFEST):  # the cache holds links
                 shutil.copyfile(folder / file, new / file)

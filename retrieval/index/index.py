@@ -236,6 +236,11 @@ class Index:
         """(count, dim) float32 unit vectors. Those of a large index are checked and stay in their file, if no item is removed."""
         return self._bundle.vectors
 
+    def vectors_at(self, positions: Any) -> np.ndarray:
+        """(number, dim) The vectors of some items by their positions. Of a large index, only their blocks are read."""
+        bundle, wanted = self._bundle, np.asarray(positions, dtype=np.int64)
+        return bundle.stored.rows(wanted if bundle.rows is None else bundle.rows[wanted])
+
     @property
     def ids(self) -> np.ndarray:
         """(count,) int64 ids, which stay the same when other items are removed."""

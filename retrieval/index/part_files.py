@@ -87,7 +87,8 @@ def write_part(folder: Path, content: PartFile) -> Path:
         "root": content.root,
         "model": content.model,
     }
-    facts |= {"whole": content.whole, "key": content.key, "source": dict(content.source), "digest": _digest(tensors)}
+    facts |= {"whole": content.whole, "key": content.key, "source": dict(content.source)}
+    facts["digest"] = _digest(facts, tensors)
     path = folder / part_name(content.part)
     write_bytes(path, save(tensors, {"facts": json.dumps(facts, allow_nan=False)}))
     return path
@@ -107,7 +108,7 @@ def read_part(path: Path) -> PartFile:
             if facts.get("format") != _FORMAT:
                 raise ValueError("it is not a part that `retrieval embed --part` has written")
             tensors = {name: file.get_tensor(name) for name in ("vectors", "items")}
-        if _digest(tensors) != facts["digest"]:
+        if _digest(facts, tensors) != facts["digest"]:
             raise ValueError("it has been altered")
         items = json.loads(tensors["items"].tobytes())
         vectors, paths, classes = tensors["vectors"], items["paths"], items["classes"]
@@ -231,8 +232,10 @@ def class_labels(classes: Iterable[str], order: Sequence[str]) -> np.ndarray:
     return np.array([label_of[name] for name in classes], dtype=np.int64)
 
 
-def _digest(tensors: Mapping[str, np.ndarray]) -> str:
-    content = hashlib.sha256()
+def _digest(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """A sha256 of the tensors and the facts, but for the digest itself."""
+    others = {name: value for name, value in facts.items() if name != "digest"}
+    content = hashlib.sha256(json.dumps(others, sort_keys=True).encode())
     for name in ("vectors", "items"):
         content.update(str(tensors[name].shape).encode())
         content.update(np.ascontiguousarray(tensors[name]).data)

@@ -159,10 +159,10 @@ class _Candidates:
         keys, overlap, by_row, columns = keys[order], shared.data[order], by_row[order], shared.indices[order]
 
         wanted = np.arange(len(positions))[:, None] * count + positions
-        place = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
-        is_shared = (keys[place] == wanted) & (positions >= 0)
+        place = np.searchsorted(keys, wanted)
+        is_shared = (np.append(keys, -1)[place] == wanted) & (positions >= 0)
         distances = (2 - 2 * np.where(positions >= 0, self.near.scores, -1)) / self.farthest[:, None]
-        scores = combined(np.where(is_shared, overlap[place], 0), distances)
+        scores = combined(np.where(is_shared, np.append(overlap, 0)[place], 0), distances)
         scores[positions < 0] = -np.inf
 
         # Other items are farther than these. Only those count that share enough to come before the last of these nevertheless.

@@ -13,7 +13,7 @@ Results = Mapping[str, Mapping[str, float]]
 _BASELINES = {"frozen features": "the frozen features", "untrained": "the untrained network"}
 _CAUTIONS = {
     "train": "The model was trained on these images: the figures are higher than those of new images.",
-    "all": "Images that the model was trained on are among these: the figures are higher than those of new images.",
+    "all": "Images that the model was trained on are among these: the figures are not those of new images.",
     "validation": "The best epoch was chosen on these images: the figures may be a little higher than those of new images.",
 }
 _NAMES = {"test": "test images", "query": "test images", "validation": "validation images", "train": "training images"}

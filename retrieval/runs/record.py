@@ -126,15 +126,13 @@ def below_frozen_features(results: Mapping[str, Figures], best: Figures | None) 
     model = results.get(result_name("best by validation", split), last)
     name = "the last epoch" if best is None else f"epoch {best['epoch']:g}" if best["epoch"] else "the start, untrained"
     where = f"below the frozen features on the {split} images"
-    advice = "Lower training.learning_rate or training.epochs, set model.freeze_batchnorm to statistics, or add images"
+    advice = "Lower training.learning_rate or training.epochs, keep model.freeze_batchnorm at statistics, or add images"
     if below := _below(model, frozen):
         line = f"the model of this run, {name}, is {where} ({below})"
         if not _below(last, frozen):
             advice = "The last epoch is not; raise data.validation_share, so that more images choose the epoch"
         elif start and _below(start, frozen):
-            advice = (
-                "The head starts below them too; set model.embedding_dim to null, which starts at the frozen features"
-            )
+            advice = "The head starts below them too; model.embedding_dim=null model.head_init=null starts at the frozen features"
     elif below := _below(last, frozen):
         line = f"the last epoch is {where} ({below}). The model of this run is {name}"
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from retrieval.config.splits import measured_splits, read_splits
 from retrieval.data import ImageSet, is_published, union
 from retrieval.errors import CheckpointError, IndexFormatError, RetrievalError, reason_of
 from retrieval.files import read_text
+from retrieval.files.blocks import entry_of
 from retrieval.files.manifest import MANIFEST
 from retrieval.index import Index
 from retrieval.index.reporting import check_replaceable
@@ -349,7 +349,7 @@ class Run:
         if WEIGHTS not in files or not any(file.exists() for file in kept):
             return
         weights = self.model(checkpoint, device="cpu").stored().weights
-        if hashlib.sha256(weights).hexdigest() != files[WEIGHTS]["sha256"]:
+        if entry_of(weights, files[WEIGHTS].get("block")) != files[WEIGHTS]:
             split = index.folder.name.removeprefix("index-")
             options = f"--split {split} --checkpoint {checkpoint} --overwrite"
             raise IndexFormatError(

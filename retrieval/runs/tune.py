@@ -286,7 +286,8 @@ def _open(new: Tuning) -> Tuning:
         changed = ["other images or classes"]
     if changed:
         raise CheckpointError(
-            f"{new.path}: holds a tuning of another kind ({', '.join(changed)}); choose another folder, or pass overwrite=True"
+            f"{new.path}: holds a tuning of another kind ({', '.join(changed)}); set these options as they were to continue it, "
+            "choose another folder, or pass overwrite=True"
         )
     found.take_options(new.config)
     found.save()

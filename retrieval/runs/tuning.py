@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from retrieval.config import Config, to_yaml
 from retrieval.config.space import Choices, Range, describe_space, with_values
@@ -96,6 +96,14 @@ class _File(BaseModel):
     data: list[dict[str, str]]  # for each fold, the fingerprints of its splits
     config: Config
     trials: list[Trial] = []
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _decoding_of_an_earlier_version(cls, value: Any) -> Any:
+        """A search of an earlier version decoded every pixel."""
+        if isinstance(value, dict) and isinstance(value.get("image"), dict):
+            return {**value, "image": {"decoding": "full", **value["image"]}}
+        return value
 
 
 class Tuning:

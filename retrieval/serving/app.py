@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from retrieval import __version__
-from retrieval.errors import RetrievalError, brief
+from retrieval.errors import ConfigError, DatasetError, RetrievalError, brief
 from retrieval.index import Index
 from retrieval.serving import endpoints, pages
 from retrieval.serving.gallery import Gallery, IndexGallery
 from retrieval.serving.guard import Guard, error_response
 from retrieval.serving.service import Service
 from retrieval.serving.settings import Settings
+
+log = logging.getLogger("retrieval")
 
 
 def create_app(index: Index | Gallery, settings: Settings | None = None) -> FastAPI:
@@ -53,8 +56,11 @@ def create_app(index: Index | Gallery, settings: Settings | None = None) -> Fast
 
 
 def _unusable(request: Request, error: Exception) -> Response:
-    """An image, a class or an id that cannot be used: 422 with the line of the library."""
-    return error_response(422, str(error))
+    """An image or a class that cannot be used: 422 with the line of the library. Anything else is a fault of the service."""
+    if isinstance(error, (ConfigError, DatasetError)):
+        return error_response(422, str(error))
+    log.error("%s", error)  # it may name files and servers that are nobody's business
+    return error_response(503, "the index cannot be read now; the log of the service says why")
 
 
 def _refused(request: Request, error: Exception) -> Response:

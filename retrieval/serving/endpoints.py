@@ -60,10 +60,10 @@ async def search(
         raise HTTPException(422, "give either images in the body or an id" if uploads else "give an image, or an id")
     limit = {} if least is None else {"min_score": least}
     if item is not None:
-        asked = state.gallery.item(item)
+        asked = await service.call(state.gallery.item, item)
         if asked is None:
             raise HTTPException(404, f"the index has no item of id {item}")
-        vectors = state.gallery.vector(item)[None]
+        vectors = (await service.call(state.gallery.vector, item))[None]
         (row,) = await service.search(state, vectors, k + 1, class_name, least)
         others = [replace(hit, rank=rank) for rank, hit in enumerate((hit for hit in row if hit.id != item), 1)]
         results = [{"query": asked.to_dict(), **limit, "neighbours": [hit.to_dict() for hit in others[:k]]}]

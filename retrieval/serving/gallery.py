@@ -125,7 +125,7 @@ class IndexGallery:
         self._require_class(class_name)
         positions = self._positions[class_name]
         ids = np.asarray(self._index.ids)[positions]
-        found = evaluation.search(vectors, self._index.vectors[positions], min(k, len(ids)), gallery_ids=ids)
+        found = evaluation.search(vectors, self._index.vectors_at(positions), min(k, len(ids)), gallery_ids=ids)
         label, paths = int(self._index.labels[positions[0]]), self._index.paths
         return [
             [
@@ -146,7 +146,7 @@ class IndexGallery:
 
     def vector(self, id_: int) -> np.ndarray:
         """See `Gallery`."""
-        return np.asarray(self._index.vectors[self._position(id_)])
+        return self._index.vectors_at([self._position(id_)])[0]
 
     def picture(self, id_: int) -> tuple[Path, bytes | None]:
         """See `Gallery`."""
@@ -198,7 +198,7 @@ class EngineGallery(IndexGallery):
     def __init__(self, index: Index, engine: engines.Engine) -> None:
         super().__init__(index)
         self._engine = engine
-        self.search(np.asarray(self._index.vectors[:1]), 1)  # fails now, if it does
+        self.search(self._index.vectors_at([0]), 1)  # fails now, if it does
 
     def search(self, vectors: np.ndarray, k: int, class_name: str | None = None) -> list[list[Hit]]:
         """See `Gallery`."""

@@ -262,3 +262,16 @@ def test_a_wrong_token_and_a_hub_that_is_down_are_one_line_of_the_command(hub, r
     done = run_command(hub, tmp_path / "home", *words, HF_ENDPOINT="http://127.0.0.1:9")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("error: hf-hub:user/glyphs: http://127.0.0.1:9 cannot be reached (")
+
+
+def test_an_altered_block_of_a_large_index_is_refused_and_nothing_is_written(hub, tmp_path, capsys):
+    vectors = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
+    Index.from_vectors(vectors, ["a", "b"] * 20_000, out=tmp_path / "large")
+    assert call(capsys, "hub", "push", str(tmp_path / "large"), "datasets/user/glyphs")[0] == 0
+    files = dict(hub.files(DATASETS))
+    content = bytearray(files["vectors.npy"])
+    content[9_000_000] ^= 1
+    hub.commit(DATASETS, files | {"vectors.npy": bytes(content)})
+    code, _, err = call(capsys, "hub", "pull", "datasets/user/glyphs", "--out", str(tmp_path / "pulled"), "--quiet")
+    assert (code, "vectors.npy: sha256 of block 1 is" in err) == (1, True), err
+    assert not list(tmp_path.glob("pulled*"))

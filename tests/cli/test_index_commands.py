@@ -478,7 +478,7 @@ def test_a_run_is_searched_in_its_index_and_of_several_a_line_names_the_one(run,
         ("train", "The model was trained on these images: the figures are higher than those of new images."),
         (
             "all",
-            "Images that the model was trained on are among these: the figures are higher than those of new images.",
+            "Images that the model was trained on are among these: the figures are not those of new images.",
         ),
         ("validation", "The best epoch was chosen on these images"),
         ("test", ""),

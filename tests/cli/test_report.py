@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from small_run import call
 
+from retrieval.files import blocks
 from retrieval.index import Index
 from retrieval.index.bundle import read_bundle
 from retrieval.training import load_checkpoint, save_checkpoint
@@ -75,6 +76,15 @@ def test_an_index_of_other_weights_than_the_run_has_now_is_refused_with_two_reme
     assert call(capsys, "report", f"{run}/index-test")[0] == 0
     assert call(capsys, "index", str(run), "--split", "test", "--checkpoint", "last", "--overwrite")[0] == 0
     assert call(capsys, "report", str(run))[0] == 0
+
+
+def test_weights_of_several_blocks_are_compared_as_those_of_one(run, tmp_path, capsys, monkeypatch):
+    run = copy_of(run, tmp_path / "run")
+    monkeypatch.setattr(blocks, "BLOCK", 2**16)
+    assert call(capsys, "index", str(run), "--split", "test", "--overwrite")[0] == 0
+    assert "block" in Index.open(run / "index-test").manifest["files"]["model.safetensors"]
+    code, _, err = call(capsys, "report", str(run))
+    assert code == 0, err
 
 
 def test_a_run_without_checkpoints_still_gets_a_report_on_its_index(run, tmp_path, capsys):

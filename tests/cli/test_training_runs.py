@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from small_run import arguments, call, draw_images, record_training
 
 from retrieval import cli
-from retrieval.runs import measuring, process
+from retrieval.runs import Run, measuring, process
 from retrieval.training import RunFolder, Trainer, load_checkpoint
 
 # All that a run remembers from step to step.
@@ -417,3 +417,14 @@ def test_ctrl_c_and_kill_at_any_moment_leave_a_run_that_can_be_resumed(images, t
         assert training.returncode == code, errors
         assert "Traceback" not in errors
     assert load_checkpoint(out / "last.safetensors")["step"] > 0
+
+
+def test_a_run_of_an_earlier_version_is_resumed_with_the_decoding_that_it_had(images, tmp_path):
+    run = tmp_path / "run"
+    assert cli.run(arguments(images, run, "training.max_steps=2", "image.decoding=full")) == 0
+    text = (run / "config.yaml").read_text()
+    assert "  decoding: full\n" in text
+    (run / "config.yaml").write_text(text.replace("  decoding: full\n", ""))
+    assert cli.run(["train", "--out", str(run), "--resume", "training.max_steps=4"]) == 0
+    assert load_checkpoint(run / "last.safetensors")["step"] == 4
+    assert Run.open(run).config.image.decoding == "full"

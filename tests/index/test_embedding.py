@@ -302,3 +302,13 @@ def test_the_parts_of_an_own_network_hold_it_as_onnx(photos, tmp_path):
     index = Index.from_parts(tmp_path / "parts", tmp_path / "index")
     np.testing.assert_allclose(index.vectors, Index.build(own_model(), photos).vectors, atol=1e-5)
     assert (tmp_path / "index" / "model.onnx").is_file()
+
+
+def test_a_part_whose_facts_were_altered_is_refused(tmp_path, photos):
+    embed_part(timm_model(), [photos], tmp_path / "parts", (1, 1))
+    (file,) = tmp_path.glob("parts/part-*")
+    content, root = file.read_bytes(), str(photos).encode()
+    assert root in content
+    file.write_bytes(content.replace(root, root[:-1] + b"?"))
+    with pytest.raises(IndexFormatError, match="it has been altered"):
+        Index.from_parts(tmp_path / "parts")

@@ -353,3 +353,34 @@ def test_the_figures_of_a_sample_are_those_of_its_queries(tmp_path):
     figures = index.evaluate(ks=(1,), sample=40, seed=5)
     assert figures["recall@1"] == pytest.approx(np.mean(hits))
     assert figures["queries"] == 40
+
+
+def large(tmp_path, count: int = 40_000) -> Index:
+    """An index of vectors that take more than one block of the usual size, of two classes that lie side by side."""
+    vectors = np.random.default_rng(0).normal(size=(count, 64)).astype(np.float32)
+    labels = ["a"] * (count * 7 // 8) + ["b"] * (count - count * 7 // 8)
+    Index.from_vectors(vectors, labels, out=tmp_path / "large")
+    return Index.open(tmp_path / "large")
+
+
+@pytest.mark.parametrize(
+    "removed", [slice(0, 40_000, 4), slice(0, 32_768), slice(0, 35_000)], ids=["quarter", "tile", "class"]
+)
+def test_compacting_works_whatever_is_left(tmp_path, removed):
+    index = large(tmp_path)
+    left = np.delete(np.arange(40_000), removed)
+    expected = index.vectors_at(left)
+    index.remove(ids=np.arange(40_000)[removed].tolist())
+    index.compact()
+    opened = Index.open(tmp_path / "large")
+    opened.verify()
+    assert_array_equal(opened.ids, left)
+    assert_array_equal(opened.vectors, expected)
+    assert_array_equal(opened.vectors_at([0, len(left) - 1]), expected[[0, -1]])
+
+
+def test_vectors_at_positions_are_those_of_items_that_are_left(tmp_path):
+    index = large(tmp_path)
+    before = np.array(index.vectors)
+    index.remove(ids=[0, 3])
+    assert_array_equal(Index.open(tmp_path / "large").vectors_at([0, 1, 2]), before[[1, 2, 4]])

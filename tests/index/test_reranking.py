@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+from retrieval.index import Index
 from retrieval.index.reranking import expand, rerank
 
 
@@ -149,3 +150,9 @@ def test_wrong_numbers_are_named():
     for alpha in (-1, np.nan, np.inf):
         with pytest.raises(ValueError, match=f"alpha {alpha}"):
             expand(vectors, vectors, 1, alpha=alpha)
+
+
+def test_a_query_that_shares_no_neighbour_with_any_item_is_ranked_by_its_scores():
+    index = Index.from_vectors([[1.0, 0.0, 0.0], [1.0, 1e-4, 0.0]], ["x", "x"])
+    hits = index.search(np.array([0.0, 0.2, 1.0]), k=2, rerank=1)
+    assert [hit.id for hit in hits] == [1, 0]

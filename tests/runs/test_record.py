@@ -116,7 +116,7 @@ def test_a_run_whose_model_is_below_the_frozen_features_says_so_even_if_the_last
 
 def test_where_the_head_starts_below_the_frozen_features_the_line_says_how_to_start_at_them():
     results = {"frozen features": figures(0.95, 0.41), "untrained": figures(0.94, 0.41), "last": figures(0.94, 0.42)}
-    assert "set model.embedding_dim to null" in str(below_frozen_features(results, None))
+    assert "model.embedding_dim=null model.head_init=null" in str(below_frozen_features(results, None))
     results["untrained"] = results["frozen features"]
     assert "model.embedding_dim" not in str(below_frozen_features(results, None))
 

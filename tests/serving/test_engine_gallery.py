@@ -47,3 +47,16 @@ def test_a_server_with_another_index_is_refused_before_anything_is_served(index,
     other.push(URL)
     with engines.open(URL) as engine, pytest.raises(EngineError):
         serving.EngineGallery(index, engine)
+
+
+def test_a_server_that_fails_is_a_fault_of_the_service_which_names_no_address(index, server, monkeypatch, caplog):
+    index.push(URL)
+    with engines.open(URL) as engine:
+        gallery = serving.EngineGallery(index, engine)
+        with running(gallery) as client:
+            monkeypatch.setattr(
+                engine, "search", lambda *_, **__: (_ for _ in ()).throw(EngineError(f"{URL}: is down"))
+            )
+            answer = client.search(("a.png", png()))
+    assert (answer.status, "memory" in answer.error) == (503, False)
+    assert f"{URL}: is down" in caplog.text
