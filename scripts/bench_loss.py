@@ -34,7 +34,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from bench_plot import Row, show, write
@@ -48,6 +48,11 @@ from retrieval.losses.score_matrix import relevance_masks
 from retrieval.solvers import Blackbox, solve
 
 PRODUCT = "one product"
+NEAR: dict[str, Any] = {
+    "projection": "softmax",
+    "relevant_temperature": 1.0,
+    "spreading": 0.5,
+}  # the options of the README
 
 
 class Batch(NamedTuple):
@@ -73,6 +78,7 @@ def candidates(dim: int, per_class: int) -> dict[str, tuple[Build, Need]]:
             f"{name} with noise": (of_loss(partial(RecallLoss, name)), rows(7 * dim))
             for name in ("none", "std", "softmax")
         },
+        "softmax with noise, near": (of_loss(partial(RecallLoss, **NEAR)), rows(7 * dim)),
         "definition std": (of_scores(partial(recall_loss, projection="std", noise=0)), matrices(18)),
         "definition local": (of_scores(partial(recall_loss, projection="local", noise=0)), matrices(24)),
         **{

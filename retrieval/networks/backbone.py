@@ -103,8 +103,8 @@ def check_name(name: str) -> None:
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models())
         raise ValueError(f"backbone {name!r} is not a model of timm {timm.__version__}{hint}")
-    network, _, tag = name.partition(".")
-    if tag and name not in timm.list_pretrained(f"{network}.*"):
+    network, dot, _ = name.partition(".")
+    if dot and name not in timm.list_pretrained(f"{network}.*"):
         hint = did_you_mean(name, timm.list_pretrained(f"{network}.*"))
         raise ValueError(f"backbone {name!r}: timm {timm.__version__} has no weights of that tag{hint}")
 

@@ -74,6 +74,8 @@ def test_an_unknown_tag_of_weights_is_named_with_near_tags():
     assert create_backbone("test_resnet.r160_in1k", False, 32).training
     with pytest.raises(ValueError, match=r"has no weights of that tag; did you mean test_resnet\.r160_in1k"):
         create_backbone("test_resnet.r160_in21k", False, 32)
+    with pytest.raises(ValueError, match="has no weights of that tag"):
+        create_backbone("test_resnet.", False, 32)
 
 
 @pytest.mark.parametrize("kind", ["safetensors", "pth", "wrapped.pth"])
