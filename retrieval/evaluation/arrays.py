@@ -7,6 +7,7 @@ from operator import index
 import numpy as np
 
 UNIT_TOLERANCE = 1e-3
+LARGEST_ID = 2**62
 
 
 def check_unit_vectors(name: str, vectors: np.ndarray) -> np.ndarray:
@@ -63,6 +64,10 @@ def check_ids(name: str, ids: np.ndarray, count: int) -> np.ndarray:
     ids = check_whole_numbers(name, ids, count)
     if count and ids.min() < 0:
         raise ValueError(f"{name}: {ids.min()} is negative, expected numbers from 0 (-1 stands for no neighbour)")
+    if count and ids.max() >= LARGEST_ID:
+        raise ValueError(
+            f"{name}: {ids.max()} is too large, expected numbers below 2**62, so that later items can follow"
+        )
     if (ids[1:] > ids[:-1]).all():
         return ids
     in_order = np.sort(ids)

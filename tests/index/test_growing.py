@@ -9,7 +9,7 @@ import pytest
 from index import bundles
 from numpy.testing import assert_array_equal
 
-from retrieval.errors import IndexFormatError, RetrievalError
+from retrieval.errors import ConfigError, IndexFormatError, RetrievalError
 from retrieval.files import blocks
 from retrieval.files.manifest import FolderKind
 from retrieval.index import Index, editing, growing
@@ -384,3 +384,24 @@ def test_vectors_at_positions_are_those_of_items_that_are_left(tmp_path):
     before = np.array(index.vectors)
     index.remove(ids=[0, 3])
     assert_array_equal(Index.open(tmp_path / "large").vectors_at([0, 1, 2]), before[[1, 2, 4]])
+
+
+def test_ids_that_leave_no_room_for_later_items_are_refused():
+    with pytest.raises(ConfigError, match=r"9223372036854775807 is too large, expected numbers below 2\*\*62"):
+        Index.from_vectors(np.eye(3), ["a", "a", "b"], ids=[0, 1, 2**63 - 1])
+
+
+def test_a_full_disk_leaves_the_index_as_it_was_and_the_addition_can_be_made_again(tmp_path, monkeypatch):
+    index = large(tmp_path)
+    more = Index.from_vectors(np.eye(64, dtype=np.float32), ["c"] * 64)
+    bundle = read_bundle(tmp_path / "large")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FolderKind, "append", full)
+        with pytest.raises(RetrievalError, match="No space left on device"):
+            editing.add(bundle, vectors=more.vectors, class_names=["c"] * 64, paths=[f"c/{i}.png" for i in range(64)])
+    assert len(Index.open(tmp_path / "large")) == len(index)
+    Index.open(tmp_path / "large").verify()
