@@ -1,4 +1,4 @@
-"""Folders with a manifest: `manifest.json` lists every file with its size and sha256, a large one with the sha256 of its blocks.
+"""Folders with a manifest: `manifest.json` lists every file with its size and sha256, a large one with the checksums of its blocks.
 
 The manifest finds damage and mixed-up files before anything else of the folder is used. It is not a signature: whoever can write
 the files can write the manifest.
@@ -40,7 +40,7 @@ class Contents:
 
     Args:
         manifest: The manifest.
-        files: The content of the files that were read, each of the size and sha256 in the manifest.
+        files: The content of the files that were read, each of the size and checksum in the manifest.
         text: The content of manifest.json.
         mapped: The files that are checked when they are used.
     """
@@ -158,7 +158,7 @@ class FolderKind:
             # Known names only: no file outside the folder is ever opened.
             if name not in self.files or not blocks.is_entry(entry, in_blocks=bool(self.mapped)):
                 raise self.error(
-                    f"{path}: lists {brief(name)} as {brief(entry)}, expected one of {', '.join(self.files)} with size and sha256; "
+                    f"{path}: lists {brief(name)} as {brief(entry)}, expected one of {', '.join(self.files)} with size and checksum; "
                     f"{self.remedy}"
                 )
         try:
@@ -268,9 +268,7 @@ class FolderKind:
             raise self._gone(path, expected) from None
         except OSError as error:
             raise self._not_read(path, error) from error
-        for key, value in blocks.entry_of(content, expected.get("block")).items():
-            if value != expected[key]:
-                raise self._differs(path, key, value, expected[key])
+        blocks.require_entry(content, expected, self.differs(path))
         return content
 
     def _gone(self, path: Path, entry: Entry) -> RetrievalError:

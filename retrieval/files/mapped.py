@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from retrieval.files.blocks import CORES, Entry, sha256_of
+from retrieval.files.blocks import CORES, Entry, checksum, checksums_of, kind_of
 from retrieval.files.reading import open_file
 
 
@@ -37,14 +37,15 @@ class BlockFile:
         self, path: Path, entry: Entry, refused: Callable[[str, Any, Any], Exception], *, is_checked: bool = False
     ) -> None:
         self.path, self.size, self.entry = path, int(entry["size"]), entry
-        self._block, self._digests, self._refused = int(entry["block"]), entry["sha256"], refused
+        self._block, self._refused = int(entry["block"]), refused
+        self._kind, self._checksums = kind_of(entry), checksums_of(entry)
         with open_file(path) as file:
             if (size := os.fstat(file.fileno()).st_size) < self.size:
                 raise refused("size", size, self.size)
             self.bytes = np.memmap(file, dtype=np.uint8, mode="r", shape=(self.size,))
             self._handle = os.dup(file.fileno())
         weakref.finalize(self, os.close, self._handle)
-        self._checked = np.full(len(self._digests), is_checked)
+        self._checked = np.full(len(self._checksums), is_checked)
         self._state = self._find_state()
 
     def check(self, start: int = 0, stop: int | None = None) -> None:
@@ -62,8 +63,8 @@ class BlockFile:
         missing = numbers[~self._checked[numbers]].tolist()
         if missing:
             with ThreadPoolExecutor(min(CORES, len(missing))) as pool:
-                for number, digest in zip(missing, pool.map(self._digest, missing), strict=True):
-                    self._note(number, digest)
+                for number, found in zip(missing, pool.map(self._checksum, missing), strict=True):
+                    self._note(number, found)
 
     def check_rows(self, start: int, width: int, rows: np.ndarray) -> None:
         """Checks the blocks of some rows of a table that begins at `start`, with rows of `width` bytes."""
@@ -84,28 +85,28 @@ class BlockFile:
                     while True:
                         for number in islice(numbers, 4 * CORES - len(running)):
                             self._announce(number)
-                            running.append((number, pool.submit(self._digest, number)))
+                            running.append((number, pool.submit(self._checksum, number)))
                         if not running or running[0][0] >= last:
                             break
-                        number, digest = running.popleft()
-                        self._note(number, digest.result())
+                        number, found = running.popleft()
+                        self._note(number, found.result())
                     yield start, stop
             finally:
-                for _, digest in running:
-                    digest.cancel()
+                for _, found in running:
+                    found.cancel()
 
     def _announce(self, number: int) -> None:
         """Lets the system read a block from the disk ahead of its use; a mapped file is else read in small pieces."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._handle, number * self._block, self._block, os.POSIX_FADV_WILLNEED)
 
-    def _digest(self, number: int) -> str:
+    def _checksum(self, number: int) -> str:
         self._announce(number)
-        return sha256_of(self.bytes[number * self._block : (number + 1) * self._block])
+        return checksum(self._kind, self.bytes[number * self._block : (number + 1) * self._block])
 
-    def _note(self, number: int, digest: str) -> None:
-        if digest != self._digests[number]:
-            raise self._refused(f"sha256 of block {number}", digest, self._digests[number])
+    def _note(self, number: int, found: str) -> None:
+        if found != self._checksums[number]:
+            raise self._refused(f"{self._kind} of block {number}", found, self._checksums[number])
         self._checked[number] = True
 
     def _forget_if_changed(self) -> None:

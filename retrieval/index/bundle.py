@@ -1,6 +1,6 @@
 """An index bundle: a folder that holds a gallery and the model that embeds queries for it.
 
-    manifest.json       size and sha256 of every file, by blocks where it is large; checked first
+    manifest.json       size and checksum of every file, by blocks where it is large; checked first
     vectors.npy         the unit vectors (count, dimension), float32
     items.arrows        id, label, class and path of every vector, in the same order
     model.json          how to build the model and prepare an image           (all three may

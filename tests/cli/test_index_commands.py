@@ -635,7 +635,7 @@ def test_damage_in_a_block_is_named_by_verify(capsys, tmp_path, monkeypatch):
     content[9000] ^= 1
     file.write_bytes(content)
     code, _, err = call(capsys, "index", "verify", str(tmp_path / "index"))
-    assert (code, err.count("\n"), "vectors.npy: sha256 of block 2 is" in err) == (1, 1, True)
+    assert (code, err.count("\n"), "vectors.npy: xxh3_128 of block 2 is" in err) == (1, 1, True)
 
 
 def test_recall_of_a_sample_is_that_of_its_queries(capsys, tmp_path):

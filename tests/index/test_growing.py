@@ -78,7 +78,7 @@ def test_files_of_several_blocks_are_mapped_and_come_back_as_they_were_written(t
     bundle = write(tmp_path / "index")
     assert bundle.stored.file is not None
     assert_array_equal(bundle.vectors, unit_vectors(COUNT))
-    assert isinstance(bundle.manifest["files"]["vectors.npy"]["sha256"], list)
+    assert isinstance(bundle.manifest["files"]["vectors.npy"]["xxh3_128"], list)
     assert_array_equal(np.load(tmp_path / "index" / "vectors.npy"), unit_vectors(COUNT))
     bundle.check()
 
@@ -256,7 +256,7 @@ def test_an_altered_block_is_noticed_by_whatever_uses_it(tmp_path, use):
         "compact": lambda: editing.compact(bundle),
     }
     with pytest.raises(
-        IndexFormatError, match=r"vectors\.npy: sha256 of block \d+ is \w+, expected \w+ by manifest\.json"
+        IndexFormatError, match=r"vectors\.npy: xxh3_128 of block \d+ is \w+, expected \w+ by manifest\.json"
     ):
         uses[use]()
     assert_array_equal(bundle.stored.rows(np.array([0])), unit_vectors(COUNT)[:1])  # another block
@@ -269,7 +269,7 @@ def test_a_file_that_changes_after_it_was_checked_is_checked_again(tmp_path):
     with file.open("r+b") as opened:
         opened.seek(-700, 2)
         opened.write(b"altered")
-    with pytest.raises(IndexFormatError, match="sha256 of block"):
+    with pytest.raises(IndexFormatError, match="xxh3_128 of block"):
         ids_found(bundle, unit_vectors(1), 3)
     with file.open("r+b") as opened:
         opened.truncate(600)
@@ -285,7 +285,7 @@ def test_a_table_that_changes_after_it_was_read_is_checked_again(tmp_path, name)
     with (tmp_path / "index" / name).open("r+b") as opened:
         opened.seek(-700, 2)
         opened.write(b"altered")
-    with pytest.raises(IndexFormatError, match=f"{name}: sha256 of block"):
+    with pytest.raises(IndexFormatError, match=f"{name}: xxh3_128 of block"):
         _ = [bundle.picture(0), ids_found(bundle, unit_vectors(1), 3)]
 
 
