@@ -40,15 +40,23 @@ def best_scores(
         ValueError: an argument is not as described.
     """
     embeddings = check_unit_vectors("embeddings", embeddings)
-    labels = check_whole_numbers("labels", labels, len(embeddings))
+    return find_best_scores(embeddings, check_whole_numbers("labels", labels, len(embeddings)), queries, left_out)
+
+
+def find_best_scores(
+    embeddings: np.ndarray, labels: np.ndarray, queries: np.ndarray, left_out: np.ndarray | None = None
+) -> BestScores:
+    """As `best_scores`, of arguments that have been checked: a check of many vectors takes as long as their scores."""
     right = np.full(len(queries), -np.inf, dtype=np.float32)
     wrong = right.copy()
     rows = np.asarray(embeddings[queries])
+    members = np.flatnonzero(np.isin(labels, labels[queries]))  # the items of the queries' classes
     size = max(1, min(len(embeddings), MAX_SCORES // MAX_QUERIES))
     for left in range(0, len(embeddings), size):
-        items, of_items = np.asarray(embeddings[left : left + size]), labels[left : left + size]
-        order = np.argsort(of_items, kind="stable")
-        first, last = (np.searchsorted(of_items[order], labels[queries], side=side) for side in ("left", "right"))
+        items = np.asarray(embeddings[left : left + size])
+        here = members[slice(*np.searchsorted(members, (left, left + size)))]
+        here = here[np.argsort(labels[here], kind="stable")]
+        first, last = (np.searchsorted(labels[here], labels[queries], side=side) for side in ("left", "right"))
         for top in range(0, len(queries), MAX_QUERIES):
             scores = rows[top : top + MAX_QUERIES] @ items.T
             if left_out is not None:
@@ -57,7 +65,7 @@ def best_scores(
             for row, i in ((scores[j], j + top) for j in inside):
                 if left <= queries[i] < left + len(items):
                     row[queries[i] - left] = -np.inf
-                of_class = order[first[i] : last[i]]
+                of_class = here[first[i] : last[i]] - left
                 right[i] = max(right[i], row[of_class].max())
                 row[of_class] = -np.inf
             part = slice(top, top + MAX_QUERIES)

@@ -71,7 +71,7 @@ def search(
         ValueError: an argument is not as described.
     """
     found = search_in_blocks(queries, gallery, k, query_ids=query_ids, gallery_ids=gallery_ids, engine=engine)
-    return _concatenate(list(found))
+    return concatenate(list(found))
 
 
 def search_in_blocks(
@@ -148,7 +148,7 @@ class Gallery:
         Only the queries are checked. Apart from the product of the queries and the vectors, the work does not depend on the size
         of the gallery. The exception are near ties that extend beyond the last candidate, e.g. of many copies of one vector.
         """
-        return _concatenate(list(self.search_in_blocks(queries, k, query_ids=query_ids)))
+        return concatenate(list(self.search_in_blocks(queries, k, query_ids=query_ids)))
 
     def search_in_blocks(
         self, queries: np.ndarray, k: int, *, query_ids: np.ndarray | None = None
@@ -170,8 +170,13 @@ class Gallery:
 
     def _nearest(self, queries: Items, k: int, own_ids: np.ndarray | None) -> Neighbours:
         """Returns the k nearest items of each query: from the candidates if these suffice, else from all items."""
-        width = min(k + 1 + SLACK, len(self))
-        scores, positions = self._candidates(queries[:], width)
+        return self._chosen(queries, *self._candidates(queries[:], min(k + 1 + SLACK, len(self))), k, own_ids)
+
+    def _chosen(
+        self, queries: Items, scores: np.ndarray, positions: np.ndarray, k: int, own_ids: np.ndarray | None
+    ) -> Neighbours:
+        """Returns the k nearest items of each query, given its candidates (num_queries, width), best first."""
+        width = scores.shape[1]
         worst = scores[:, -1].copy()
         self._rescore_near_ties(queries, scores, positions)
         found = self._in_order(scores, positions, k, own_ids)
@@ -224,7 +229,8 @@ def _pad(found: Neighbours, k: int) -> Neighbours:
     )
 
 
-def _concatenate(blocks: list[Neighbours]) -> Neighbours:
+def concatenate(blocks: list[Neighbours]) -> Neighbours:
+    """The neighbours of consecutive blocks of queries as one."""
     if len(blocks) == 1:
         return blocks[0]
     return Neighbours(

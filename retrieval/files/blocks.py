@@ -71,7 +71,7 @@ def require_entry(content: Bytes, entry: Entry, differs: Callable[[str, Any, Any
 def write_in_blocks(
     file: BinaryIO, parts: Iterable[Bytes], *, block: int | None = None, entry: Entry | None = None, before: Bytes = b""
 ) -> Entry:
-    """Writes a file part by part, while other threads compute the checksums of its blocks.
+    """Writes a file part by part, while other threads compute the checksums of its blocks and have the system send them to the disk.
 
     Args:
         file: The file, at the place where the content begins.
@@ -86,6 +86,14 @@ def write_in_blocks(
     block = block or BLOCK
     size, kept = (entry["size"], checksums_of(entry)[: entry["size"] // block]) if entry else (0, [])
     kind = kind_of(entry) if entry and kept else _BY_BLOCK
+    handle, place = file.fileno(), file.tell() - len(before)
+
+    def finish(start: int, *pieces: Any) -> str:
+        found = checksum(kind, *pieces)
+        if hasattr(os, "posix_fadvise"):  # or most of the file would wait for the flush at the end
+            os.posix_fadvise(handle, start, block, os.POSIX_FADV_DONTNEED)
+        return found
+
     running: list[Future[str]] = []
     pieces, held = ([memoryview(before)], len(before)) if before else ([], 0)
     with ThreadPoolExecutor(CORES) as pool:
@@ -96,8 +104,8 @@ def write_in_blocks(
             size += len(view)
             while len(view):
                 if held == block:
-                    running.append(pool.submit(checksum, kind, *pieces))
-                    pieces, held = [], 0
+                    running.append(pool.submit(finish, place, *pieces))
+                    pieces, held, place = [], 0, place + block
                 piece, view = view[: block - held], view[block - held :]
                 file.write(piece)
                 pieces, held = [*pieces, piece], held + len(piece)
@@ -106,7 +114,7 @@ def write_in_blocks(
         if size <= block:
             return {"size": size, _WHOLE: kept[0] if kept else checksum(_WHOLE, *pieces)}
         if pieces:
-            running.append(pool.submit(checksum, kind, *pieces))
+            running.append(pool.submit(finish, place, *pieces))
         return {"size": size, "block": block, kind: kept + [it.result() for it in running]}
 
 

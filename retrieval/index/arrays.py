@@ -26,7 +26,7 @@ from retrieval.index.writing import staged
 log = logging.getLogger("retrieval")
 
 COLUMNS = ("label", "id", "path")
-_LARGE = 2**24  # bytes of a file of labels that is read by columns
+_LARGE = 2**20  # bytes of a file of labels that is read by columns
 _SEPARATORS = {";": "semicolons", "\t": "tabs"}  # in place of commas, as spreadsheets write them
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.errors import brief, plural
-from retrieval.evaluation import best_scores
+from retrieval.evaluation.best_scores import find_best_scores
 
 FALSE_ACCEPT_RATE = 0.01
 _USEFUL = 0.5  # the least share of known queries to accept: below it, most of them find nothing
@@ -121,7 +121,7 @@ def calibrate(
             return calibrate(vectors, labels, ids, None, removed)
     most = min(_SAMPLE, max(_FEWEST, _PAIRS // len(ids)))
     queries = np.sort(np.random.default_rng(0).permutation(queries)[:most])
-    right, wrong = best_scores(vectors, labels, queries, removed)
+    right, wrong = find_best_scores(vectors, labels, queries, removed)
     accepted = int(FALSE_ACCEPT_RATE * len(queries))
     threshold = np.nextafter(np.sort(wrong)[::-1][accepted], np.float32(np.inf))
     of_class = right[right > -np.inf]

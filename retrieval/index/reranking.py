@@ -14,9 +14,11 @@ import numpy as np
 from scipy import sparse
 
 from retrieval.evaluation import Neighbours, search
+from retrieval.evaluation.all_pairs import search_all_pairs
 
 _BLOCK = 2**24  # numbers in memory at a time, or a part of it
 _TILE = 1024  # rows and columns of a tile of products
+_FEW = 16  # neighbours are few below this part of all items
 _ROUNDING = 1e-5  # of scores, with a margin
 
 
@@ -112,14 +114,16 @@ def _rerank(
     width = min(max(k1 + 1, k2), len(everything))
     own = places if everything is gallery else None
     itself = np.arange(len(everything))
-    found = search(everything, everything, max(k if queries is gallery else 1, width - 1), query_ids=itself)
+    found, farthest = _others(everything, max(k if queries is gallery else 1, width - 1))
     near = np.hstack([itself[:, None], found.positions[:, : width - 1]])
     members = _neighbourhoods(everything, near, k1)
     if k2 > 1:
         members = (_average(near[:, :k2]) @ members).tocsr()
     by_member = members[: len(gallery)].T.tocsr()
     plain = found if queries is gallery else search(queries, gallery, k, query_ids=own)
-    farthest = np.maximum(_farthest(queries, gallery), 1e-12)
+    if queries is not gallery or farthest is None:
+        farthest = _farthest(queries, gallery)
+    farthest = np.maximum(farthest, 1e-12)
     sums = _Sums(by_member)
     for rows in sums.blocks(members, places):
         shared = sums.shared(members[places[rows]])
@@ -153,27 +157,27 @@ class _Candidates:
             return -((1 - weight) * (1 - overlap / (2 - overlap)) + weight * distances).astype(np.float32)
 
         positions, count = self.near.positions, len(self.gallery)
-        by_row = np.repeat(np.arange(len(positions)), np.diff(shared.indptr))
-        keys = by_row * count + shared.indices
-        order = np.argsort(keys)
-        keys, overlap, by_row, columns = keys[order], shared.data[order], by_row[order], shared.indices[order]
-
-        wanted = np.arange(len(positions))[:, None] * count + positions
-        place = np.searchsorted(keys, wanted)
-        is_shared = (np.append(keys, -1)[place] == wanted) & (positions >= 0)
+        rows = np.arange(len(positions))
+        overlap = np.asarray(shared[np.repeat(rows, positions.shape[1]), positions.ravel()]).reshape(positions.shape)
         distances = (2 - 2 * np.where(positions >= 0, self.near.scores, -1)) / self.farthest[:, None]
-        scores = combined(np.where(is_shared, np.append(overlap, 0)[place], 0), distances)
+        scores = combined(overlap, distances)
         scores[positions < 0] = -np.inf
 
         # Other items are farther than these. Only those count that share enough to come before the last of these nevertheless.
-        is_left = np.ones(len(keys), dtype=bool)
-        is_left[place[is_shared]] = False
+        by_row = np.repeat(rows, np.diff(shared.indptr))
+        worst, far = scores.min(axis=1) - _ROUNDING, distances.max(axis=1)
+        enough = np.flatnonzero(combined(shared.data, far[by_row]) >= worst[by_row])
+        by_row, columns, overlap = by_row[enough], shared.indices[enough], shared.data[enough]
+        keys = by_row * count + columns
+        known = np.where(positions >= 0, rows[:, None] * count + positions, -1)
+        is_left = ~np.isin(keys, known)
         if self.own is not None:
             is_left &= columns != self.own[by_row]
-        is_left &= combined(overlap, distances.max(axis=1)[by_row]) >= scores.min(axis=1)[by_row] - _ROUNDING
         by_row, columns, overlap = by_row[is_left], columns[is_left], overlap[is_left]
         away = (2 - 2 * _products(self.queries, self.gallery, by_row, columns)) / self.farthest[by_row]
-        return _sorted(positions, scores, by_row, columns, combined(overlap, away))
+        more = combined(overlap, away)
+        enough = np.flatnonzero(more >= worst[by_row])
+        return _sorted(positions, scores, by_row[enough], columns[enough], more[enough])
 
 
 def _sorted(
@@ -199,18 +203,21 @@ def _products(queries: np.ndarray, gallery: np.ndarray, rows: np.ndarray, column
     return products
 
 
+def _others(vectors: np.ndarray, k: int) -> tuple[Neighbours, np.ndarray | None]:
+    """The k nearest others of every vector, and the largest squared distance of each, if that takes no time of its own."""
+    if k > len(vectors) // _FEW:
+        return search(vectors, vectors, k, query_ids=np.arange(len(vectors))), None
+    found, least = search_all_pairs(vectors, k)
+    return found, 2 - 2 * least
+
+
 def _farthest(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """The largest squared distance of every query from a gallery item."""
     least = np.full(len(queries), np.inf, dtype=np.float32)
     for top in range(0, len(queries), _TILE):
         rows = slice(top, top + _TILE)
-        # The products of a set with itself are symmetric: each is made once.
-        for left in range(top if queries is gallery else 0, len(gallery), _TILE):
-            products = queries[rows] @ gallery[left : left + _TILE].T
-            least[rows] = np.minimum(least[rows], products.min(axis=1))
-            if queries is gallery and left > top:
-                columns = slice(left, left + _TILE)
-                least[columns] = np.minimum(least[columns], products.min(axis=0))
+        for left in range(0, len(gallery), _TILE):
+            least[rows] = np.minimum(least[rows], (queries[rows] @ gallery[left : left + _TILE].T).min(axis=1))
     return 2 - 2 * least
 
 
