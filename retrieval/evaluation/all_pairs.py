@@ -76,7 +76,7 @@ class _Best:
         if products.flags.c_contiguous:
             rows, columns = np.divmod(np.flatnonzero(products >= limits[:, None]), products.shape[1])
         else:
-            columns, rows = np.divmod(np.flatnonzero(products.T >= limits), len(products))
+            columns, rows = np.divmod(np.flatnonzero(limits <= products.T), len(products))
         waiting = self._pending.setdefault(top, [])
         waiting.append((rows, columns + left, products[rows, columns]))
         if sum(len(found) for found, _, _ in waiting) > PENDING:

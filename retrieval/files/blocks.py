@@ -20,7 +20,9 @@ BLOCK = 2**23  # bytes of a block of the files that are written
 SMALLEST, LARGEST = 64, 2**31  # of the files that are read
 CORES = os.cpu_count() or 1
 
-Entry = dict[str, Any]  # of a manifest: "size" and "sha256"; or "size", "block" and a list of checksums by the name of their kind
+Entry = dict[
+    str, Any
+]  # of a manifest: "size" and "sha256"; or "size", "block" and a list of checksums by the name of their kind
 Bytes = bytes | memoryview
 
 _WHOLE, _BY_BLOCK = "sha256", "xxh3_128"  # the kinds of checksum of the files that are written
@@ -71,7 +73,7 @@ def require_entry(content: Bytes, entry: Entry, differs: Callable[[str, Any, Any
 def write_in_blocks(
     file: BinaryIO, parts: Iterable[Bytes], *, block: int | None = None, entry: Entry | None = None, before: Bytes = b""
 ) -> Entry:
-    """Writes a file part by part, while other threads compute the checksums of its blocks and have the system send them to the disk.
+    """Writes a file part by part, while other threads compute the checksums of its blocks and send these to the disk.
 
     Args:
         file: The file, at the place where the content begins.

@@ -158,7 +158,7 @@ class FolderKind:
             # Known names only: no file outside the folder is ever opened.
             if name not in self.files or not blocks.is_entry(entry, in_blocks=bool(self.mapped)):
                 raise self.error(
-                    f"{path}: lists {brief(name)} as {brief(entry)}, expected one of {', '.join(self.files)} with size and checksum; "
+                    f"{path}: lists {brief(name)} as {brief(entry)}, expected one of {', '.join(self.files)} with its checksum; "
                     f"{self.remedy}"
                 )
         try:
