@@ -42,7 +42,7 @@ class Model:
             an array (number, dim).
         preprocessing: How an image becomes the input of a module: a `Preprocessing`, or a function from an RGB PIL image to a
             float tensor (3, height, width), such as a transform of torchvision. Left out for a function, which gets images.
-        batch_size: Images that pass the network at a time.
+        batch_size: Images of a batch. It passes the network as a whole on a GPU, and a few images at a time on a CPU.
         workers: Processes that read the images of an `ImageSet`; with 0, this process reads.
         timeout: Seconds to wait for a batch of the workers.
         precision: "float32", or "bfloat16" for autocast.

@@ -27,7 +27,7 @@ def copies(num, dim):
 
 @pytest.mark.parametrize("make", [clumps, copies])
 @pytest.mark.parametrize("num", [1, 2, 15, 16, 17, 61, 300])
-@pytest.mark.parametrize("tile, pending", [(1024, 2**16), (16, 40), (16, 0), (50, 2**16)])
+@pytest.mark.parametrize(("tile", "pending"), [(1024, 2**16), (16, 40), (16, 0), (50, 2**16)])
 def test_it_finds_what_a_search_finds_and_the_smallest_score(monkeypatch, make, num, tile, pending):
     monkeypatch.setattr(all_pairs, "TILE", tile)
     monkeypatch.setattr(all_pairs, "PENDING", pending)

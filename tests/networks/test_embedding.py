@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from retrieval.networks import create_embedder, embed
+from retrieval.networks.embedding import PIECE
 
 
 def test_embedding_in_batches_equals_embedding_at_once_and_needs_no_gradient():
@@ -27,6 +28,19 @@ def test_autocast_gives_nearly_the_same_float32_vectors(backbone, pooling):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert (vectors * expected).sum(axis=1).min() > 0.99
     assert (vectors != expected).any()
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 20])
+def test_a_batch_passes_a_network_on_a_cpu_few_images_at_a_time(count):
+    sizes = []
+
+    def network(images):
+        sizes.append(len(images))
+        return images.mean(dim=(2, 3))
+
+    images = torch.randn(count, 3, 4, 4)
+    np.testing.assert_array_equal(embed(network, [images]), network(images).numpy())
+    assert (sum(sizes[:-1]), max(sizes[:-1]) <= PIECE) == (count, True)
 
 
 def test_no_images_are_an_error_with_a_message():
