@@ -42,9 +42,10 @@ page = run.push_to_hub(place, private=True)
 from huggingface_hub import HfApi, ModelCard
 
 info = HfApi().model_info(place)
-print("private" if info.private else "public", sorted(file.rfilename for file in info.siblings))
+print("private" if info.private else "public")
+print(*sorted(file.rfilename for file in info.siblings))
 for result in ModelCard.load(place).data.eval_results:
-    print(f"{result.metric_name} {result.metric_value:.3f}, measured on the {result.dataset_split}")
+    print(result.metric_name, round(result.metric_value, 3), "of the", result.dataset_split)
 
 # %% [markdown]
 # ## Load
@@ -82,8 +83,9 @@ import torch
 
 network = timm.create_model(f"hf-hub:{place}", pretrained=True).eval()
 prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(network))
+batch = torch.stack([prepare(image) for image in images])
 with torch.inference_mode():
-    others = torch.nn.functional.normalize(network(torch.stack([prepare(image) for image in images])), dim=1)
+    others = torch.nn.functional.normalize(network(batch), dim=1)
 np.testing.assert_allclose(others.numpy(), vectors, atol=1e-5)
 
 # %% [markdown]
