@@ -22,6 +22,9 @@ import nbformat
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
+sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
+from fake_hub import serve
+
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "tutorials"
 
 
@@ -38,17 +41,24 @@ def read(name: str, folder: Path = FOLDER) -> nbformat.NotebookNode:
 
 
 def run(notebook: nbformat.NotebookNode) -> None:
-    """Runs a notebook in an empty folder.
+    """Runs a notebook in an empty folder, with a Hugging Face Hub on this machine: no other one is asked.
 
     Raises:
         CellExecutionError: A cell failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        # Processor threads that wait busily slow one another down; lines of a progress bar are no output.
-        os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "TQDM_DISABLE": "1"}
-        programs = str(Path(sys.executable).parent)  # where the command `retrieval` is
-        os.environ["PATH"] = os.pathsep.join([programs, os.environ.get("PATH", "")])
-        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    programs = str(Path(sys.executable).parent)  # where the command `retrieval` is
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as home, serve() as hub:
+        environment = {
+            **os.environ,
+            **hub.environment(Path(home)),
+            "PATH": os.pathsep.join([programs, os.environ.get("PATH", "")]),
+            # Processor threads that wait busily slow one another down; lines of a progress bar are no output.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "TQDM_DISABLE": "1",
+        }
+        NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": folder}}).execute(
+            env=environment
+        )
 
 
 def write(name: str, notebook: nbformat.NotebookNode, folder: Path = FOLDER) -> None:

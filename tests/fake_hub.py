@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,11 @@ class FakeHub:
         self.closing = threading.Event()
         self.asked: list[str] = []
         self.url = ""
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """The environment variables of a process that asks this hub, with its token and the cache in a folder."""
+        variables = {"HF_ENDPOINT": self.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+        return {**variables, "NO_PROXY": "127.0.0.1"}
 
     def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
         """The files of "models/user/name" or "datasets/user/name"."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_hub import TOKEN, commit_of
+from fake_hub import commit_of
 from huggingface_hub import ModelCard
 from numpy.testing import assert_array_equal
 from safetensors.torch import load
@@ -36,11 +36,10 @@ def log_level() -> Iterator[None]:
 
 def run_command(hub, home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own, with the environment variables that a user sets."""
-    variables = {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-W", "error", "-m", "retrieval.cli", *words]
     return subprocess.run(
         command,
-        env={**os.environ, **variables, "NO_PROXY": "127.0.0.1", **environment},
+        env={**os.environ, **hub.environment(home), **environment},
         capture_output=True,
         text=True,
         check=False,
