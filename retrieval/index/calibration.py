@@ -14,6 +14,7 @@ from retrieval.evaluation.best_scores import find_best_scores
 
 FALSE_ACCEPT_RATE = 0.01
 _USEFUL = 0.5  # the least share of known queries to accept: below it, most of them find nothing
+_ROUNDING = 1e-5  # of a score: a query's vector changes by less with the images that it is embedded with
 _SAMPLE = 4000  # queries, at most
 _PAIRS, _FEWEST = 2**29, 100  # of queries and items, at most; but no fewer queries than show the rate
 
@@ -27,7 +28,8 @@ class Calibration:
     The items of the index are the queries: once without their class in the index, once with the other items of their class.
 
     Args:
-        threshold: The smallest score that at most a share of `false_accept_rate` of the queries without their class reach.
+        threshold: A score that at most a share of `false_accept_rate` of the queries without their class reach, and 1e-5 above the
+            best score of the next such query.
         false_accept_rate: That share.
         right_accept_rate: The share of the queries that reach the threshold with an item of their own class, among the queries
             whose class has another item; None if there are none.
@@ -123,7 +125,7 @@ def calibrate(
     queries = np.sort(np.random.default_rng(0).permutation(queries)[:most])
     right, wrong = find_best_scores(vectors, labels, queries, removed)
     accepted = int(FALSE_ACCEPT_RATE * len(queries))
-    threshold = np.nextafter(np.sort(wrong)[::-1][accepted], np.float32(np.inf))
+    threshold = np.sort(wrong)[::-1][accepted] + np.float32(_ROUNDING)
     of_class = right[right > -np.inf]
     return Calibration(
         threshold=float(threshold),

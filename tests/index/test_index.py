@@ -1015,6 +1015,8 @@ def test_answers_of_four_threads_belong_to_one_generation_while_the_folder_is_re
                 replace(generation)
                 while len(answers) < before + 8 and not any(thread.done() for thread in threads):
                     stop.wait(0.001)
+                for thread in threads:
+                    assert not thread.done() or thread.result()
                 assert set(answers[before:]) == {generation - 1}  # not reloaded yet
                 assert index.reload() is True
                 assert index._bundle.class_names[0] == f"generation {generation}"
