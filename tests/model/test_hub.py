@@ -66,6 +66,21 @@ def close(hub: FakeHub, monkeypatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
+_FILES: dict[str, bytes] = {}
+
+
+@pytest.fixture
+def pushed(hub) -> FakeHub:
+    """A hub with the repository that a push of `timm_model()` makes; it is made once."""
+    if not _FILES:
+        timm_model().push_to_hub(NAME)
+        _FILES.update(hub.files(MODELS))
+        hub.asked.clear()
+    else:
+        hub.repositories[MODELS] = [{}, dict(_FILES)]
+    return hub
+
+
 @pytest.mark.parametrize(
     "model",
     [
@@ -152,9 +167,8 @@ def test_a_head_that_timm_would_not_read_as_it_is_stays_in_the_second_file(monke
     assert timm_layout.join(stored.description, files) == stored.weights
 
 
-def test_a_repository_holds_no_pickle_and_its_manifest_lists_every_file_except_the_card(hub):
-    timm_model().push_to_hub(NAME)
-    files = hub.files(MODELS)
+def test_a_repository_holds_no_pickle_and_its_manifest_lists_every_file_except_the_card(pushed):
+    files = pushed.files(MODELS)
     assert set(files) == {"README.md", "config.json", "manifest.json", "model.json", "model.safetensors"}
     listed = json.loads(files["manifest.json"])["files"]
     assert set(listed) == set(files) - {"README.md", "manifest.json"}
@@ -175,15 +189,14 @@ def test_a_second_push_removes_the_files_of_the_first_and_keeps_those_of_others(
     assert Model.load(PLACE, device="cpu").embedding_dim == DIMENSION
 
 
-def test_a_second_push_keeps_the_fields_of_the_card_that_were_filled_in(hub):
-    timm_model().push_to_hub(NAME)
-    card = hub.files(MODELS)["README.md"].decode()
+def test_a_second_push_keeps_the_fields_of_the_card_that_were_filled_in(pushed):
+    card = pushed.files(MODELS)["README.md"].decode()
     assert "# license: fill in" in card
     edited = re.sub("# license: .*", "license: mit", card)
-    hub.commit(MODELS, {**hub.files(MODELS), "README.md": edited.encode()})
+    pushed.commit(MODELS, {**pushed.files(MODELS), "README.md": edited.encode()})
     Model.load(PLACE)  # the card is not in the manifest
     timm_model(seed=1).push_to_hub(NAME)
-    card = hub.files(MODELS)["README.md"].decode()
+    card = pushed.files(MODELS)["README.md"].decode()
     assert ModelCard(card).data.license == "mit"
     assert "# license" not in card
     assert "# datasets: fill in" in card
@@ -213,11 +226,10 @@ def test_a_new_repository_is_private_if_asked_for_and_a_public_one_is_never_writ
     monkeypatch.undo()
 
 
-def test_a_public_repository_is_not_written_where_a_private_one_is_asked_for(hub):
-    timm_model().push_to_hub(NAME)
+def test_a_public_repository_is_not_written_where_a_private_one_is_asked_for(pushed):
     with pytest.raises(RetrievalError, match="exists and is public; make it private on"):
         timm_model(1).push_to_hub(NAME, private=True)
-    assert len(hub.repositories[MODELS]) == 2
+    assert len(pushed.repositories[MODELS]) == 2
 
 
 def test_the_token_comes_from_the_environment_only(hub, tmp_path, monkeypatch):
@@ -235,14 +247,14 @@ def test_the_token_comes_from_the_environment_only(hub, tmp_path, monkeypatch):
     )
 
 
-def test_a_wrong_token_is_one_line(hub, monkeypatch):
-    timm_model().push_to_hub(NAME)
+def test_a_wrong_token_is_one_line(pushed, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     for work in (lambda: timm_model().push_to_hub(NAME), lambda: Model.load(PLACE)):
         with pytest.raises(RetrievalError) as error:
             work()
         assert (
-            line_of(error) == f"{PLACE}: {hub.url} does not accept HF_TOKEN; set it to one of {hub.url}/settings/tokens"
+            line_of(error)
+            == f"{PLACE}: {pushed.url} does not accept HF_TOKEN; set it to one of {pushed.url}/settings/tokens"
         )
 
 
@@ -293,24 +305,22 @@ def test_a_hub_that_never_answers_is_one_line(hub, monkeypatch):
     assert "cannot be reached" in line_of(error)
 
 
-def test_a_model_in_the_cache_needs_no_hub(hub, monkeypatch):
-    timm_model().push_to_hub(NAME)
+def test_a_model_in_the_cache_needs_no_hub(pushed, monkeypatch):
     expected = Model.load(PLACE).encode(IMAGES)
-    close(hub, monkeypatch)
+    close(pushed, monkeypatch)
     assert_array_equal(Model.load(PLACE).encode(IMAGES), expected)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert_array_equal(Model.load(PLACE).encode(IMAGES), expected)
 
 
-def test_an_upload_that_breaks_off_is_one_line_and_changes_nothing(hub):
-    timm_model().push_to_hub(NAME)
-    before = hub.files(MODELS)
-    hub.refuse_uploads = True
+def test_an_upload_that_breaks_off_is_one_line_and_changes_nothing(pushed):
+    before = pushed.files(MODELS)
+    pushed.refuse_uploads = True
     with pytest.raises(RetrievalError) as error:
         timm_model(1).push_to_hub(NAME)
     assert line_of(error).startswith(f"{PLACE}: the upload failed (")
-    assert hub.files(MODELS) == before
-    hub.refuse_uploads = False
+    assert pushed.files(MODELS) == before
+    pushed.refuse_uploads = False
     timm_model(1).push_to_hub(NAME)
     assert_array_equal(Model.load(PLACE).encode(IMAGES), timm_model(1).encode(IMAGES))
 
@@ -323,23 +333,21 @@ def test_an_upload_that_stalls_is_one_line(hub, monkeypatch):
     assert "timed out" in line_of(error)
 
 
-def test_a_download_that_breaks_off_is_one_line_and_the_next_one_goes_on(hub):
-    timm_model().push_to_hub(NAME)
-    hub.cut = 50_000
+def test_a_download_that_breaks_off_is_one_line_and_the_next_one_goes_on(pushed):
+    pushed.cut = 50_000
     with pytest.raises(RetrievalError) as error:
         Model.load(PLACE)
     assert line_of(error).startswith(f"{PLACE}: the download failed (")
-    hub.cut = None
+    pushed.cut = None
     assert_array_equal(Model.load(PLACE).encode(IMAGES), timm_model().encode(IMAGES))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
-def test_a_tampered_file_is_refused_in_one_line(hub, name):
-    timm_model().push_to_hub(NAME)
-    files = dict(hub.files(MODELS))
+def test_a_tampered_file_is_refused_in_one_line(pushed, name):
+    files = dict(pushed.files(MODELS))
     content = bytearray(files[name])
     content[-3] ^= 1
-    hub.commit(MODELS, {**files, name: bytes(content)})
+    pushed.commit(MODELS, {**files, name: bytes(content)})
     with pytest.raises(CheckpointError) as error:
         Model.load(PLACE)
     assert f"{name}: sha256 is" in line_of(error)
@@ -364,10 +372,9 @@ def forge(hub: FakeHub, **changed: bytes | None) -> None:
         ("embedding_dim", 10**9),
     ],
 )
-def test_a_repository_can_name_no_code_and_no_other_download(hub, key, value):
-    timm_model().push_to_hub(NAME)
-    description = json.loads(hub.files(MODELS)["model.json"])
-    forge(hub, model_json=json.dumps({**description, key: value}).encode())
+def test_a_repository_can_name_no_code_and_no_other_download(pushed, key, value):
+    description = json.loads(pushed.files(MODELS)["model.json"])
+    forge(pushed, model_json=json.dumps({**description, key: value}).encode())
     with pytest.raises(CheckpointError) as error:
         Model.load(PLACE)
     line_of(error)
@@ -378,9 +385,8 @@ def test_a_repository_can_name_no_code_and_no_other_download(hub, key, value):
     [b"\x80\x04K\x01.", save({"backbone.x": torch.ones(1)}), save({}), b""],
     ids=["a pickle", "other weights", "none", "empty"],
 )
-def test_weights_that_do_not_fit_are_one_line(hub, content):
-    timm_model().push_to_hub(NAME)
-    forge(hub, model_safetensors=content)
+def test_weights_that_do_not_fit_are_one_line(pushed, content):
+    forge(pushed, model_safetensors=content)
     with pytest.raises(CheckpointError) as error:
         Model.load(PLACE)
     line_of(error)
@@ -398,9 +404,8 @@ def test_a_repository_has_no_checkpoints(hub):
         Model.load(PLACE, checkpoint="best")
 
 
-def test_a_model_without_a_run_has_a_card_without_figures(hub):
-    timm_model().push_to_hub(NAME)
-    card = ModelCard(hub.files(MODELS)["README.md"].decode())
+def test_a_model_without_a_run_has_a_card_without_figures(pushed):
+    card = ModelCard(pushed.files(MODELS)["README.md"].decode())
     assert card.data.eval_results in (None, [])
     assert card.data.library_name == "timm"
     assert "None: this model was pushed without a training run." in card.text
