@@ -23,7 +23,7 @@ def test_an_index_is_timed_against_its_bare_parts_and_the_former_one(tmp_path, p
     assert run.returncode == 0, run.stderr
     with (tmp_path / "bench_embedding.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["candidate"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["index", "bare decoding", "bare network", "former index"]
+    assert list(rows) == ["index", "bare decoding", "bare network", "both at once", "former index"]
     assert float(rows["index"]["ratio"]) == 1
     for row in rows.values():
         assert float(row["seconds"]) > 0
