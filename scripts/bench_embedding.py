@@ -10,7 +10,7 @@ turns for `--repeats` rounds after one of warming up, on the same files and weig
 - bare decoding: as many processes decode, resize and crop the same files with Pillow, at the size that the index decodes them at.
 - bare network: the network alone, on tensors in memory, in the same batches and in the setting that the index takes.
 - both at once: the two bare parts at the same time, without anything that an index adds.
-- former index: the index with JPEG files decoded at their full size, the weights of the network in torch's default layout, BatchNorm
+- former index: the index with JPEG files decoded at their full size, the network in torch's default layout, BatchNorm
   layers that are not folded, and batches that pass the network as a whole.
 `--precision bfloat16` holds for the index and the bare network. The ratios are of medians: of the index to the slower of its bare
 parts, to both at once, and of the former index to the index. Where decoding and the network share the cores of the processor, no
