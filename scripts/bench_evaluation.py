@@ -216,8 +216,10 @@ def try_safely(name: str, items: int, options: argparse.Namespace) -> Row:
         return Row(name, items, options.gallery, note=f"skipped: needs {need / 1e9:.3g} GB (computed)")
     if name.startswith("NumPy") and max(items, options.gallery) > SMALL:
         return Row(name, items, options.gallery, note=f"skipped: for at most {SMALL:,} items")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["retrieval.evaluation", "pytorch_metric_learning.utils.accuracy_calculator"])
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        with ProcessPoolExecutor(1, context) as process:
             return process.submit(try_once, name, items, options).result()
     except BrokenProcessPool:
         return Row(name, items, options.gallery, note="failed: the process was killed, most likely for want of memory")

@@ -252,7 +252,9 @@ def try_safely(name: str, need: float, queries: int, references: int, options: a
     try:
         if options.quick or options.device == "cuda":
             return try_once(*given)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("forkserver")) as process:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["retrieval.losses", "pytorch_metric_learning.losses"])
+        with ProcessPoolExecutor(1, context) as process:
             return process.submit(try_once, *given).result()
     except ModuleNotFoundError:
         note = "not installed"

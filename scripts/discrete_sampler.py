@@ -55,6 +55,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # the noise, and the argumen
     "straight-through softmax": ("gamma", {"projection": partial(soften, temperature=TAU)}),
     "straight-through Gumbel-softmax": ("gumbel", {"projection": partial(soften, temperature=1.0)}),
 }
+COLORS = dict(zip(METHODS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a"), strict=True))
 
 
 class Autoencoder(nn.Module):
@@ -216,11 +217,11 @@ def plot_curves(rows: list[Row], path: Path) -> None:
     figure = Figure(figsize=(7, 4.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes, steps = figure.subplots(), sorted({row["step"] for row in rows})
-    for name, color in zip(METHODS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a8a8a"), strict=True):
+    for name in METHODS:
         own = [row for row in rows if row["method"] == name]
         curves = np.array([[row["negative ELBO"] for row in own if row["step"] == step] for step in steps])
-        axes.plot(steps, curves.mean(axis=1), color=color, label=name)
-        axes.fill_between(steps, curves.min(axis=1), curves.max(axis=1), color=color, alpha=0.2, linewidth=0)
+        axes.plot(steps, curves.mean(axis=1), color=COLORS[name], label=name)
+        axes.fill_between(steps, curves.min(axis=1), curves.max(axis=1), color=COLORS[name], alpha=0.2, linewidth=0)
     axes.set(xlabel="step", ylabel="nats", title="Negative ELBO of held-out images")
     axes.grid(axis="y", color="#e6e6e6")
     axes.spines[["top", "right"]].set_visible(False)

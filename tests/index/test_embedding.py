@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from retrieval.errors import ConfigError, DatasetError, IndexFormatError, RetrievalError
-from retrieval.index import Index, embed_part, embedding
+from retrieval.index import Index, embed_part, embedding, part_files
 from retrieval.index.shares import Part
 from retrieval.model import Model
 
@@ -263,33 +263,36 @@ def test_a_part_is_a_file_that_other_programs_read(parts):
     assert items["classes"] == ["class 0", "class 0", "class 0", "class 1"]
 
 
+def work(photos: Path, folder: Path, number: int, moment: str) -> None:
+    """Makes a part; is killed before it is written, or once a file of this name is."""
+    write = part_files.write_bytes
+
+    def write_until_the_moment(path: Path, data: bytes, **options: Any) -> None:
+        if moment == "before" and path.name.startswith("part"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, data, **options)
+        if moment == path.name:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    part_files.write_bytes = write_until_the_moment
+    make(photos, folder, number)
+
+
 @pytest.mark.slow
 def test_workers_that_are_killed_at_any_time_and_started_again_make_the_same_parts(photos, parts, tmp_path):
-    program = f"""
-import os, sys, threading
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from model.networks import timm_model
-from retrieval.index import embed_part, part_files
-number, moment = int(sys.argv[1]), sys.argv[2]
-write = part_files.write_bytes
-def killed(path, data, **options):
-    if moment == "before" and path.name.startswith("part"):
-        os.kill(os.getpid(), 9)
-    write(path, data, **options)
-    if moment == path.name:
-        os.kill(os.getpid(), 9)
-part_files.write_bytes = killed
-embed_part(timm_model(batch_size={BATCH}), [{str(photos)!r}], {str(tmp_path / "parts")!r}, (number, 3))
-"""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["retrieval.index.embedding"])  # torch is imported only once
 
-    def work(number: int, moment: str = "never") -> int:
-        command = [sys.executable, "-c", program, str(number), moment]
-        return subprocess.run(command, check=False, capture_output=True, timeout=300).returncode
+    def outcome(number: int, moment: str = "never") -> int | None:
+        process = context.Process(target=work, args=(photos, tmp_path / "parts", number, moment))
+        process.start()
+        process.join(300)
+        return process.exitcode
 
-    assert work(3, "model.safetensors") == -signal.SIGKILL
-    assert work(3, "before") == -signal.SIGKILL
-    assert work(1, "part-00001-of-00003.safetensors") == -signal.SIGKILL
-    assert [work(number) for number in (2, 3, 1)] == [0, 0, 0]
+    assert outcome(3, "model.safetensors") == -signal.SIGKILL
+    assert outcome(3, "before") == -signal.SIGKILL
+    assert outcome(1, "part-00001-of-00003.safetensors") == -signal.SIGKILL
+    assert [outcome(number) for number in (2, 3, 1)] == [0, 0, 0]
     assert_array_equal(Index.from_parts(tmp_path / "parts").vectors, Index.from_parts(parts).vectors)
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {path.name for path in parts.iterdir()}
 

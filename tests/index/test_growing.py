@@ -389,23 +389,21 @@ def test_the_figures_of_a_sample_are_those_of_its_queries(tmp_path):
     assert figures["queries"] == 40
 
 
-def large(tmp_path, count: int = 40_000) -> Index:
-    """An index of vectors that take more than one block of the usual size, of two classes that lie side by side."""
-    vectors = np.random.default_rng(0).normal(size=(count, 64)).astype(np.float32)
-    labels = ["a"] * (count * 7 // 8) + ["b"] * (count - count * 7 // 8)
-    Index.from_vectors(vectors, labels, out=tmp_path / "large")
+@pytest.fixture
+def large(tmp_path, monkeypatch) -> Index:
+    """An index of vectors that are read in two tiles of 8 MiB, of which one has 128 rows, of two classes side by side."""
+    monkeypatch.setattr(blocks, "BLOCK", 2**18)
+    vectors = np.random.default_rng(0).normal(size=(160, 2**14)).astype(np.float32)
+    Index.from_vectors(vectors, ["a"] * 140 + ["b"] * 20, out=tmp_path / "large")
     return Index.open(tmp_path / "large")
 
 
-@pytest.mark.parametrize(
-    "removed", [slice(0, 40_000, 4), slice(0, 32_768), slice(0, 35_000)], ids=["quarter", "tile", "class"]
-)
-def test_compacting_works_whatever_is_left(tmp_path, removed):
-    index = large(tmp_path)
-    left = np.delete(np.arange(40_000), removed)
-    expected = index.vectors_at(left)
-    index.remove(ids=np.arange(40_000)[removed].tolist())
-    index.compact()
+@pytest.mark.parametrize("removed", [slice(0, 160, 4), slice(0, 128), slice(0, 140)], ids=["quarter", "tile", "class"])
+def test_compacting_works_whatever_is_left(tmp_path, large, removed):
+    left = np.delete(np.arange(160), removed)
+    expected = large.vectors_at(left)
+    large.remove(ids=np.arange(160)[removed].tolist())
+    large.compact()
     opened = Index.open(tmp_path / "large")
     opened.verify()
     assert_array_equal(opened.ids, left)
@@ -413,10 +411,9 @@ def test_compacting_works_whatever_is_left(tmp_path, removed):
     assert_array_equal(opened.vectors_at([0, len(left) - 1]), expected[[0, -1]])
 
 
-def test_vectors_at_positions_are_those_of_items_that_are_left(tmp_path):
-    index = large(tmp_path)
-    before = np.array(index.vectors)
-    index.remove(ids=[0, 3])
+def test_vectors_at_positions_are_those_of_items_that_are_left(tmp_path, large):
+    before = np.array(large.vectors)
+    large.remove(ids=[0, 3])
     assert_array_equal(Index.open(tmp_path / "large").vectors_at([0, 1, 2]), before[[1, 2, 4]])
 
 
@@ -425,9 +422,8 @@ def test_ids_that_leave_no_room_for_later_items_are_refused():
         Index.from_vectors(np.eye(3), ["a", "a", "b"], ids=[0, 1, 2**63 - 1])
 
 
-def test_a_full_disk_leaves_the_index_as_it_was_and_the_addition_can_be_made_again(tmp_path, monkeypatch):
-    index = large(tmp_path)
-    more = Index.from_vectors(np.eye(64, dtype=np.float32), ["c"] * 64)
+def test_a_full_disk_leaves_the_index_as_it_was_and_the_addition_can_be_made_again(tmp_path, large, monkeypatch):
+    more = Index.from_vectors(np.eye(64, 2**14, dtype=np.float32), ["c"] * 64)
     bundle = read_bundle(tmp_path / "large")
 
     def full(*_, **__):
@@ -437,5 +433,5 @@ def test_a_full_disk_leaves_the_index_as_it_was_and_the_addition_can_be_made_aga
         patch.setattr(FolderKind, "append", full)
         with pytest.raises(RetrievalError, match="No space left on device"):
             editing.add(bundle, vectors=more.vectors, class_names=["c"] * 64, paths=[f"c/{i}.png" for i in range(64)])
-    assert len(Index.open(tmp_path / "large")) == len(index)
+    assert len(Index.open(tmp_path / "large")) == len(large)
     Index.open(tmp_path / "large").verify()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -388,13 +390,18 @@ def test_a_loss_kept_after_its_backward_pass_keeps_no_tensor_alive(projection):
         gc.collect()
         return sum(type(item) is torch.Tensor for item in gc.get_objects())
 
-    for loss in (RecallLoss(projection, noise=0), RamboLoss()):
-        loss(embeddings, labels).backward()
-        before = tensors()
-        kept = [loss(embeddings, labels) for _ in range(5)]
-        for value in kept:
-            value.backward()
-        assert tensors() <= before + len(kept)
+    gc.collect()
+    gc.freeze()  # what there is already is not looked at
+    try:
+        for loss in (RecallLoss(projection, noise=0), RamboLoss()):
+            loss(embeddings, labels).backward()
+            before = tensors()
+            kept = [loss(embeddings, labels) for _ in range(5)]
+            for value in kept:
+                value.backward()
+            assert tensors() <= before + len(kept)
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize(
@@ -436,25 +443,26 @@ def test_weights_of_the_reducer_reach_the_gradient():
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
 def test_memory_stays_far_below_the_matrix_of_scores():
-    import subprocess
-    import sys
-
     code = (
-        "import resource, torch\n"
+        "import re, torch\n"
+        "from pathlib import Path\n"
         "from retrieval.losses import RecallLoss\n"
+        "def peak():\n"  # getrusage also counts what the parent had when it started this process
+        "    return int(re.search(r'VmHWM:\\s*(\\d+) kB', Path('/proc/self/status').read_text())[1]) / 1024\n"
         "z, y = torch.randn(12288, 32, requires_grad=True), torch.arange(12288) // 4\n"
         "RecallLoss()(z[:256], y[:256]).backward()\n"
         "RecallLoss()(z[:256], y[:256] // 16).backward()\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak()\n"
         "RecallLoss()(z[:4096], torch.arange(4096) // 1024).backward()\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+        "print(peak() - before)\n"
         "RecallLoss('local')(z, y).backward()\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)\n"
+        "print(peak() - before)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     large_classes, many_rows = map(float, done.stdout.split())
-    assert large_classes < 48  # MiB; the matrix alone takes 64, and floats for all relevant pairs 16 each
+    assert 0 < large_classes < 48  # MiB; the matrix alone takes 64, and floats for all relevant pairs 16 each
     assert many_rows < 150  # the matrix alone takes 576
 
 

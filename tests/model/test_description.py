@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import sys
@@ -320,6 +321,23 @@ def test_a_network_that_the_weights_do_not_fit_is_refused_before_it_takes_memory
 # Random changes
 
 
+@pytest.fixture
+def networks_are_made_once(monkeypatch):
+    """Most descriptions that are right describe the same network; each gets it without its weights."""
+
+    @functools.cache
+    def made(device: torch.device, **options: Any) -> torch.nn.Module:
+        return create_embedder(**options)
+
+    def create(**options: Any) -> torch.nn.Module:
+        network = made(torch.get_default_device(), **options)
+        for tensor in network.state_dict().values():
+            tensor.zero_()
+        return network.train()
+
+    monkeypatch.setattr(description, "create_embedder", create)
+
+
 def mutants(given: dict[str, Any], count: int, seed: int) -> Iterator[bytes]:
     rng = random.Random(seed)
     for number in range(count):
@@ -363,6 +381,7 @@ def check_loaded(model: Model, said: dict[str, Any], stored: StoredModel) -> boo
     return True
 
 
+@pytest.mark.usefixtures("networks_are_made_once")
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_five_hundred_random_descriptions_each_is_refused_in_one_line_or_right(tmp_path, stored, kind):
     loaded = 0
@@ -381,6 +400,7 @@ def test_of_random_descriptions_of_an_onnx_model_each_is_refused_in_one_line_or_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("networks_are_made_once")
 def test_of_five_thousand_random_descriptions_each_is_refused_in_one_line_or_right(tmp_path, stored):
     for text in mutants(dict(stored.description), 5000, seed=9):
         check_outcome(forge(tmp_path / "model", "saved model", stored, text), text, stored)

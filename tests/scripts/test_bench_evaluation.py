@@ -5,20 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_evaluation
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_evaluation.py"
+pytestmark = pytest.mark.slow
 
-
-def bench(folder: Path, *arguments: str) -> list[dict[str, str]]:
-    """The rows of the table, each of which is printed too."""
-    command = [sys.executable, str(SCRIPT), "--dim", "16", "--per-class", "3", "--repeats", "1", "--out", str(folder)]
-    run = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=600)
-    assert run.returncode == 0, run.stderr
-    with (folder / "bench_evaluation.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert all(row["candidate"] in run.stdout for row in rows)
-    return rows
+WORDS = ["--dim", "16", "--per-class", "3", "--repeats", "1"]
 
 
 def assert_all_find_the_same(table: list[dict[str, str]]) -> None:
@@ -28,9 +20,20 @@ def assert_all_find_the_same(table: list[dict[str, str]]) -> None:
     assert 0 < recalls[0] < 1
 
 
-@pytest.mark.slow
+def rows_of(folder: Path, printed: str) -> list[dict[str, str]]:
+    """The rows of the table, each of which is printed too."""
+    with (folder / "bench_evaluation.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert all(row["candidate"] in printed for row in rows)
+    return rows
+
+
 def test_every_candidate_is_measured_and_finds_the_same(tmp_path):
-    rows = bench(tmp_path, "--sizes", "90", "6010", "--memory-gb", "1")
+    words = [*WORDS, "--out", str(tmp_path), "--sizes", "90", "6010", "--memory-gb", "1"]
+    command = [sys.executable, bench_evaluation.__file__, *words]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert run.returncode == 0, run.stderr
+    rows = rows_of(tmp_path, run.stdout)
     small, large = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     assert {row["items"] for row in small} == {"90"}
     assert all(float(row["seconds"]) > 0 for row in small)
@@ -46,9 +49,9 @@ def test_every_candidate_is_measured_and_finds_the_same(tmp_path):
         assert all(0 < added < in_all for added, in_all in measured)
 
 
-@pytest.mark.slow
-def test_items_are_measured_against_a_gallery(tmp_path):
-    table = bench(tmp_path, "--sizes", "90", "--gallery", "300")
+def test_items_are_measured_against_a_gallery(tmp_path, call_main):
+    printed = call_main(bench_evaluation, *WORDS, "--out", tmp_path, "--sizes", "90", "--gallery", "300")
+    table = rows_of(tmp_path, printed)
     assert {(row["items"], row["gallery"]) for row in table} == {("90", "300")}
     assert all(row["seconds"] for row in table)
     assert_all_find_the_same(table)

@@ -5,27 +5,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bench_loss
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_loss.py"
+WORDS = ["--dim", "8", "--repeats", "1"]
 
 
-def bench(folder: Path, *arguments: str) -> tuple[list[dict[str, str]], str]:
-    """The rows of the table that a run writes, and what it prints."""
-    command = [sys.executable, str(SCRIPT), "--dim", "8", "--repeats", "1", "--out", str(folder), *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert run.returncode == 0, run.stderr
+def rows_in(folder: Path) -> list[dict[str, str]]:
+    """The rows of the table that a run writes."""
     with (folder / "bench_loss.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file)), run.stdout
+        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory) -> tuple[list[dict[str, str]], str, Path]:
+def quick(tmp_path_factory, call_main) -> tuple[list[dict[str, str]], str, Path]:
+    """The table of a run, what it prints, and its folder."""
     folder = tmp_path_factory.mktemp("bench")
-    return *bench(folder, "--sizes", "64", "32", "--quick"), folder
+    printed = call_main(bench_loss, *WORDS, "--out", folder, "--sizes", "64", "32", "--quick")
+    return rows_in(folder), printed, folder
 
 
-@pytest.mark.slow
 def test_every_candidate_is_timed_at_every_size(quick):
     rows, printed, _ = quick
     names = {row["candidate"] for row in rows}
@@ -54,10 +53,10 @@ def test_the_plot_is_a_picture(quick):
     assert (quick[2] / "bench_loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_needs_too_much_memory_is_not_started(tmp_path):
-    rows, printed = bench(
-        tmp_path, "--sizes", "256", "--quick", "--memory-gb", "0.002", "--only", "local", "Contrastive"
-    )
+def test_what_needs_too_much_memory_is_not_started(tmp_path, call_main):
+    words = ["--sizes", "256", "--quick", "--memory-gb", "0.002", "--only", "local", "Contrastive"]
+    printed = call_main(bench_loss, *WORDS, "--out", tmp_path, *words)
+    rows = rows_in(tmp_path)
     assert [row["candidate"] for row in rows] == [
         "one product",
         "RecallLoss local",
@@ -70,16 +69,18 @@ def test_what_needs_too_much_memory_is_not_started(tmp_path):
 
 @pytest.mark.slow
 def test_the_definition_takes_more_memory_than_the_closed_form(tmp_path):
-    rows, _ = bench(tmp_path, "--sizes", "1024", "--only", "std")
-    peaks = {row["candidate"]: float(row["peak_mib"]) for row in rows}
+    words = [*WORDS, "--out", str(tmp_path), "--sizes", "1024", "--only", "std"]
+    command = [sys.executable, bench_loss.__file__, *words]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert run.returncode == 0, run.stderr
+    peaks = {row["candidate"]: float(row["peak_mib"]) for row in rows_in(tmp_path)}
     assert peaks["definition std"] > 2 * peaks["RecallLoss std"]
 
 
-def test_there_is_a_table_for_each_class_size_that_divides_the_size_and_each_number_of_threads(tmp_path):
-    rows, printed = bench(
-        tmp_path,
-        *("--sizes", "32", "--quick", "--only", "RecallLoss std", "--per-class", "2", "16", "5", "--threads", "1", "2"),
-    )
+def test_there_is_a_table_for_each_class_size_that_divides_the_size_and_each_number_of_threads(tmp_path, call_main):
+    words = ["--sizes", "32", "--quick", "--only", "RecallLoss std", "--per-class", "2", "16", "5"]
+    printed = call_main(bench_loss, *WORDS, "--out", tmp_path, *words, "--threads", "1", "2")
+    rows = rows_in(tmp_path)
     found = [(row["threads"], row["per_class"]) for row in rows if row["candidate"] == "one product"]
     assert found == [("1", "2"), ("1", "16"), ("2", "2"), ("2", "16")]
     assert "16 a class, cpu, threads: 2" in printed

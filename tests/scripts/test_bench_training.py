@@ -1,32 +1,31 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "bench_training.py"
 TINY = ["--backbone", "test_resnet", "--size", "32", "--batch", "8", "--steps", "2", "--repeats", "1"]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), *TINY, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("retrieval.cli.processor.prepare", lambda: None)  # for a process of its own
+        return importlib.import_module("bench_training")
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory) -> tuple[list[dict[str, str]], str]:
+def tiny(script, tmp_path_factory, call_main) -> tuple[list[dict[str, str]], str]:
     """The rows of the table that a run on drawn images writes, and what it prints."""
     folder = tmp_path_factory.mktemp("bench")
-    run = bench("--images", "52", "--out", str(folder))
-    assert run.returncode == 0, run.stderr
+    printed = call_main(script, *TINY, "--images", "52", "--out", folder)
     with (folder / "bench_training.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file)), run.stdout
+        return list(csv.DictReader(file)), printed
 
 
-@pytest.mark.slow
 def test_steps_and_reading_are_timed_against_their_bare_loops(tiny):
     rows, printed = tiny
     assert [(row["table"], row["candidate"]) for row in rows] == [
@@ -51,8 +50,9 @@ def test_the_trainer_and_the_bare_loop_do_the_same_work(tiny):
 
 
 @pytest.mark.slow
-def test_too_few_images_are_one_line_of_error():
-    run = bench("--images", "8")
+def test_too_few_images_are_one_line_of_error(script):
+    command = [sys.executable, script.__file__, *TINY, "--images", "8"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert run.returncode == 1
     assert "at least 49 training images" in run.stderr
     assert "Traceback" not in run.stderr

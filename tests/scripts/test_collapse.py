@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import sys
-
 import collapse
 import pytest
 import torch
@@ -19,10 +17,7 @@ def test_a_case_trains_on_equal_batches_whatever_the_noise():
 
 
 @pytest.mark.slow
-def test_the_script_prints_a_table_and_draws_a_picture(tmp_path, capsys, monkeypatch):
-    words = ["collapse.py", "--out", str(tmp_path), "--steps", "3", "--classes", "32"]
-    monkeypatch.setattr(sys, "argv", words)
-    collapse.main()
-    lines = capsys.readouterr().out.splitlines()
+def test_the_script_prints_a_table_and_draws_a_picture(tmp_path, call_main):
+    lines = call_main(collapse, "--out", tmp_path, "--steps", "3", "--classes", "32").splitlines()
     assert len(lines) == 2 + len(collapse.CASES) * len(collapse.NOISES)
     assert (tmp_path / "collapse.png").read_bytes().startswith(b"\x89PNG")

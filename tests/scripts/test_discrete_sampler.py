@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -28,18 +27,28 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def run(folder: Path, *arguments: str) -> tuple[str, list[dict[str, str]], list[dict[str, str]]]:
-    """What a run prints, its table and its curves."""
-    command = [sys.executable, "-W", "error", str(SCRIPT), "--out", str(folder), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr
+SHORT = "--steps", "3", "--seeds", "2"
+
+
+def tables_in(folder: Path) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The table and the curves of a run, which has drawn its pictures, too."""
     tables = []
     for name in ("discrete_sampler", "discrete_sampler_curves"):
         with (folder / f"{name}.csv").open(newline="", encoding="utf-8") as file:
             tables.append(list(csv.DictReader(file)))
     for name in ("curves", "images"):
         assert (folder / f"discrete_sampler_{name}.png").read_bytes().startswith(b"\x89PNG")
-    return done.stdout, *tables
+    return tables[0], tables[1]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> tuple[str, list[dict[str, str]], list[dict[str, str]]]:
+    """What a short run in a process of its own prints, its table and its curves."""
+    folder = tmp_path_factory.mktemp("short")
+    command = [sys.executable, "-W", "error", str(SCRIPT), "--out", str(folder), *SHORT]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, *tables_in(folder)
 
 
 def passed(script, name: str, scores: torch.Tensor, incoming: torch.Tensor) -> torch.Tensor:
@@ -125,8 +134,8 @@ def test_the_drawings_of_omniglot_become_small_binary_images(script, omniglot_ro
 
 
 @pytest.mark.slow
-def test_a_short_run_reports_the_intervals_of_every_method(tmp_path):
-    printed, table, curves = run(tmp_path, "--steps", "3", "--seeds", "2")
+def test_a_short_run_reports_the_intervals_of_every_method(short):
+    printed, table, curves = short
     methods = [row["method"] for row in table]
     assert len(methods) == 5
     assert len(curves) == 5 * 2 * 3
@@ -142,20 +151,16 @@ def test_a_short_run_reports_the_intervals_of_every_method(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_repeats(tmp_path):
-    short = "--steps", "3", "--seeds", "2"
-    assert run(tmp_path / "one", *short) == run(tmp_path / "two", *short)
+def test_a_run_repeats(script, short, tmp_path, call_main):
+    assert (call_main(script, "--out", tmp_path, *SHORT), *tables_in(tmp_path)) == short
 
 
 @pytest.mark.slow
-def test_without_a_projection_the_quick_run_pays_more_for_its_latent(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for one another take processor time
-    before = sum(os.times()[2:4])  # processor seconds of processes that this one has waited for
-    _, table, _ = run(tmp_path, "--quick")
-    assert sum(os.times()[2:4]) - before < 60
-    found = {row["method"]: row for row in table}
-    without = found["identity without projection"]
-    projected = found["identity + std"]
+def test_without_a_projection_the_quick_run_pays_more_for_its_latent(script, tmp_path, monkeypatch, call_main):
+    compared = "identity without projection", "identity + std"
+    monkeypatch.setattr(script, "METHODS", {name: script.METHODS[name] for name in compared})
+    call_main(script, "--out", tmp_path, "--quick")
+    without, projected = tables_in(tmp_path)[0]
     for key in ("softmax KL", "negative ELBO", "bound"):
         assert float(without[key]) > float(projected[key]) + 0.3
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import csv
 import importlib
 import re
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -43,29 +42,40 @@ def loss_and_gradient(script, method, costs, truth, lambda_=10.0):
     return loss.item(), torch.autograd.grad(loss, costs)[0]
 
 
-@pytest.mark.slow
-def test_a_quick_run_measures_every_method_and_noise_keeps_the_costs_from_collapsing(script, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for one another take processor time
-    command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert run.returncode == 0, run.stderr
-    rows, accuracy, spread = read_rows(tmp_path), defaultdict(list), defaultdict(list)
-    assert {row["method"] for row in rows} == set(script.METHODS)
-    assert {row["seed"] for row in rows} == {"0", "1", "2"}
+def at_step(rows: list[dict[str, str]], step: int, what: str) -> dict[str, float]:
+    """The mean over the seeds of each method."""
+    values = defaultdict(list)
     for row in rows:
-        if row["step"] in ("0", "24"):
-            name = row["method"] if row["step"] == "24" else "untrained"
-            accuracy[name].append(float(row["accuracy"]))
-            spread[name].append(float(row["spread"]))
-    assert mean(accuracy["identity, none, noise 0.1"]) > 0.05 + mean(accuracy["untrained"])
-    assert mean(accuracy["identity, none, noise 0.1"]) > 0.05 + mean(accuracy["identity, none, no margin"])
-    assert mean(accuracy["identity, std, no margin"]) > 0.05 + mean(accuracy["identity, norm, no margin"])
-    assert mean(spread["identity, none, no margin"]) < mean(spread["untrained"]) / 10
+        if int(row["step"]) == step:
+            values[row["method"]].append(float(row[what]))
+    return {method: mean(found) for method, found in values.items()}
+
+
+@pytest.mark.slow
+def test_a_quick_run_measures_every_method(script, tmp_path, call_main):
+    printed = call_main(script, "--quick", "--steps", "1", "--out", tmp_path)
+    rows = read_rows(tmp_path)
+    assert {row["seed"] for row in rows} == {"0", "1", "2"}
+    accuracy = at_step(rows, 1, "accuracy")
+    assert accuracy.keys() == set(script.METHODS)
     for method in script.METHODS:
-        assert f"| {method} | {100 * mean(accuracy[method]):.1f} ±" in run.stdout
+        assert f"| {method} | {100 * accuracy[method]:.1f} ±" in printed
 
 
-def test_a_run_on_a_folder_of_images_writes_the_table_and_the_pictures(script, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_noise_keeps_the_costs_from_collapsing(script, tmp_path, call_main):
+    plain, noisy = "identity, none, no margin", "identity, none, noise 0.1"
+    std, norm = "identity, std, no margin", "identity, norm, no margin"
+    call_main(script, "--quick", "--only", plain, noisy, std, norm, "--out", tmp_path)
+    rows = read_rows(tmp_path)
+    accuracy, untrained = at_step(rows, 24, "accuracy"), at_step(rows, 0, "accuracy")[plain]
+    assert accuracy[noisy] > 0.05 + untrained
+    assert accuracy[noisy] > 0.05 + accuracy[plain]
+    assert accuracy[std] > 0.05 + accuracy[norm]
+    assert at_step(rows, 24, "spread")[plain] < at_step(rows, 0, "spread")[plain] / 10
+
+
+def test_a_run_on_a_folder_of_images_writes_the_table_and_the_pictures(script, tmp_path, call_main):
     generator = np.random.default_rng(0)
     for number in range(8):
         path = tmp_path / "images" / str(number // 2) / f"{number}.png"
@@ -73,14 +83,8 @@ def test_a_run_on_a_folder_of_images_writes_the_table_and_the_pictures(script, t
         Image.fromarray(generator.integers(0, 256, (60, 50, 3), dtype=np.uint8)).save(path)
     out, methods = tmp_path / "out", ["identity, std, noise 0.1", "cross-entropy, Sinkhorn"]
     arguments = ["--steps", "1", "--seeds", "2", "--only", *methods, "--out", str(out)]
-    arguments += ["--data", "folder", "--root", str(tmp_path / "images")]
-    monkeypatch.setattr(sys, "argv", ["graph_matching.py", *arguments])
-    threads = torch.get_num_threads()
-    try:
-        script.main()
-    finally:
-        torch.set_num_threads(threads)
-    rows, printed = read_rows(out), capsys.readouterr().out
+    printed = call_main(script, *arguments, "--data", "folder", "--root", tmp_path / "images")
+    rows = read_rows(out)
     assert [(row["method"], row["seed"], row["step"]) for row in rows] == [
         (method, seed, step) for method in methods for seed in "01" for step in "01"
     ]

@@ -32,6 +32,7 @@ def batches() -> tuple[torch.Tensor, torch.Tensor]:
 def test_values_and_gradients_are_those_of_the_loss(name, setting):
     embeddings, classes = batches()
     inputs = embeddings.clone().requires_grad_()
+    torch.manual_seed(0)  # of the proxies
     originals = [study_losses.original(name, setting, 12, DIM) for _ in range(RUNS)]
     parameters = [parameter for loss in originals for parameter in loss.parameters()]
     proxies = torch.stack(parameters) if parameters else None

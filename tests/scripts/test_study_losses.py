@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -16,6 +17,8 @@ sys.path.insert(0, str(SCRIPTS))
 import study_losses  # noqa: E402
 import study_tables  # noqa: E402
 import study_tasks  # noqa: E402
+
+from retrieval.data import read_dataset  # noqa: E402
 
 TASK = study_tasks.Task("glyphs", "scratch", 28, 5, 1e-3, folds=2, seeds=2)
 
@@ -149,7 +152,9 @@ def test_losses_whose_runs_are_not_complete_are_in_no_table():
 
 
 @pytest.mark.slow
-def test_the_groups_of_omniglot_are_its_alphabets(shared_data, tmp_path):
+def test_the_groups_of_omniglot_are_its_alphabets(shared_data, omniglot_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_tasks, "unpack", lambda *_: omniglot_root)
+    monkeypatch.setattr(study_tasks, "_pixels", lambda images, task: np.zeros(len(images)))  # no pixel is looked at
     task = study_tasks.TASKS["Omniglot, from scratch"]
     data = study_tasks.load(task, tmp_path, shared_data)
     for split, alphabets, characters in (("train", 30, 964), ("test", 20, 659)):
@@ -160,15 +165,26 @@ def test_the_groups_of_omniglot_are_its_alphabets(shared_data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_can_be_continued_and_shown(tmp_path):
-    def study() -> list[str]:
-        words = ["--quick", "--jobs", "1", "--out", str(tmp_path)]
-        subprocess.run([sys.executable, str(SCRIPTS / "study_losses.py"), *words], check=True, capture_output=True)
-        return (tmp_path / "glyphs, from scratch.jsonl").read_text().splitlines()
+def test_a_study_can_be_continued_and_shown(tmp_path, monkeypatch, call_main):
+    name, file = "glyphs, from scratch", tmp_path / "glyphs, from scratch.jsonl"
+    few = {split: images.select(range(720)) for split, images in read_dataset("glyphs").items()}  # 60 characters
+    with monkeypatch.context() as patch:
+        patch.setattr(study_tasks, "_read", lambda *_: few)
+        study_tasks.load(study_tasks.QUICK[name], tmp_path, None)  # the study takes the arrays that are there
+    words = [study_losses.__file__, "--quick", "--jobs", "1", "--out", str(tmp_path)]
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    lines = file.read_text().splitlines()
 
-    lines = study()
+    def study() -> list[str]:
+        words = {"threads": torch.get_num_threads(), "data": None, "losses": ["softmax", "MultiSimilarity"]}
+        try:
+            study_losses.study(name, argparse.Namespace(out=tmp_path, **words))
+        finally:
+            torch.set_flush_denormal(False)
+        return file.read_text().splitlines()
+
     assert study() == lines
-    (tmp_path / "glyphs, from scratch.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:50])
+    file.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:50])
     repeated = study()
     assert repeated[:-1] == lines[:-1]
     last, first = json.loads(repeated[-1]), json.loads(lines[-1])
@@ -177,8 +193,7 @@ def test_a_study_can_be_continued_and_shown(tmp_path):
 
     page, picture = tmp_path / "page.md", tmp_path / "picture.png"
     page.write_text(f"before\n{study_tables.BEGIN}\nold\n{study_tables.END}\nafter\n")
-    words = [str(SCRIPTS / "study_tables.py"), str(tmp_path), "--page", str(page), "--picture", str(picture)]
-    subprocess.run([sys.executable, *words, "--ours", "softmax"], check=True)
+    call_main(study_tables, tmp_path, "--page", page, "--picture", picture, "--ours", "softmax")
     text = page.read_text()
     assert "### glyphs, from scratch" in text
     assert "old" not in text

@@ -1,21 +1,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import train_with_pml
 
-SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train_with_pml.py"
 
-
-@pytest.mark.slow
-def test_the_loss_drops_into_a_script_that_trains_with_pytorch_metric_learning():
-    command = [sys.executable, str(SCRIPT), "--classes", "40"]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
-    assert run.returncode == 0, run.stderr
-    before, after = run.stdout.strip().splitlines()
+@pytest.mark.filterwarnings("ignore:Converting a tensor:UserWarning")  # by the trainer
+def test_the_loss_drops_into_a_script_that_trains_with_pytorch_metric_learning(call_main):
+    before, after = call_main(train_with_pml, "--classes", "40").strip().splitlines()
     assert before.startswith("before")
     assert after.startswith("after")
     for line in (before, after):
