@@ -20,6 +20,8 @@ from small_run import SMALL, call
 
 from retrieval import cli
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 def all_commands(command: click.Command = cli.retrieval, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """The names of every command and group, with those of its groups before it."""

@@ -22,6 +22,8 @@ from retrieval.index import Index
 from retrieval.model import Model
 from retrieval.runs import Run
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 MODELS, DATASETS = "models/user/glyphs", "datasets/user/glyphs"
 
 

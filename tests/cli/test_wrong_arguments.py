@@ -24,6 +24,8 @@ from retrieval.index.bundle import read_bundle
 from retrieval.index.writing import make_bundle, write_bundle
 from retrieval.model import Model, onnx
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 def refused(capsys, code: int, words: str, *command: str | Path) -> None:
     """Checks for one line on stderr with this text, nothing on stdout, and the exit code."""

@@ -14,6 +14,8 @@ from report.pages import NAMES, hostile_images, hostile_report, hostile_search_p
 from retrieval import evaluation
 from retrieval.report import MARK, Facts, Images, analyse, make_report
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 class Page(html.parser.HTMLParser):
     """Elements, attributes and text of a page."""
@@ -116,7 +118,7 @@ def test_pictures_come_as_png_too(report):
 
 
 @pytest.mark.slow
-def test_one_seed_gives_one_page(report, tmp_path):
+def test_one_seed_gives_one_page(report, tmp_path, pictures):
     again = hostile_report(tmp_path)
     without_time = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text) for text in (report.html, again.html)]
     assert without_time[0] == without_time[1]
