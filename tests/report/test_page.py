@@ -128,7 +128,6 @@ def test_the_page_says_near_its_top_that_it_is_a_report(report):
     assert MARK in report.html[:1000]
 
 
-@pytest.mark.slow
 def test_pictures_that_an_index_holds_are_shown_without_the_files(tmp_path):
     images = hostile_images(tmp_path)
     buffer = io.BytesIO()
@@ -151,7 +150,6 @@ def test_perfect_embeddings_with_a_gallery_and_no_run_have_a_page(tmp_path):
     assert report.pictures.keys().isdisjoint({"worst.png", "confused.png", "loss.png"})
 
 
-@pytest.mark.slow
 def test_a_sample_of_queries_is_said_to_be_one(tmp_path, monkeypatch):
     monkeypatch.setattr("retrieval.report.analysis._MOST_PAIRS", 300)
     images = hostile_images(tmp_path)
