@@ -15,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 from fake_hub import TOKEN, FakeHub, serve
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

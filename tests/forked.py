@@ -17,7 +17,9 @@ import torch
 COMMAND = "import sys; from retrieval import cli; sys.exit(cli.run(sys.argv[1:]))"
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["retrieval.cli.train", "retrieval.runs.process", "retrieval.index", "albumentations", "faiss"])
+SERVER.set_forkserver_preload(
+    ["retrieval.cli.train", "retrieval.runs.process", "retrieval.index", "albumentations", "faiss"]
+)
 
 
 class Program:
