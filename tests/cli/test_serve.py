@@ -130,8 +130,12 @@ def test_the_service_is_imported_by_its_command_only():
     assert done.returncode == 0, done.stderr
 
 
-def test_without_its_packages_the_command_says_what_to_install(run, tmp_path):
-    with Program(tmp_path, f"import sys; sys.modules['uvicorn'] = None\n{COMMAND}", "serve", run) as process:
-        assert process.wait() == 1
-    assert "python -m pip install 'image-retrieval-toolkit[serve]'" in process.stderr
-    assert process.stderr.count("\n") == 1
+def test_without_its_packages_the_command_says_what_to_install(run):
+    code = (
+        "import sys; sys.modules['uvicorn'] = None; import retrieval.cli; "
+        f"sys.exit(retrieval.cli.run(['serve', {str(run)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "python -m pip install 'image-retrieval-toolkit[serve]'" in done.stderr
+    assert done.stderr.count("\n") == 1
