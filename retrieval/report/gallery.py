@@ -128,9 +128,10 @@ def _in_colors(picture: Image.Image, count: int) -> Image.Image:
     """The picture in `count` colours; those of the ground, the frames and the text stay as they are."""
     kept = [ImageColor.getrgb(color) for color in ("white", "black", RIGHT, WRONG, UNKNOWN)]
     found = picture.quantize(count - len(kept))
-    pixels, indices = np.asarray(picture), np.asarray(found) + np.uint8(len(kept))
+    pixels = np.asarray(picture.convert("RGBA")).view(np.uint32)[..., 0]  # a number for each pixel
+    indices = np.asarray(found) + np.uint8(len(kept))
     for index, color in enumerate(kept):
-        indices[(pixels == color).all(axis=2)] = index
+        indices[pixels == np.array([*color, 255], dtype=np.uint8).view(np.uint32)] = index
     result = Image.fromarray(indices, "P")
     result.putpalette([value for color in kept for value in color] + (found.getpalette() or []))
     return result
