@@ -178,7 +178,9 @@ def _draw_row(axes: Axes, top: int, row: GalleryRow, columns: int) -> None:
         left = _MARGIN + _left_of(column)
         color, line, mark = _FRAMES[neighbour.correct]
         _draw_tile(axes, left, top, neighbour.path)
-        axes.add_artist(Rectangle((left, top), _TILE, _TILE, fill=False, edgecolor=color, linestyle=line, linewidth=2.6))
+        axes.add_artist(
+            Rectangle((left, top), _TILE, _TILE, fill=False, edgecolor=color, linestyle=line, linewidth=2.6)
+        )
         score = f"{mark}{neighbour.score:.3f}"
         _write(
             axes,
