@@ -111,12 +111,23 @@ def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_result_as_a_whole_
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+UNLEARNED = ["training.learning_rate=1e-30", "model.freeze_batchnorm=statistics"]
+
+
+@pytest.fixture(scope="module")
+def unlearned(images, tmp_path_factory) -> Path:
+    """A whole run that learns nothing."""
+    out = tmp_path_factory.mktemp("unlearned") / "run"
+    assert cli.run(arguments(images, out, *UNLEARNED)) == 0
+    return out
+
+
 # Of the untrained model on test and validation classes, of the validation classes after both epochs, of the last epoch, of the best
 # one, which is the start: nothing is learned.
 @pytest.mark.parametrize("measurement", [4, 5, 6])
-def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(images, tmp_path, monkeypatch, capsys, measurement):
-    words = ["training.learning_rate=1e-30", "model.freeze_batchnorm=statistics"]
-    assert cli.run(arguments(images, tmp_path / "whole", *words)) == 0
+def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(
+    images, unlearned, tmp_path, monkeypatch, capsys, measurement
+):
     encode_shared, calls = measuring.encode_shared, []
 
     def and_a_signal(*words, **more):
@@ -127,14 +138,14 @@ def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(images, tmp_p
 
     monkeypatch.setattr(measuring, "encode_shared", and_a_signal)
     out = tmp_path / "run"
-    code, printed, err = call(capsys, *arguments(images, out, *words))
+    code, printed, err = call(capsys, *arguments(images, out, *UNLEARNED))
     assert (code, printed) == (130, "")
     assert len(calls) == measurement
     assert "Traceback" not in err
     assert "stopped after step 10; resume the run to go on" in (out / "log.txt").read_text()
     assert not (out / "results.json").exists()
-    assert cli.run(arguments(images, out, *words, "--resume")) == 0
-    assert_same_run(tmp_path / "whole", out)
+    assert cli.run(arguments(images, out, *UNLEARNED, "--resume")) == 0
+    assert_same_run(unlearned, out)
 
 
 @pytest.mark.parametrize("picture", ["draw_neighbours", "plot_training"])
@@ -179,8 +190,7 @@ def test_a_run_that_ended_within_an_epoch_keeps_that_row_when_it_is_resumed(imag
     assert load_checkpoint(run / "best.safetensors")["step"] == best["step"]
 
 
-def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(images, tmp_path, monkeypatch, caplog):
-    assert cli.run(arguments(images, tmp_path / "whole")) == 0
+def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(images, run, tmp_path, monkeypatch, caplog):
     stop_at(monkeypatch, 7)
     assert cli.run(arguments(images, tmp_path / "stopped")) == 143
     monkeypatch.undo()
@@ -188,7 +198,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(images, tmp_p
     last.write_bytes(last.read_bytes()[:-100])
     assert cli.run(arguments(images, tmp_path / "stopped", "--resume")) == 0
     assert "last.safetensors" in caplog.text
-    assert_same(*(load_checkpoint(tmp_path / run / "last.safetensors")["model"] for run in ("whole", "stopped")))
+    assert_same(*(load_checkpoint(out / "last.safetensors")["model"] for out in (run, tmp_path / "stopped")))
 
 
 def test_a_finished_run_that_is_resumed_changes_nothing(run, images, tmp_path):
