@@ -2,6 +2,7 @@
 
     python scripts/draw_readme.py runs/quickstart/index-test --out docs/assets
 
+- map.png: the test images of some classes on a plane, near ones near one another.
 - gallery.png: four random queries of an index, each with its neighbours. The query itself is left out.
 - projections.png: what each projection makes of the gradient of one query's scores.
 """
@@ -14,15 +15,18 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
+from PIL import Image
 
 from retrieval import Index, recall_loss
 from retrieval.losses.recall import PROJECTIONS
+from retrieval.report.embedding_map import PICTURE, draw_map, project
 from retrieval.report.gallery import GalleryRow, Neighbour, plot_gallery
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 COLUMNS = 8
+CLASSES, SIDE = 40, 800  # of the map; pixels
 
 
 def draw_queries(index: Index, path: Path, *, queries: int = 4, seed: int = 1) -> None:
@@ -34,6 +38,24 @@ def draw_queries(index: Index, path: Path, *, queries: int = 4, seed: int = 1) -
         found = [Neighbour(index.root / hit.path, hit.class_name, hit.score, hit.class_name == name) for hit in hits]
         rows.append(GalleryRow(index.root / index.paths[item], name, tuple(found)))
     plot_gallery(rows, path, columns=COLUMNS)
+
+
+def draw_embeddings(index: Index, path: Path, *, seed: int = 1) -> None:
+    """Draws a map of the images of random classes, each with a frame that tells whether its nearest neighbour is of its class."""
+    chosen = np.random.default_rng(seed).choice(np.unique(index.labels), CLASSES, replace=False)
+    items = np.flatnonzero(np.isin(index.labels, chosen))
+    vectors, labels = index.vectors[items], index.labels[items]
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -1)
+    right = labels[scores.argmax(axis=1)] == labels
+    places, _ = project(vectors, seed=seed)
+
+    def read(position: int) -> Image.Image:
+        return Image.open(index.root / index.paths[items[position]]).convert("RGB").resize((PICTURE, PICTURE))
+
+    picture = draw_map(places, right, np.ones(len(items), dtype=bool), read)
+    flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    flat.resize((SIDE, SIDE), Image.Resampling.LANCZOS).quantize(256).save(path, optimize=True)
 
 
 def draw_projections(path: Path) -> None:
@@ -66,7 +88,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/assets"), help="folder of the pictures")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    draw_queries(Index.open(options.index), options.out / "gallery.png")
+    index = Index.open(options.index)
+    draw_embeddings(index, options.out / "map.png")
+    draw_queries(index, options.out / "gallery.png")
     draw_projections(options.out / "projections.png")
 
 

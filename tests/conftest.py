@@ -1,4 +1,4 @@
-"""Fixtures for the real data, which is not part of the project; without it, tests that need it are skipped."""
+"""Fixtures of all tests; those of the real data, which is not part of the project, skip a test where it is missing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import importlib.util
+import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import pytest
 from fake_hub import TOKEN, FakeHub, serve
+from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -44,6 +46,35 @@ def hub(tmp_path, monkeypatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(huggingface_hub.file_download, "time", without_waiting)
         yield server
         huggingface_hub.close_session()
+
+
+@pytest.fixture
+def pictures() -> None:
+    """A test that takes this fixture gets the real pictures in spite of `quick_pictures`."""
+
+
+@pytest.fixture
+def quick_pictures(request) -> Iterator[None]:
+    """Trainings and reports of the test write small white pictures: drawing takes longer than a small training.
+
+    Fixtures of a wider scope, such as the run that the tests of a folder share, have the real pictures.
+    """
+    if "pictures" in request.fixturenames:
+        yield
+        return
+    from retrieval.report import charts, report_page
+    from retrieval.runs import process
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), "white").save(buffer, "PNG")
+    picture = buffer.getvalue()
+    with pytest.MonkeyPatch.context() as patch:  # of its own: a test may undo its patches
+        for name in ("plot_training", "draw_neighbours"):
+            patch.setattr(process, name, lambda *arguments, **_: arguments[-1].write_bytes(picture))
+        patch.setattr(charts.Chart, "png", lambda self: picture)
+        patch.setattr(charts.Chart, "svg", lambda self: "<svg></svg>")
+        patch.setattr(report_page, "draw_gallery", lambda rows, **_: picture)
+        yield
 
 
 @pytest.fixture(scope="session")

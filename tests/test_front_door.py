@@ -32,6 +32,7 @@ def test_a_name_that_does_not_exist_is_an_attribute_error():
         retrieval.Modell  # noqa: B018 - the access is the test
 
 
+@pytest.mark.usefixtures("quick_pictures")
 @pytest.mark.parametrize("name", retrieval.__all__)
 def test_every_name_has_an_example_that_runs(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

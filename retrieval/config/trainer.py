@@ -27,6 +27,8 @@ log = logging.getLogger("retrieval")
 
 OptimizerFactory = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
+_PIECE = 16  # images; a step of MobileNetV2 takes two thirds of the time of one with 64
+
 
 def build_trainer(
     config: Config,
@@ -69,11 +71,18 @@ def build_trainer(
         precision="float32" if config.training.amp == "none" else config.training.amp,
         clip_norm=config.training.clip_norm,
         chunk_size=config.batch.chunk,
+        piece_size=_piece_size(config, model, device),
         average=ModelEmaV3(model, decay=config.model.ema) if config.model.ema else None,
         seed=config.seed,
         gauge=Gauge(),
         name_images=name_images,
     )
+
+
+def _piece_size(config: Config, model: nn.Module, device: torch.device) -> int | None:
+    """Images of a piece of a batch, if pieces make no difference but in time: on a CPU, with frozen statistics of BatchNorm."""
+    is_independent = isinstance(model, Embedder) and model.is_described and config.model.freeze_batchnorm != "none"
+    return _PIECE if device.type == "cpu" and is_independent else None
 
 
 def create_optimizer(settings: TrainingConfig, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:

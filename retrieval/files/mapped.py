@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import mmap
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +18,10 @@ import numpy as np
 
 from retrieval.files.blocks import CORES, Entry, checksum, checksums_of, kind_of
 from retrieval.files.reading import open_file
+
+_AHEAD = 4 * CORES  # blocks that are read from the disk ahead of their use, each by a thread, which mostly waits
+
+_MADV_POPULATE_READ = 22  # of Linux 5.14; Python does not name it
 
 
 class BlockFile:
@@ -78,13 +85,12 @@ class BlockFile:
         self._forget_if_changed()
         numbers = iter(np.flatnonzero(~self._checked).tolist())
         running: deque[tuple[int, Future[str]]] = deque()
-        with ThreadPoolExecutor(CORES) as pool:
+        with ThreadPoolExecutor(_AHEAD) as pool:
             try:
                 for start, stop in bounds:
                     last = -(-stop // self._block)
                     while True:
-                        for number in islice(numbers, 4 * CORES - len(running)):
-                            self._announce(number)
+                        for number in islice(numbers, _AHEAD - len(running)):
                             running.append((number, pool.submit(self._checksum, number)))
                         if not running or running[0][0] >= last:
                             break
@@ -102,7 +108,17 @@ class BlockFile:
 
     def _checksum(self, number: int) -> str:
         self._announce(number)
+        self._map(number)
         return checksum(self._kind, self.bytes[number * self._block : (number + 1) * self._block])
+
+    def _map(self, number: int) -> None:
+        """Puts the pages of a block into the page table at once; each few of them would else be a fault of their own."""
+        if sys.platform != "linux":
+            return
+        start = number * self._block // mmap.PAGESIZE * mmap.PAGESIZE
+        pages: Any = self.bytes.base
+        with contextlib.suppress(OSError):  # an earlier kernel
+            pages.madvise(_MADV_POPULATE_READ, start, min((number + 1) * self._block, self.size) - start)
 
     def _note(self, number: int, found: str) -> None:
         if found != self._checksums[number]:

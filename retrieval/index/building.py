@@ -59,7 +59,7 @@ def build(
             model=stored,
             images_root=str(images.root.resolve()),
             split=split,
-            source=model.source | cost,
+            source=model.source | model.ran | cost,
             kind=kind,
             pictures=thumbnails_of(images, pixel_limit(model.preprocessing))
             if thumbnails or not images.is_on_disk

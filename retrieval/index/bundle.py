@@ -234,8 +234,8 @@ class Bundle:
         Raises:
             IndexFormatError: A file is not that of the manifest, or malformed; the message names it.
         """
-        _ = self.all_items, self.approximate, self.thumbnails
-        _ = self.all_vectors
+        self.all_items.check()
+        _ = self.approximate, self.thumbnails, self.all_vectors
 
     @cached_property
     def _units(self) -> Vectors:

@@ -79,7 +79,7 @@ def embed_part(
         if skip_unreadable:
             share = share.without_unreadable(model)
         vectors = _embed(model, stored, share, unfinished)
-        source = model.source | precision.measure(model, share.images, vectors)
+        source = model.source | model.ran | precision.measure(model, share.images, vectors)
         classes = tuple(share.images.class_names[label] for label in share.images.labels)
         content = PartFile(own, vectors, share.paths, classes, str(share.root), how["model"], whole, key, source)
         return write_part(folder, content), len(vectors)

@@ -31,7 +31,7 @@ _DOUBTFUL = r"[\x00-\x1f\x7f-\x{9f}]|(^|/)\.*(/|$)|[\\:]"
 
 
 class Items:
-    """The items of a bundle: one for each row of its vectors.
+    """The items of a bundle: one for each row of its vectors. Names of a file are checked when they are used; see `check_names`.
 
     Args:
         ids: (rows,) int64, from 0, none twice.
@@ -87,6 +87,7 @@ class Items:
     @property
     def paths(self) -> tuple[str, ...]:
         """The path of every item."""
+        self._check_paths()
         return tuple(self._paths.to_pylist())
 
     @property
@@ -113,16 +114,23 @@ class Items:
 
     def classes_at(self, rows: np.ndarray) -> list[str]:
         """The class names of some items."""
-        names, numbers = self._numbered_classes
-        return [names[number] for number in numbers[rows].tolist()]
+        names = tables.taken(self._classes, rows)
+        check_names(self._where, names, [])
+        return names
 
     def paths_at(self, rows: np.ndarray) -> list[str]:
         """The paths of some items."""
-        return self._paths.take(tables.array(np.asarray(rows))).to_pylist()
+        paths = tables.taken(self._paths, rows)
+        check_names(self._where, [], paths)
+        return paths
 
     def check(self) -> None:
         """Checks all names; see `check_names`."""
-        check_names(self._where, self._numbered_classes[0], tables.matching(self._paths, _DOUBTFUL))
+        _ = self._numbered_classes
+        self._check_paths()
+
+    def _check_paths(self) -> None:
+        check_names(self._where, [], tables.matching(self._paths, _DOUBTFUL))
 
     def rows_of_paths(self, paths: Iterable[str]) -> np.ndarray:
         """The rows of the items that have one of some paths."""
@@ -160,7 +168,9 @@ class Items:
     @cached_property
     def _numbered_classes(self) -> tuple[list[str], np.ndarray]:
         """The different class names, and the number (rows,) of the name of every item."""
-        return tables.decoded(self._classes)
+        names, numbers = tables.decoded(self._classes)
+        check_names(self._where, names, [])
+        return names, numbers
 
 
 def different(numbers: np.ndarray) -> np.ndarray:
@@ -175,7 +185,7 @@ def read_items(path: Path, content: Bytes | np.ndarray, rows: int) -> Items:
 
     Args:
         path: The file, for messages.
-        content: Its content.
+        content: Its content; the names of a mapped file are checked when they are used.
         rows: The number of items that it must have.
 
     Raises:
@@ -192,7 +202,8 @@ def read_items(path: Path, content: Bytes | np.ndarray, rows: int) -> Items:
         items = Items(ids, labels, table["class"], table["path"], path)
     except ValueError as error:
         raise IndexFormatError(f"{path}: {error}; {REMEDY}") from error
-    items.check()
+    if not isinstance(content, np.ndarray):
+        items.check()
     return items
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from retrieval.evaluation.exact import NEAR_TIE, Items, score_pairs
 from retrieval.index.vectors import Vectors
 
 _QUERIES = 256  # rows of a tile of scores
+_FEW = 32  # queries whose products take less time than the threads of BLAS wait for each other, and for those that check the blocks
 
 
 def nearest(
@@ -39,15 +44,21 @@ def nearest(
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     limits = np.full(len(queries), -2, dtype=np.float32)  # no score of unit vectors is below
     tops = range(0, len(queries), _QUERIES)
-    for start, tile in vectors.tiles(first):
-        gone = None if removed is None else removed[start : start + len(tile)]
-        for part in (slice(top, top + _QUERIES) for top in tops):
-            with np.errstate(over="ignore", invalid="ignore"):  # of rows in a forged file, which may be of any length
+    few = _controller().limit(limits=1, user_api="blas") if len(queries) <= _FEW else contextlib.nullcontext()
+    with few, np.errstate(over="ignore", invalid="ignore"):  # of rows in a forged file, which may be of any length
+        for start, tile in vectors.tiles(first):
+            gone = None if removed is None else removed[start : start + len(tile)]
+            for part in (slice(top, top + _QUERIES) for top in tops):
                 rows, columns = _candidates(_products(queries[part], tile, gone), limits[part], k)
                 exact = score_pairs(Items(queries[part]), rows, Items(tile), columns)
-            _merge(positions[part], scores[part], rows, columns + start, exact, ids)
-            limits[part] = np.maximum(limits[part], scores[part][:, -1] - NEAR_TIE)
+                _merge(positions[part], scores[part], rows, columns + start, exact, ids)
+                limits[part] = np.maximum(limits[part], scores[part][:, -1] - NEAR_TIE)
     return positions, scores
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 def _products(queries: np.ndarray, tile: np.ndarray, gone: np.ndarray | None) -> np.ndarray:

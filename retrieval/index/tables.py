@@ -68,6 +68,11 @@ def _is_same(one: Any, other: Any) -> bool:
     return places[0] == places[1] and (one.offset, len(one)) == (other.offset, len(other))
 
 
+def taken(column: Any, rows: np.ndarray) -> list[Any]:
+    """The values of some rows of a column."""
+    return list(column.take(array(np.asarray(rows))).to_pylist())
+
+
 def joined(one: Any, other: Any) -> Any:
     """A column, and then another one of its type."""
     import pyarrow

@@ -95,6 +95,7 @@ class Model:
         self.source = dict(source or {})
         check_source(self.source)
         self.takes_tensors = takes_tensors
+        self._runtime = ""
         self._embedding_dim: int | None = None
         if isinstance(network, (Embedder, onnx.OnnxNetwork)):
             self._embedding_dim = network.embedding_dim
@@ -135,6 +136,11 @@ class Model:
         if self._embedding_dim is None:
             self._embedding_dim = self._raw([Image.new("RGB", (64, 64), "white")]).shape[1]
         return self._embedding_dim
+
+    @property
+    def ran(self) -> dict[str, str]:
+        """What has computed vectors besides torch, for the manifest of an index: {} or {"runtime": "onnxruntime"}."""
+        return {"runtime": self._runtime} if self._runtime else {}
 
     @property
     def is_described(self) -> bool:
@@ -203,7 +209,12 @@ class Model:
             batches: Prepared images (batch, 3, height, width).
             fold: See `retrieval.networks.embed`; for a network of timm only.
         """
-        return embed(self.network, batches, autocast=self.precision == "bfloat16", fold=fold and self.is_described)
+
+        def note(runtime: str) -> None:
+            self._runtime = runtime
+
+        fold = fold and self.is_described
+        return embed(self.network, batches, autocast=self.precision == "bfloat16", fold=fold, note=note)
 
     def embed_files(
         self,

@@ -25,7 +25,7 @@ from retrieval.training import RunFolder, load_checkpoint
 
 log = logging.getLogger("retrieval")
 
-_SOURCE = {"dataset": str, "checkpoint": str, "step": int, "vectors": str, "labels": str}
+_SOURCE = {"dataset": str, "checkpoint": str, "step": int, "vectors": str, "labels": str, "runtime": str}
 
 
 def check_source(source: Mapping[str, Any]) -> None:

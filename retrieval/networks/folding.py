@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 TOLERANCE = 1e-4  # of a component of a unit vector
-_PROBES = 2  # images that a folded network is compared by
+PROBES = 2  # images that a folded network is compared by
 
 
 def fold_batchnorm(network: nn.Module, images: Tensor) -> nn.Module:
@@ -32,7 +32,7 @@ def fold_batchnorm(network: nn.Module, images: Tensor) -> nn.Module:
     """
     if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         return network
-    probes = images[:_PROBES]
+    probes = images[:PROBES]
     try:
         folded = copy.deepcopy(network)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):  # bfloat16 would hide what is wrong
@@ -42,7 +42,7 @@ def fold_batchnorm(network: nn.Module, images: Tensor) -> nn.Module:
             for convolution, norm in pairs:
                 _fold(convolution, norm)
             _replace(folded, {norm: _rest(norm) for _, norm in pairs})
-            difference = (_unit(folded(probes)) - _unit(expected)).abs().max()
+            difference = (unit(folded(probes)) - unit(expected)).abs().max()
     except (
         RuntimeError,
         AttributeError,
@@ -109,5 +109,6 @@ def _replace(network: nn.Module, new: dict[nn.Module, nn.Module]) -> None:
                 setattr(module, name, new[child])
 
 
-def _unit(vectors: Tensor) -> Tensor:
+def unit(vectors: Tensor) -> Tensor:
+    """The vectors divided by their length, as float64."""
     return nn.functional.normalize(vectors.double(), dim=1)

@@ -128,9 +128,10 @@ def _in_colors(picture: Image.Image, count: int) -> Image.Image:
     """The picture in `count` colours; those of the ground, the frames and the text stay as they are."""
     kept = [ImageColor.getrgb(color) for color in ("white", "black", RIGHT, WRONG, UNKNOWN)]
     found = picture.quantize(count - len(kept))
-    pixels, indices = np.asarray(picture), np.asarray(found) + np.uint8(len(kept))
+    pixels = np.asarray(picture.convert("RGBA")).view(np.uint32)[..., 0]  # a number for each pixel
+    indices = np.asarray(found) + np.uint8(len(kept))
     for index, color in enumerate(kept):
-        indices[(pixels == color).all(axis=2)] = index
+        indices[pixels == np.array([*color, 255], dtype=np.uint8).view(np.uint32)] = index
     result = Image.fromarray(indices, "P")
     result.putpalette([value for color in kept for value in color] + (found.getpalette() or []))
     return result
@@ -166,7 +167,7 @@ def _left_of(column: int) -> int:
 
 def _draw_row(axes: Axes, top: int, row: GalleryRow, columns: int) -> None:
     _draw_tile(axes, _MARGIN, top, row.query)
-    axes.add_patch(Rectangle((_MARGIN, top), _TILE, _TILE, fill=False, edgecolor="0.75", linewidth=0.8))
+    axes.add_artist(Rectangle((_MARGIN, top), _TILE, _TILE, fill=False, edgecolor="0.75", linewidth=0.8))
     _write(
         axes, _MARGIN + _TILE / 2, top + _TILE + 8, row.query_label, size=6.5, limit=_TILE, ha="center", weight="bold"
     )
@@ -177,7 +178,9 @@ def _draw_row(axes: Axes, top: int, row: GalleryRow, columns: int) -> None:
         left = _MARGIN + _left_of(column)
         color, line, mark = _FRAMES[neighbour.correct]
         _draw_tile(axes, left, top, neighbour.path)
-        axes.add_patch(Rectangle((left, top), _TILE, _TILE, fill=False, edgecolor=color, linestyle=line, linewidth=2.6))
+        axes.add_artist(
+            Rectangle((left, top), _TILE, _TILE, fill=False, edgecolor=color, linestyle=line, linewidth=2.6)
+        )
         score = f"{mark}{neighbour.score:.3f}"
         _write(
             axes,
@@ -199,7 +202,7 @@ def _draw_tile(axes: Axes, left: int, top: int, path: Path | bytes) -> None:
     extent = (left, left + _TILE, top + _TILE, top)
     thumbnail = read_thumbnail(path, _TILE * _DPI // 100)
     if thumbnail is None:
-        axes.add_patch(Rectangle((left, top), _TILE, _TILE, facecolor="0.85", linewidth=0))
+        axes.add_artist(Rectangle((left, top), _TILE, _TILE, facecolor="0.85", linewidth=0))
         _write(axes, left + _TILE / 2, top + _TILE / 2 - 6, "missing", size=8, limit=_TILE, ha="center", color="0.35")
         return
     axes.imshow(np.asarray(thumbnail), extent=extent, aspect="auto", interpolation="none")

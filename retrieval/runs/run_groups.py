@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
-from scipy import stats
+from scipy.special import stdtrit
 
 from retrieval.runs.record import Figures, result_name
 from retrieval.runs.run_list import RunSummary
@@ -79,7 +80,7 @@ class RunGroup:
 
 def half_width(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the mean of two or more values, by Student's t."""
-    return float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values))
 
 
 def group_runs(runs: Iterable[RunSummary]) -> list[RunGroup]:

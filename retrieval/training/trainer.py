@@ -37,6 +37,8 @@ class Trainer:
         precision: Precision of the model's forward pass: "float32", or "bfloat16" or "float16" by autocast.
         clip_norm: Largest norm of the gradient. With None, gradients are not clipped.
         chunk_size: Images that pass through the model at a time, see `retrieval.training.large_batch`. With None, all do.
+        piece_size: Images of a batch that pass through the model one piece after another, with all activations kept: on a CPU,
+            those of a piece stay in the cache. For models without a layer that looks at the whole batch. With None, there is one.
         average: timm's `ModelEmaV3` of the model, updated after every step. With None, there is no average.
         seed: Seed of random numbers in the model and the loss. Every step has its own random state and does not change torch's.
         gauge: A `retrieval.losses.Gauge`, which measures the whole batch of every step. With None, nothing is measured.
@@ -56,6 +58,7 @@ class Trainer:
     precision: str = "float32"
     clip_norm: float | None = None
     chunk_size: int | None = None
+    piece_size: int | None = None
     average: Any = None
     seed: int = 0
     gauge: Any = None
@@ -178,7 +181,8 @@ class Trainer:
             if self.chunk_size and len(images) > self.chunk_size:
                 embeddings = embed_in_chunks(self.model, images, self.chunk_size)
             else:
-                embeddings = self.model(images.to(self.device, non_blocking=True))
+                pieces = images.to(self.device, non_blocking=True).split(self.piece_size or len(images))
+                embeddings = torch.cat([self.model(piece) for piece in pieces])
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def _fail(self, loss: float, norm: float, embeddings: Tensor) -> NoReturn:

@@ -22,6 +22,8 @@ from retrieval.index import Index
 from retrieval.model import Model
 from retrieval.runs import Run
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 MODELS, DATASETS = "models/user/glyphs", "datasets/user/glyphs"
 
 
@@ -34,11 +36,11 @@ def log_level() -> Iterator[None]:
     logger.setLevel(before)
 
 
-def run_command(hub, home: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own, with the environment variables that a user sets."""
-    command = [sys.executable, "-W", "error", "-m", "retrieval.cli", *words]
+def run_commands(hub, home: Path, *commands: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    """Commands in one process, with the environment variables that a user sets; it exits with the highest of their codes."""
+    program = f"import sys; from retrieval import cli; sys.exit(max(map(cli.run, {commands!r})))"
     return subprocess.run(
-        command,
+        [sys.executable, "-W", "error", "-c", program],
         env={**os.environ, **hub.environment(home), **environment},
         capture_output=True,
         text=True,
@@ -227,12 +229,16 @@ def test_a_repository_that_a_training_cannot_start_from_is_one_line(
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_environment_of_a_user_is_enough(hub, run, tmp_path):
-    done = run_command(hub, tmp_path / "home", "hub", "push", str(run), "user/glyphs")
+    push = ["hub", "push", str(run), "user/glyphs"]
+    pull = ["hub", "pull", "user/glyphs", "--out", str(tmp_path / "model")]
+    done = run_commands(hub, tmp_path / "home", push, pull)
     assert done.returncode == 0, done.stderr
-    assert all("loaded the weights of" in line for line in done.stderr.splitlines())
-    done = run_command(hub, tmp_path / "home", "hub", "pull", "user/glyphs", "--out", str(tmp_path / "model"))
-    assert done.returncode == 0, done.stderr
+    *pushed, pulled = done.stderr.splitlines()
+    assert all("loaded the weights of" in line for line in pushed)
+    assert "loaded commit" in pulled
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["pushed", "edit", "next", "model", "next"]
     script = (
         "import timm, torch; "
         "network = timm.create_model('hf-hub:user/glyphs', pretrained=True).eval(); "
@@ -250,15 +256,16 @@ def test_the_environment_of_a_user_is_enough(hub, run, tmp_path):
     assert done.stdout == "16\n"
 
 
+@pytest.mark.slow
 def test_a_wrong_token_and_a_hub_that_is_down_are_one_line_of_the_command(hub, run, tmp_path):
-    done = run_command(hub, tmp_path / "home", "hub", "push", str(run), "user/glyphs", HF_TOKEN="hf_wrong")
+    done = run_commands(hub, tmp_path / "home", ["hub", "push", str(run), "user/glyphs"], HF_TOKEN="hf_wrong")
     assert (done.returncode, done.stdout) == (1, "")
     settings = f"{hub.url}/settings/tokens"
     assert (
         done.stderr == f"error: hf-hub:user/glyphs: {hub.url} does not accept HF_TOKEN; set it to one of {settings}\n"
     )
-    words = ("hub", "pull", "user/glyphs", "--out", str(tmp_path / "model"))
-    done = run_command(hub, tmp_path / "home", *words, HF_ENDPOINT="http://127.0.0.1:9")
+    words = ["hub", "pull", "user/glyphs", "--out", str(tmp_path / "model")]
+    done = run_commands(hub, tmp_path / "home", words, HF_ENDPOINT="http://127.0.0.1:9")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert done.stderr.startswith("error: hf-hub:user/glyphs: http://127.0.0.1:9 cannot be reached (")
 

@@ -3,13 +3,11 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import COMMAND, Program, two_processes
 from index import bundles
 from numpy.testing import assert_array_equal
 from PIL import Image
@@ -18,6 +16,8 @@ from small_run import call
 from retrieval.files import blocks
 from retrieval.index.bundle import read_bundle
 from retrieval.runs import Run
+
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ cli.run(sys.argv[1:])
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("batch_size: 256", "batch_size: 4"))
     words = ["index", str(tmp_path / "run"), "--images", str(images / "test"), "--out", str(tmp_path / "index")]
-    killed = subprocess.run([sys.executable, "-c", program, *words], check=False, capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    with Program(tmp_path / "output", program, *words) as killed:
+        assert killed.wait() == -signal.SIGKILL
     side = tmp_path / ".index.unfinished"
     assert not (tmp_path / "index").exists()
     assert len(list(side.glob("parts/*.npy"))) == 2
@@ -145,12 +145,10 @@ def test_parts_of_other_images_and_damaged_parts_are_not_used(run, images, tmp_p
 @pytest.mark.slow
 def test_two_processes_write_the_same_index_as_one(run, images, tmp_path):
     words = ["index", str(run), "--images", str(images / "test"), "--out", str(tmp_path / "index"), "--json"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "retrieval.cli", *words], check=False, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert json.loads(done.stdout)["count"] == 28
+    with two_processes(tmp_path / "output", COMMAND, *words) as processes:
+        assert [process.wait() for process in processes] == [0, 0], processes[0].stderr
+        assert json.loads(processes[0].stdout)["count"] == 28
+        assert processes[1].stdout == ""
     assert_array_equal(read_bundle(tmp_path / "index").vectors, read_bundle(run / "index-test").vectors)
 
 
@@ -392,19 +390,13 @@ import sys, numpy as np
 from retrieval.index import editing
 from retrieval.files import blocks
 from retrieval.index.bundle import read_bundle
-print("ready", flush=True)
 while True:
     bundle = read_bundle(sys.argv[1])
     editing.rewrite(bundle, split=bundle.manifest["split"] + "x")
 """
-    with subprocess.Popen([sys.executable, "-c", program, str(photos)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        seen = set()
-        end = time.monotonic() + 60
-        while len(seen) < 10 and time.monotonic() < end:
-            seen.add(read_bundle(photos).manifest["split"])
-        process.kill()
+    seen = set()
+    with Program(photos.parent / "output", program, photos) as process:
+        process.wait_until(lambda: seen.add(read_bundle(photos).manifest["split"]) or len(seen) == 10, 60)
     assert len(seen) == 10
     assert len(read_bundle(photos).ids) == 28
 

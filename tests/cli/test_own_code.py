@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from small_run import call
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 CODE = {
     "my_losses.py": """
 import torch

@@ -10,17 +10,20 @@ import resource, sys
 from retrieval.cli import processor
 if sys.argv[1] == "prepared":
     processor.prepare()
-import torch
+{load}
 for _ in range(20):
-    torch.ones(2**24)
+    {make}
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc only")
-def test_freed_memory_is_used_again_without_page_faults():
+@pytest.mark.parametrize(
+    ("load", "make"), [("", "b'1' * 2**26"), pytest.param("import torch", "torch.ones(2**24)", marks=pytest.mark.slow)]
+)
+def test_freed_memory_is_used_again_without_page_faults(load, make):
     def faults(word: str) -> int:
-        command = [sys.executable, "-c", CODE, word]
+        command = [sys.executable, "-c", CODE.format(load=load, make=make), word]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert faults("plain") - faults("prepared") > 10 * 2**26 / 4096  # of the 20 x 16,384 pages written

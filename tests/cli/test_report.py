@@ -15,6 +15,8 @@ from retrieval.index import Index
 from retrieval.index.bundle import read_bundle
 from retrieval.training import load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 PICTURES = {
     f"{name}.png"
     for name in ("loss", "validation-recall", "validation-map", "recall", "ranks", "classes", "scores", "map", "random")
@@ -29,7 +31,7 @@ def copy_of(run: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run, folder))
 
 
-def test_a_run_gets_a_page_and_pictures_in_its_folder(run, tmp_path, capsys):
+def test_a_run_gets_a_page_and_pictures_in_its_folder(run, tmp_path, capsys, pictures):
     run = copy_of(run, tmp_path / "run")
     code, out, err = call(capsys, "report", str(run))
     assert (code, out) == (0, f"report    {run}/report.html\npictures  {run}/report-pictures\n"), err

@@ -5,51 +5,48 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from forked import COMMAND, Program
 from small_run import call
 
 pytest.importorskip("fastapi", reason="the service needs image-retrieval-toolkit[serve], which is not installed")
 
-from serving.service import Client
+from serving.service import Client, make_model
+
+from retrieval import Index
 
 
 @contextlib.contextmanager
-def serving(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen, Client, dict]]:
-    """The command with a free port, until the end of the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "retrieval.cli", "serve", *words, "--port", "0", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    try:
-        text = ""
-        while line := process.stdout.readline():
-            text += line
-            if line == "}\n":
-                break
-        facts = json.loads(text or process.stderr.read())
+def serving(folder: Path, *words: str, **environment: str) -> Iterator[tuple[Program, Client, dict]]:
+    """The command with a free port, until the end of the block; its output goes to the folder."""
+    with Program(folder, COMMAND, "serve", *words, "--port", "0", "--json", **environment) as process:
+        process.wait_until(lambda: process.stdout.endswith("\n}\n"))
+        facts = json.loads(process.stdout)
         yield process, Client(int(facts["address"].rpartition(":")[2])), facts
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def index(images, tmp_path_factory) -> Path:
+    """An index whose model is an ONNX file already: a network of torch is exported when it is served, which takes seconds."""
+    folder = tmp_path_factory.mktemp("indexes") / "index"
+    Index.build(make_model(), images / "test", folder)
+    return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_lets_what_runs_finish(run, images, number, code):
+def test_a_signal_lets_what_runs_finish(index, images, tmp_path, number, code):
     photo = next((images / "test").glob("*/*.png")).read_bytes()
-    with serving(str(run)) as (process, client, facts):
+    with serving(tmp_path, str(index)) as (process, client, facts):
         assert facts["items"] == 28
         assert client.search(("a.png", photo)).status == 200
         # The headers and the first half of the body come before the signal, the other half after it.
@@ -59,24 +56,30 @@ def test_a_signal_lets_what_runs_finish(run, images, number, code):
         connection.putheader("Content-Length", str(len(photo)))
         connection.endheaders(photo[:50])
         time.sleep(0.3)
-        process.send_signal(number)
-        time.sleep(0.5)
-        with pytest.raises(OSError, match="refused"):
-            client.get("/healthz")
+        process.send(number)
+        process.wait_until(lambda: is_refused(client))
         connection.send(photo[50:])
         response = connection.getresponse()
         assert response.status == 200
         assert len(json.loads(response.read())["results"][0]["neighbours"]) == 3
         connection.close()
         assert process.wait(30) == code
-        assert "Traceback" not in process.stderr.read()
+        assert "Traceback" not in process.stderr
+
+
+def is_refused(client: Client) -> bool:
+    """Whether new connections are refused."""
+    try:
+        client.get("/healthz")
+    except OSError as error:  # the last one before may be closed without an answer
+        return isinstance(error, ConnectionRefusedError)
+    return False
 
 
 @pytest.mark.slow
-def test_a_token_of_the_environment_is_asked_for_and_a_changed_index_is_taken_up(run, tmp_path, capsys):
-    index = tmp_path / "index"
-    assert call(capsys, "index", "merge", str(run / "index-test"), "--out", str(index))[0] == 0
-    with serving(str(index), "--reload", "--token-env", "THE_TOKEN", THE_TOKEN="abc") as (_, client, _):
+def test_a_token_of_the_environment_is_asked_for_and_a_changed_index_is_taken_up(index, tmp_path, capsys):
+    index = shutil.copytree(index, tmp_path / "index")
+    with serving(tmp_path, str(index), "--reload", "--token-env", "THE_TOKEN", THE_TOKEN="abc") as (_, client, _):
         assert client.get("/v1/index").status == 401
         client.token = "abc"
         assert client.get("/v1/index").json["count"] == 28

@@ -11,6 +11,8 @@ from small_run import SMALL, call, draw_images, record_training
 
 from retrieval.config import load
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 # A small network from random weights in place of the pretrained one of `photos`.
 QUICK = [*SMALL[1:7], *SMALL[8:9], "model.freeze_batchnorm=none", "training.epochs=1", "device=cpu"]
 

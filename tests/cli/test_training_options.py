@@ -19,6 +19,8 @@ from retrieval.config.network import head_start, without_head
 from retrieval.networks import Embedder, start_head
 from retrieval.training import load_checkpoint
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 def results(run) -> dict[str, dict[str, float]]:
     return json.loads((run / "results.json").read_text())
@@ -143,7 +145,7 @@ def test_a_run_stops_early_without_validation_gain_and_does_not_continue_when_re
     assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
 
 
-def test_queries_are_measured_against_their_gallery_and_so_are_the_saved_indices(shop, tmp_path, capsys):
+def test_queries_are_measured_against_their_gallery_and_so_are_the_saved_indices(shop, tmp_path, capsys, pictures):
     run = tmp_path / "run"
     assert cli.run(arguments(shop, run, "data.name=csv")) == 0
     assert results(run)["last"]["queries"] == 12

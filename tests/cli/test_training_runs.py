@@ -6,21 +6,22 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from forked import COMMAND, Program, two_processes
 from safetensors.torch import save_file
 from small_run import arguments, call, draw_images, record_training
 
 from retrieval import cli
 from retrieval.runs import Run, measuring, process
 from retrieval.training import RunFolder, Trainer, load_checkpoint
+
+pytestmark = pytest.mark.usefixtures("quick_pictures")
 
 # All that a run remembers from step to step.
 STATEFUL = [
@@ -110,12 +111,23 @@ def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_result_as_a_whole_
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
+UNLEARNED = ["training.learning_rate=1e-30", "model.freeze_batchnorm=statistics"]
+
+
+@pytest.fixture(scope="module")
+def unlearned(images, tmp_path_factory) -> Path:
+    """A whole run that learns nothing."""
+    out = tmp_path_factory.mktemp("unlearned") / "run"
+    assert cli.run(arguments(images, out, *UNLEARNED)) == 0
+    return out
+
+
 # Of the untrained model on test and validation classes, of the validation classes after both epochs, of the last epoch, of the best
 # one, which is the start: nothing is learned.
 @pytest.mark.parametrize("measurement", [4, 5, 6])
-def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(images, tmp_path, monkeypatch, capsys, measurement):
-    words = ["training.learning_rate=1e-30", "model.freeze_batchnorm=statistics"]
-    assert cli.run(arguments(images, tmp_path / "whole", *words)) == 0
+def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(
+    images, unlearned, tmp_path, monkeypatch, capsys, measurement
+):
     encode_shared, calls = measuring.encode_shared, []
 
     def and_a_signal(*words, **more):
@@ -126,14 +138,14 @@ def test_ctrl_c_in_a_measurement_after_the_last_step_loses_nothing(images, tmp_p
 
     monkeypatch.setattr(measuring, "encode_shared", and_a_signal)
     out = tmp_path / "run"
-    code, printed, err = call(capsys, *arguments(images, out, *words))
+    code, printed, err = call(capsys, *arguments(images, out, *UNLEARNED))
     assert (code, printed) == (130, "")
     assert len(calls) == measurement
     assert "Traceback" not in err
     assert "stopped after step 10; resume the run to go on" in (out / "log.txt").read_text()
     assert not (out / "results.json").exists()
-    assert cli.run(arguments(images, out, *words, "--resume")) == 0
-    assert_same_run(tmp_path / "whole", out)
+    assert cli.run(arguments(images, out, *UNLEARNED, "--resume")) == 0
+    assert_same_run(unlearned, out)
 
 
 @pytest.mark.parametrize("picture", ["draw_neighbours", "plot_training"])
@@ -178,8 +190,7 @@ def test_a_run_that_ended_within_an_epoch_keeps_that_row_when_it_is_resumed(imag
     assert load_checkpoint(run / "best.safetensors")["step"] == best["step"]
 
 
-def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(images, tmp_path, monkeypatch, caplog):
-    assert cli.run(arguments(images, tmp_path / "whole")) == 0
+def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(images, run, tmp_path, monkeypatch, caplog):
     stop_at(monkeypatch, 7)
     assert cli.run(arguments(images, tmp_path / "stopped")) == 143
     monkeypatch.undo()
@@ -187,7 +198,7 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_previous_one(images, tmp_p
     last.write_bytes(last.read_bytes()[:-100])
     assert cli.run(arguments(images, tmp_path / "stopped", "--resume")) == 0
     assert "last.safetensors" in caplog.text
-    assert_same(*(load_checkpoint(tmp_path / run / "last.safetensors")["model"] for run in ("whole", "stopped")))
+    assert_same(*(load_checkpoint(out / "last.safetensors")["model"] for out in (run, tmp_path / "stopped")))
 
 
 def test_a_finished_run_that_is_resumed_changes_nothing(run, images, tmp_path):
@@ -289,10 +300,8 @@ def test_a_run_of_two_processes_goes_on_with_one_to_the_same_figures(images, tmp
     words += ["training.optimizer=sgd", "training.learning_rate=0.001"]
     whole, out = tmp_path / "whole", tmp_path / "run"
     assert cli.run(arguments(images, whole, *words)) == 0
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, "-m", "retrieval.cli", *arguments(images, out, *words, "training.max_steps=4")]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(command, capture_output=True, check=True, timeout=300, env=environment)
+    with two_processes(tmp_path, COMMAND, *arguments(images, out, *words, "training.max_steps=4")) as processes:
+        assert [process.wait() for process in processes] == [0, 0], processes[0].stderr
     assert load_checkpoint(out / "last.safetensors")["step"] == 4  # of 6, within the second epoch
     assert cli.run(["train", "--out", str(out), "--resume", "training.max_steps=null"]) == 0
     states = [load_checkpoint(run / "last.safetensors") for run in (whole, out)]
@@ -310,10 +319,12 @@ def test_a_run_of_two_processes_goes_on_with_one_to_the_same_figures(images, tmp
 
 MISSED_SOON = """
 import sys
+from functools import partial
 from retrieval import cli
-from retrieval.training import heartbeat
+from retrieval.training import distributed, heartbeat
 
-heartbeat.LOST = 5
+heartbeat.LOST = 15
+distributed.Heartbeat = partial(heartbeat.Heartbeat, interval=0.2)
 sys.exit(cli.run(sys.argv[1:]))
 """
 
@@ -322,32 +333,12 @@ sys.exit(cli.run(sys.argv[1:]))
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_process_that_is_killed_or_stopped_ends_the_other_with_one_line_that_names_it(images, tmp_path, number):
     out = tmp_path / "run"
-    (tmp_path / "program.py").write_text(MISSED_SOON)
     words = arguments(images, out, "model.freeze_batchnorm=statistics", "training.epochs=100000", "--quiet")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(tmp_path / "program.py"), *words],
-            **{"stderr": subprocess.PIPE, "text": True},
-            env=os.environ | address | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]
-    try:
-        deadline = time.monotonic() + 120
-        while not (out / "metrics.csv").exists() or (out / "metrics.csv").read_text().count("\n") < 3:
-            assert processes[0].poll() is None, processes[0].stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        processes[1].send_signal(number)
-        errors = processes[0].communicate(timeout=120)[1]
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
-    assert processes[0].returncode == 1
+    with two_processes(tmp_path, MISSED_SOON, *words) as (first, second):
+        first.wait_until(lambda: number_of_rows(out) > 1)
+        second.send(number)
+        assert first.wait() == 1
+        errors = first.stderr
     assert errors.count("\n") == 1
     assert "rank 1 ended, or does not respond" in errors
     assert "rank 1 ended, or does not respond" in (out / "log.txt").read_text()
@@ -371,23 +362,16 @@ def and_a_signal(*words, watch):
     return encode_shared(*words, watch=watched)
 
 measuring.encode_shared = and_a_signal
-code = cli.run(sys.argv[1:])
-sys.stdout.write(f"process {os.environ['RANK']} exits with {code}\\n")  # at once: the other process writes too
+sys.exit(cli.run(sys.argv[1:]))
 """
 
 
 @pytest.mark.slow
 def test_a_signal_to_one_of_two_processes_in_a_measurement_stops_both_and_saves(images, tmp_path):
     out = tmp_path / "run"
-    (tmp_path / "program.py").write_text(STOPPED_IN_A_MEASUREMENT)
-    words = ["model.freeze_batchnorm=statistics", "evaluation.batch_size=4"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*torchrun, str(tmp_path / "program.py"), *arguments(images, out, *words)],
-        **{"capture_output": True, "text": True, "check": False, "timeout": 120},
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert sorted(done.stdout.splitlines()) == [f"process {rank} exits with 143" for rank in (0, 1)], done.stderr
+    words = arguments(images, out, "model.freeze_batchnorm=statistics", "evaluation.batch_size=4")
+    with two_processes(tmp_path, STOPPED_IN_A_MEASUREMENT, *words) as processes:
+        assert [process.wait() for process in processes] == [143, 143], processes[0].stderr
     assert "stopped after step 5; resume the run to go on" in (out / "log.txt").read_text()
     state = load_checkpoint(out / "last.safetensors")
     assert (state["step"], [row["epoch"] for row in state["rows"]], len(state["losses"])) == (5, [0], 5)
@@ -397,7 +381,6 @@ def test_a_signal_to_one_of_two_processes_in_a_measurement_stops_both_and_saves(
 def test_ctrl_c_and_kill_at_any_moment_leave_a_run_that_can_be_resumed(images, tmp_path):
     out = tmp_path / "run"
     words = arguments(images, out, "data.workers=2", "training.epochs=100000")
-    command = [sys.executable, "-m", "retrieval.cli", *words]
     for stop, code in (
         (signal.SIGINT, 130),
         (signal.SIGKILL, -signal.SIGKILL),
@@ -405,18 +388,18 @@ def test_ctrl_c_and_kill_at_any_moment_leave_a_run_that_can_be_resumed(images, t
         (signal.SIGINT, 130),
     ):
         resume = ["--resume"] if out.exists() else []
-        training = subprocess.Popen([*command, *resume], stderr=subprocess.PIPE, text=True, start_new_session=True)
-        before = out.joinpath("metrics.csv").read_text().count("\n") if resume else 0
-        deadline = time.monotonic() + 120
-        while not (out / "metrics.csv").exists() or (out / "metrics.csv").read_text().count("\n") < before + 3:
-            assert training.poll() is None, training.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        os.killpg(training.pid, stop)  # as a terminal does: to the data workers too
-        errors = training.communicate(timeout=60)[1]
-        assert training.returncode == code, errors
-        assert "Traceback" not in errors
+        before = number_of_rows(out)
+        with Program(tmp_path, COMMAND, *words, *resume) as training:
+            training.wait_until(lambda before=before: number_of_rows(out) >= before + 2)
+            training.send(stop, group=True)  # as a terminal does: to the data workers too
+            assert training.wait(60) == code, training.stderr
+            assert "Traceback" not in training.stderr
     assert load_checkpoint(out / "last.safetensors")["step"] > 0
+
+
+def number_of_rows(out: Path) -> int:
+    """The rows that a run has measured so far."""
+    return (out / "metrics.csv").read_text().count("\n") - 1 if (out / "metrics.csv").exists() else 0
 
 
 def test_a_run_of_an_earlier_version_is_resumed_with_the_decoding_that_it_had(images, tmp_path):

@@ -15,6 +15,8 @@ from retrieval.config import Config, load
 from retrieval.runs import Trial, Tuning
 from retrieval.runs.tuning import new_tuning
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 SPACE = {"training.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}, "model.head_init": ["random", "pca"]}
 
 

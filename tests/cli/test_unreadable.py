@@ -12,6 +12,8 @@ from small_run import arguments, call, draw_images
 from retrieval import Index, Run
 from retrieval.index.bundle import read_bundle
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 BROKEN = ("train/class 00/3.png", "train/class 05/0.png", "test/class 09/6.png")
 
 

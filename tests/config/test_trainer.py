@@ -94,6 +94,11 @@ def test_options_of_training_reach_the_trainer():
     assert list(betas) == [0.5, 0.6]
 
 
+@pytest.mark.parametrize(("mode", "size"), [("none", None), ("statistics", 16), ("affine", 16)])
+def test_a_batch_passes_in_pieces_on_a_cpu_if_batchnorm_is_frozen(mode, size):
+    assert build(f"model.freeze_batchnorm={mode}").piece_size == size
+
+
 def test_parts_are_frozen_in_the_epochs_of_the_options():
     trainer = build("model.freeze_batchnorm=affine", "model.freeze_backbone_epochs=2")
     norms = [module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d)]

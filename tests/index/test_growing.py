@@ -289,6 +289,40 @@ def test_a_table_that_changes_after_it_was_read_is_checked_again(tmp_path, name)
         _ = [bundle.picture(0), ids_found(bundle, unit_vectors(1), 3)]
 
 
+@pytest.mark.parametrize("use", ["search", "paths", "picture", "verify"])
+def test_a_forged_path_of_a_large_table_is_refused_when_it_is_used(tmp_path, monkeypatch, use):
+    paths = [f"{i}.png" for i in range(COUNT)]
+    paths[77] = "../../secret.png"
+    with monkeypatch.context() as forging:
+        forging.setattr("retrieval.index.items.check_names", lambda where, names, paths: None)
+        write(tmp_path / "index", paths=paths, pictures=None)
+    bundle = read_bundle(tmp_path / "index")
+    uses = {
+        "search": lambda: ids_found(bundle, unit_vectors(COUNT)[77:78], 1),
+        "paths": lambda: bundle.paths,
+        "picture": lambda: bundle.picture(77),
+        "verify": bundle.check,
+    }
+    with pytest.raises(IndexFormatError, match=r"items\.arrows: path '\.\./\.\./secret\.png' is neither"):
+        uses[use]()
+    assert ids_found(bundle, unit_vectors(COUNT)[3:4], 1) == [[int(bundle.ids[3])]]
+
+
+def test_a_forged_class_of_a_large_table_is_refused_when_it_is_used(tmp_path, monkeypatch):
+    with monkeypatch.context() as forging:
+        forging.setattr("retrieval.index.items.check_names", lambda where, names, paths: None)
+        write(tmp_path / "index", class_names=["a", "b", "c\x1b[31m", "d"])
+    bundle = read_bundle(tmp_path / "index")
+    for use in (
+        lambda: ids_found(bundle, unit_vectors(COUNT)[2:3], 1),
+        lambda: bundle.class_names,
+        lambda: bundle.items.rows_of_classes(["a"]),
+        bundle.check,
+    ):
+        with pytest.raises(IndexFormatError, match="holds a control character"):
+            use()
+
+
 def test_a_bundle_that_another_process_has_changed_is_left_alone(tmp_path):
     stale = write(tmp_path / "index")
     now = editing.remove(read_bundle(tmp_path / "index"), np.array([0]))

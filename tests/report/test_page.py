@@ -14,6 +14,8 @@ from report.pages import NAMES, hostile_images, hostile_report, hostile_search_p
 from retrieval import evaluation
 from retrieval.report import MARK, Facts, Images, analyse, make_report
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 
 class Page(html.parser.HTMLParser):
     """Elements, attributes and text of a page."""
@@ -116,7 +118,7 @@ def test_pictures_come_as_png_too(report):
 
 
 @pytest.mark.slow
-def test_one_seed_gives_one_page(report, tmp_path):
+def test_one_seed_gives_one_page(report, tmp_path, pictures):
     again = hostile_report(tmp_path)
     without_time = [re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text) for text in (report.html, again.html)]
     assert without_time[0] == without_time[1]
@@ -126,7 +128,6 @@ def test_the_page_says_near_its_top_that_it_is_a_report(report):
     assert MARK in report.html[:1000]
 
 
-@pytest.mark.slow
 def test_pictures_that_an_index_holds_are_shown_without_the_files(tmp_path):
     images = hostile_images(tmp_path)
     buffer = io.BytesIO()
@@ -149,7 +150,6 @@ def test_perfect_embeddings_with_a_gallery_and_no_run_have_a_page(tmp_path):
     assert report.pictures.keys().isdisjoint({"worst.png", "confused.png", "loss.png"})
 
 
-@pytest.mark.slow
 def test_a_sample_of_queries_is_said_to_be_one(tmp_path, monkeypatch):
     monkeypatch.setattr("retrieval.report.analysis._MOST_PAIRS", 300)
     images = hostile_images(tmp_path)

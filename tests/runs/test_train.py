@@ -22,6 +22,8 @@ from retrieval.runs import process, train
 from retrieval.runs.measuring import Measuring
 from retrieval.training import Trainer, load_checkpoint, save_checkpoint
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 SMALL: dict[str, Any] = {
     "image": {"size": 32, "resize": 32, "augmentation": "character"},
     "model": {"backbone": "test_resnet", "pretrained": False, "embedding_dim": 16},

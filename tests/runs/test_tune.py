@@ -23,6 +23,8 @@ from retrieval.runs.run import Run
 from retrieval.runs.sampling import Sampling
 from retrieval.training import RunFolder, Stopped, Trainer
 
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+
 pytest.importorskip("optuna")
 # Not `from retrieval.runs import tune`: that is the function.
 tune_module = sys.modules["retrieval.runs.tune"]

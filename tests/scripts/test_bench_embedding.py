@@ -21,7 +21,7 @@ def script():
 def assert_complete(folder: Path, printed: str, of: str) -> None:
     with (folder / "bench_embedding.csv").open(newline="", encoding="utf-8") as file:
         rows = {row["candidate"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["index", "bare decoding", "bare network", "former index"]
+    assert list(rows) == ["index", "bare decoding", "bare network", "both at once", "former index"]
     assert float(rows["index"]["ratio"]) == 1
     for row in rows.values():
         assert float(row["seconds"]) > 0

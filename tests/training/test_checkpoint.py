@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import math
-import multiprocessing
 import os
 import pickle
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from forked import SERVER
 from safetensors.torch import load_file, save, save_file
 
 from retrieval.errors import CheckpointError, RetrievalError
@@ -325,11 +325,9 @@ def until_the_end(receiver):
 @pytest.mark.slow
 def test_a_kill_at_any_moment_leaves_a_usable_checkpoint(tmp_path):
     rng, last = random.Random(0), -1
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # torch is imported only once
     for _ in range(20):
-        receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=save_for_ever, args=(tmp_path, sender))
+        receiver, sender = SERVER.Pipe(duplex=False)
+        process = SERVER.Process(target=save_for_ever, args=(tmp_path, sender))
         process.start()
         sender.close()
         assert receiver.poll(60)

@@ -1,16 +1,16 @@
-"""Two processes, started by torchrun, do what one does. This file is also the program that they run."""
+"""Two processes do what one does. This file is also the program that they run."""
 
 from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import two_processes
 from pytorch_metric_learning import losses, miners
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -151,16 +151,9 @@ def work(folder: Path) -> None:
 def both(tmp_path_factory) -> list[dict]:
     """The results of the two processes."""
     folder = tmp_path_factory.mktemp("two")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run = subprocess.run(
-        [*launch, __file__, str(folder)], capture_output=True, text=True, timeout=300, check=False, env=environment()
-    )
-    assert run.returncode == 0, run.stderr
+    with two_processes(folder, Path(__file__).read_text(), folder) as processes:
+        assert [process.wait() for process in processes] == [0, 0], processes[0].stderr
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.slow

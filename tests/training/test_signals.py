@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from forked import Program
 
 from retrieval.training import Stopped, StopSignals
 
@@ -167,25 +166,15 @@ def run_and_stop(
     folder: Path, *signals: signal.Signals, at: int = 1, workers: int = 0, load: float = 0.0, step: float = 0.3
 ) -> tuple[int, str]:
     """Sends signals to the program and its workers, as a terminal does, in step `at`; returns its exit code and its last line."""
-    command = [sys.executable, "-c", LOOP, str(folder), *map(str, (workers, load, step))]
     first, *others = signals
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        try:
-            while process.stdout.readline() != f"begin {at}\n":
-                assert process.poll() is None, process.stderr.read()
-            os.killpg(process.pid, first)
-            said = (
-                process.stderr.readline()
-            )  # by then it has arrived; the same signal twice, sent at once, would be one
-            for number in others:
-                os.killpg(process.pid, number)
-            errors = said + process.communicate(timeout=60)[1]
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-    return process.returncode, errors
+    with Program(folder / "output", LOOP, folder, *map(str, (workers, load, step))) as program:
+        program.wait_until(lambda: f"begin {at}\n" in program.stdout)
+        program.send(first, group=True)
+        # By its message it has arrived; the same signal twice, sent at once, would be one.
+        program.wait_until(lambda: "\n" in program.stderr)
+        for number in others:
+            program.send(number, group=True)
+        return program.wait(60), program.stderr
 
 
 @pytest.mark.slow

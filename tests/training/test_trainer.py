@@ -217,6 +217,20 @@ def test_batchnorm_that_the_training_mode_froze_keeps_its_statistics():
     assert not free.model[2].running_mean.eq(0).all()
 
 
+def test_pieces_of_a_batch_make_the_step_of_the_whole_batch():
+    def frozen(model, epoch):
+        model.eval()  # without dropout, too
+
+    sizes = []
+    whole, pieces = (make_trainer(training_mode=frozen, piece_size=size, clip_norm=1.0) for size in (None, 3))
+    pieces.model[1].register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    expected, found = train(whole, 4), train(pieces, 4)
+    assert sizes == 4 * [3, 3, 2]
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in expected], rel=1e-5)
+    for left, right in zip(whole.model.parameters(), pieces.model.parameters(), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("precision", "inside"), [("float32", "float32"), ("bfloat16",) * 2, ("float16",) * 2])
 def test_the_model_computes_in_its_precision_and_the_loss_in_float32(precision, inside):
     seen = []
