@@ -93,6 +93,7 @@ def run(program: str, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
+@pytest.mark.slow
 def test_every_module_is_imported_without_what_only_unix_has_and_files_are_written(tmp_path):
     process = run(IMPORT_ALL + USE_FILES, tmp_path)
     assert process.returncode == 0, process.stderr

@@ -518,9 +518,9 @@ def test_an_index_is_calibrated_so_that_at_most_one_in_a_hundred_queries_of_an_a
     vectors, labels = labelled_clumps(50, 8)
     found = Index.from_vectors(vectors, labels).calibration
     accepted = []
-    for query, label in zip(vectors, labels, strict=True):
+    for label in np.unique(labels):
         others = Index.from_vectors(vectors[labels != label], labels[labels != label])
-        accepted.append(bool(others.search(query, min_score=found.threshold)))
+        accepted += [bool(hits) for hits in others.search(vectors[labels == label], min_score=found.threshold)]
     assert 0 < np.mean(accepted) <= 0.01
     assert (found.false_accept_rate, found.queries, found.calibrated_on) == (0.01, 400, "all images")
     right = [
