@@ -14,6 +14,7 @@ from retrieval.evaluation.exact import EXACT_PAIRS, NEAR_TIE, Items, score_every
 from retrieval.evaluation.tile import count_above
 
 BAND = 64  # queries whose scores with their relevant items are computed by one product
+SPARSE = 4  # a product makes at most so many scores for each that is needed; else each query is scored alone
 NEAR_ROWS = 2**12  # rows of a tile that are searched at one time for near ties with a slot
 MAX_PENDING = 2**15  # nearly tied pairs that are kept until they are scored exactly
 NO_RANK = np.int64(np.iinfo(np.int64).max)  # fills the ranks of a query that has fewer relevant items than another
@@ -112,6 +113,10 @@ class Block:
             band = slice(top, min(top + BAND, len(first)))
             left, right = first[top], max(last[band.stop - 1], first[top] + 1)
             queries = self.task.queries[slice(self.rows.start + band.start, self.rows.start + band.stop)]
+            if right - left > SPARSE * self.slots[band].size:  # of a sample, the classes lie far apart
+                for row, query in enumerate(queries, top):
+                    scores[row] = self.task.gallery[self.slots[row]] @ query
+                continue
             products = torch.from_numpy(queries) @ torch.from_numpy(self.task.gallery[left:right]).T
             columns = np.clip(self.slots[band] - left, 0, right - left - 1)
             scores[band] = np.take_along_axis(products.numpy(), columns, axis=1)

@@ -323,3 +323,19 @@ class TestSummaries:
 
     def test_keys_come_in_one_order(self, ranking):
         assert list(figures(ranking))[-6:] == ["map@r", "r_precision", "mrr", "queries", "left_out", "ties"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sparse", [0, 4, 10**9])
+def test_a_sample_of_the_queries_has_the_values_that_it_has_among_all(monkeypatch, kind, sparse):
+    monkeypatch.setattr(block, "SPARSE", sparse)
+    vectors, labels, ids = make(kind)
+    everything = rank_queries(vectors, labels, ids=ids)
+    sample = np.random.default_rng(3).choice(len(labels), 12, replace=False)
+    found = rank_queries(vectors, labels, ids=ids, sample=sample)
+    rows = np.isin(everything.queries, sample)
+    assert_array_equal(found.queries, everything.queries[rows])
+    assert_array_equal(found.first_rank, everything.first_rank[rows])
+    assert_array_equal(found.tied, everything.tied[rows])
+    for name, values in found.values.items():
+        assert_array_equal(values, everything.values[name][rows])
