@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import io
 import json
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -37,7 +39,17 @@ def draw(root: Path, count: int = 6) -> Path:
     return root
 
 
+@functools.cache
 def make_model(seed: int = 0) -> retrieval.Model:
+    """The model of `make_torch_model` as ONNX: for a network of torch, each index and each service would export one."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_torch_model(seed).save(Path(folder) / "model")
+        model = retrieval.Model.load(Path(folder) / "model", device="cpu")
+    model.workers = 0  # as of a model of Python: services run in threads of this process, which is not to be forked
+    return model
+
+
+def make_torch_model(seed: int = 0) -> retrieval.Model:
     torch.manual_seed(seed)
     return retrieval.Model(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 16)), PREPARATION)
 

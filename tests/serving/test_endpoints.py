@@ -10,7 +10,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from serving.service import CLASSES, draw, form, make_model, png, running
+from serving.service import CLASSES, draw, form, make_model, make_torch_model, png, running
 
 import retrieval
 from retrieval import serving
@@ -292,7 +292,7 @@ def test_a_network_that_onnxruntime_does_not_repeat_runs_on_torch(images, monkey
         raise retrieval.RetrievalError("onnxruntime's vectors differ from torch's by 0.5")
 
     monkeypatch.setattr(retrieval.Model, "export_onnx", differ)
-    index = retrieval.Index.build(make_model(), images)
+    index = retrieval.Index.build(make_torch_model(), images)
     with caplog.at_level(logging.INFO), running(index) as client:
         assert client.get("/v1/index").json["runtime"] == "torch"
         answer = client.search(("a.png", (images / "ant" / "1.png").read_bytes()), options="?k=1")
@@ -301,7 +301,7 @@ def test_a_network_that_onnxruntime_does_not_repeat_runs_on_torch(images, monkey
 
 
 def test_a_network_of_torch_is_exported_and_runs_on_onnxruntime(images):
-    index = retrieval.Index.build(make_model(), images)
+    index = retrieval.Index.build(make_torch_model(), images)
     files = sorted(images.glob("*/1.png"))
     with running(index) as client:
         assert client.get("/v1/index").json["runtime"] == "onnxruntime"
