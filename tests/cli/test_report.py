@@ -34,7 +34,9 @@ def copy_of(run: Path, folder: Path) -> Path:
 def test_a_run_gets_a_page_and_pictures_in_its_folder(run, tmp_path, capsys, pictures):
     run = copy_of(run, tmp_path / "run")
     (run / "curves.png").write_bytes(b"")
-    assert call(capsys, "train", "--out", str(run), "--resume")[0] == 0  # draws it again, whatever other tests left there
+    assert (
+        call(capsys, "train", "--out", str(run), "--resume")[0] == 0
+    )  # draws it again, whatever other tests left there
     code, out, err = call(capsys, "report", str(run))
     assert (code, out) == (0, f"report    {run}/report.html\npictures  {run}/report-pictures\n"), err
     text = text_of(run / "report.html")
