@@ -125,6 +125,7 @@ def _generate_once(root: Path) -> None:
             generate(root)
         except RetrievalError as error:
             # Another process writes the same images, or has written them in the meantime.
-            if not root.is_dir() and not is_claimed(root):
+            # The claim is asked first: it ends after the images have appeared.
+            if not is_claimed(root) and not root.is_dir():
                 raise DatasetError(f"{error}; or set RETRIEVAL_CACHE to a folder that can be written") from error
             time.sleep(0.1)

@@ -109,7 +109,8 @@ class FolderKind:
                 }
                 return Contents(manifest, files, text or b"", mapped)
             except self.error:
-                if _generation(folder) == generation and not is_being_replaced(folder):
+                # The lock is asked first: it is released after the new folder has its name.
+                if not is_being_replaced(folder) and _generation(folder) == generation:
                     raise
 
     def claims(self, folder: Path) -> bool:
