@@ -9,6 +9,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import importlib.util
 import io
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,17 @@ def hub(tmp_path, monkeypatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(huggingface_hub.file_download, "time", without_waiting)
         yield server
         huggingface_hub.close_session()
+
+
+@pytest.fixture(autouse=True)
+def _own_level_of_the_log() -> Iterator[None]:
+    """A command with --quiet in this process silences the log of its own test only."""
+    log = logging.getLogger("retrieval")
+    if log.level == logging.ERROR:  # a fixture of a wider scope was quiet
+        log.setLevel(logging.NOTSET)
+    level = log.level
+    yield
+    log.setLevel(level)
 
 
 @pytest.fixture

@@ -74,6 +74,7 @@ def test_every_command_has_the_option_json(words):
     assert "--json" in names or words == ("completion",)
 
 
+@pytest.mark.slow
 def test_help_is_the_same_without_docstrings(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     program = "from retrieval import cli; cli.run(['--help']); cli.run(['train', '--help'])"
@@ -82,6 +83,7 @@ def test_help_is_the_same_without_docstrings(capsys, monkeypatch):
     assert done.stdout == call(capsys, "--help")[1] + call(capsys, "train", "--help")[1]
 
 
+@pytest.mark.slow
 def test_json_is_alone_on_stdout_and_quiet_leaves_nothing_on_stderr(run, images, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     index, query = run / "index-test", images / "test" / "class 09" / "3.png"

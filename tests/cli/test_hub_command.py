@@ -181,6 +181,7 @@ def test_what_cannot_be_pushed_is_one_line(hub, run, capsys, place, name, messag
     assert not hub.repositories
 
 
+@pytest.mark.slow
 def test_a_training_starts_from_the_backbone_of_a_repository(hub, run, images, tmp_path, capsys):
     call(capsys, "hub", "push", str(run), "user/glyphs", "--checkpoint", "last")
     out = tmp_path / "next"
@@ -270,6 +271,7 @@ def test_a_wrong_token_and_a_hub_that_is_down_are_one_line_of_the_command(hub, r
     assert done.stderr.startswith("error: hf-hub:user/glyphs: http://127.0.0.1:9 cannot be reached (")
 
 
+@pytest.mark.slow
 def test_an_altered_block_of_a_large_index_is_refused_and_nothing_is_written(hub, tmp_path, capsys):
     vectors = np.random.default_rng(0).normal(size=(40_000, 64)).astype(np.float32)
     Index.from_vectors(vectors, ["a", "b"] * 20_000, out=tmp_path / "large")

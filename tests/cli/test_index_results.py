@@ -156,6 +156,7 @@ def test_the_given_checkpoint_embeds(run, images, capsys, tmp_path):
     np.testing.assert_array_equal(found["best"], np.eye(16)[[0] * 28])
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_as_onnx_with_the_same_vectors(run, images, capsys, tmp_path):
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
@@ -166,6 +167,7 @@ def test_a_model_is_exported_as_onnx_with_the_same_vectors(run, images, capsys, 
     assert (tmp_path / "m.onnx").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [lambda weights: weights.neg_(), lambda weights: weights.fill_(torch.nan)])
 def test_an_onnx_file_with_other_vectors_than_torch_is_refused(run, capsys, monkeypatch, tmp_path, change):
     for name in ("onnx", "onnxruntime", "onnxscript"):

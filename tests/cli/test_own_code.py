@@ -161,6 +161,7 @@ def test_the_run_is_indexed_measured_and_searched_from_the_same_folder(run, imag
     assert first["score"] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_its_index_needs_no_code_of_the_run_and_embeds_as_the_run_does(run, images, capsys, tmp_path, monkeypatch):
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
@@ -178,6 +179,7 @@ def test_its_index_needs_no_code_of_the_run_and_embeds_as_the_run_does(run, imag
     assert code == 0, err
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run_with_own_code_is_written(run, capsys):
     code, out, err = call(capsys, "report", run)
     assert code == 0, err

@@ -31,6 +31,7 @@ def copy_of(run: Path, folder: Path) -> Path:
     return Path(shutil.copytree(run, folder))
 
 
+@pytest.mark.slow
 def test_a_run_gets_a_page_and_pictures_in_its_folder(run, tmp_path, capsys, pictures):
     run = copy_of(run, tmp_path / "run")
     (run / "curves.png").write_bytes(b"")

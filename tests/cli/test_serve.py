@@ -112,6 +112,7 @@ def test_what_cannot_be_served_is_said_in_one_line(run, tmp_path, capsys, monkey
         assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_an_open_address_without_a_token_is_warned_of(run, capsys, monkeypatch):
     from retrieval import serving as library
 

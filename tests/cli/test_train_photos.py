@@ -103,6 +103,7 @@ def test_a_dry_run_prints_the_summary_and_writes_nothing(here, capsys, caplog):
     assert json.loads(out)["splits"]["train"]["class_size"] == [7, 7.0, 7]
 
 
+@pytest.mark.slow
 def test_a_run_prints_the_summary_first_and_is_resumed_by_its_folder_alone(here, capsys, caplog):
     code, out, err = call(capsys, "train", "my_photos", *QUICK, "training.epochs=auto", "training.max_steps=2")
     assert code == 0, err
@@ -120,6 +121,7 @@ def test_a_run_prints_the_summary_first_and_is_resumed_by_its_folder_alone(here,
     assert steps == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_every_class_trains_and_nothing_is_tested(here, capsys, caplog):
     code, out, err = call(capsys, "train", "my_photos", "data.split=all", *QUICK)
     assert code == 0, err

@@ -132,6 +132,7 @@ def test_the_head_of_a_pretrained_backbone_is_whitened_by_default_and_a_random_o
     assert head_start(load("glyphs", ["model.pretrained=true", "model.head_init=random"]).model) == "random"
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_without_validation_gain_and_does_not_continue_when_resumed(images, tmp_path, monkeypatch):
     words = ["training.learning_rate=1e-12", "training.epochs=9", "training.patience=2", "evaluation.every=2"]
     words += ["model.freeze_batchnorm=statistics"]
@@ -145,6 +146,7 @@ def test_a_run_stops_early_without_validation_gain_and_does_not_continue_when_re
     assert "stopped early" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_queries_are_measured_against_their_gallery_and_so_are_the_saved_indices(shop, tmp_path, capsys, pictures):
     run = tmp_path / "run"
     assert cli.run(arguments(shop, run, "data.name=csv")) == 0

@@ -101,6 +101,7 @@ def test_quiet_leaves_nothing_out_of_the_log_of_a_run_which_begins_with_the_read
     assert "INFO epoch 1 of 1" in logs[0]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_within_an_epoch_is_resumed_to_the_same_result_as_a_whole_run(images, tmp_path, monkeypatch):
     words = [*STATEFUL, "training.epochs=3"]
     assert cli.run(arguments(images, tmp_path / "whole", *words)) == 0
@@ -227,6 +228,7 @@ def test_a_run_is_not_resumed_on_other_images(tmp_path, capsys):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_with_moved_images_and_without_its_pretrained_weights(tmp_path, monkeypatch):
     images, out, weights = draw_images(tmp_path / "images"), tmp_path / "run", tmp_path / "weights.safetensors"
     torch.manual_seed(5)
@@ -265,6 +267,7 @@ def test_a_second_run_in_the_same_folder_is_refused(images, tmp_path, capsys):
         assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_a_run(images, run, tmp_path):
     assert cli.run(arguments(images, tmp_path / "run", "data.workers=2")) == 0
     assert_same_run(tmp_path / "run", run)

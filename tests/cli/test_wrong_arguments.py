@@ -358,6 +358,7 @@ class TestNothingIsLost:
         refused(capsys, 2, "--picture and --html are the same file", *search, *same)
         assert not Path("x.png").exists()
 
+    @pytest.mark.slow
     def test_a_model_is_exported_over_a_file_only_on_request(self, capsys, here, run, monkeypatch):
         for name in ("onnx", "onnxruntime", "onnxscript"):
             pytest.importorskip(name)

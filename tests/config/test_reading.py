@@ -143,6 +143,7 @@ def test_any_override_is_accepted_or_a_mistake(text):
     assert taken_or_refused("glyphs", [text])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     st.dictionaries(

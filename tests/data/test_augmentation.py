@@ -43,6 +43,7 @@ def test_the_seed_decides_the_pixels_in_any_order(name):
     assert all(view.shape == (3, 24, 24) and view.dtype == np.float32 for view in views.values())
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_views():
     image = noise(40, 50)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

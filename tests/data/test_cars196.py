@@ -283,6 +283,7 @@ def test_a_damaged_official_list_is_refused_before_scipy_parses_it(
     assert {hashlib.md5(content).hexdigest() for content in parsed} <= set(cars196.MD5.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("halves", "train", "test"),
     [(["train", "test"], 8_054, 8_131), (["train"], 4_052, 4_092), (["test"], 4_002, 4_039)],

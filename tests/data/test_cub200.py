@@ -179,6 +179,7 @@ def test_the_published_counts_are_asserted_for_the_default_classes(tmp_path: Pat
         cub200.read(write(tmp_path, classes=lists["classes"], **short))
 
 
+@pytest.mark.slow
 def test_the_official_lists_have_the_published_counts(cub200_root: Path) -> None:
     splits = cub200.read(cub200_root, train_classes=(1, 25), test_classes=(26, 50))
     assert {split: images.num_classes for split, images in splits.items()} == {"train": 25, "test": 25}

@@ -123,6 +123,7 @@ def test_missing_images_are_counted(tmp_path: Path) -> None:
     assert len(inshop.read(tmp_path, check_counts=False, check_images=False)["gallery"]) == 4
 
 
+@pytest.mark.slow
 def test_the_official_list_is_read_whole(shared_data: Path, tmp_path: Path) -> None:
     lists = shared_data / "lists"
     if not lists.is_dir():

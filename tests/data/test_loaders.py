@@ -151,6 +151,7 @@ def stumble(image, seed):
     raise RuntimeError("a mistake in the program")
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_ends_the_run_with_the_path_of_its_image(images):
     path = re.escape(str(images.root / "2.png"))
     with pytest.raises(RetrievalError, match=rf"within 1 s; images in progress: {path}; .*data\.timeout"):

@@ -268,6 +268,7 @@ def test_super_classes_that_cannot_be_sampled_are_refused(super_labels, batch_si
         HierarchicalSampler(np.array([5, 5, 5, 8, 8, 8, 9]), np.array(super_labels), batch_size, 3, super_classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "samples_per_class", "super_classes"), [(128, 4, 2), (80, 4, 1), (180, 3, 4)])
 def test_the_hierarchy_of_in_shop_is_kept_at_true_scale(shared_data, batch_size, samples_per_class, super_classes):
     labels, paths = read_list(shared_data, "inshop_train")

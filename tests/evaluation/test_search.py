@@ -86,6 +86,7 @@ def test_a_gallery_of_one_and_a_search_without_queries_work():
     assert search(one[:0], one, 3).scores.shape == (0, 3)
 
 
+@pytest.mark.slow
 def test_thousands_of_identical_vectors_come_in_the_order_of_their_ids():
     gallery = np.repeat(random_vectors(1, 100), 5_000, axis=0)
     ids = np.random.default_rng(0).permutation(5_000)

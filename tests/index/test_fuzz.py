@@ -27,6 +27,7 @@ def check(figures: tuple[int, ...], count: int) -> None:
     assert refused > count / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [2**23, 256], ids=["files", "blocks"])
 def test_no_altered_bundle_crashes_or_deceives(monkeypatch, block):
     monkeypatch.setattr(blocks, "BLOCK", block)  # with small ones, files are mapped and checked when they are used

@@ -164,6 +164,7 @@ def test_an_index_is_built_of_a_data_set_of_torch(tmp_path, on_disk):
     assert len(index._bundle.thumbnails) == 6
 
 
+@pytest.mark.slow
 def test_an_index_holds_a_network_of_the_user_as_onnx(photos, paths, tmp_path):
     model = own_model()
     built = Index.build(model, photos, tmp_path / "index")
@@ -514,6 +515,7 @@ def labelled_clumps(classes=30, of_each=4, seed=0):
     return unit(centres[labels] + 0.3 * random.normal(size=(len(labels), 12))).astype(np.float32), labels
 
 
+@pytest.mark.slow
 def test_an_index_is_calibrated_so_that_at_most_one_in_a_hundred_queries_of_an_absent_class_has_a_hit():
     vectors, labels = labelled_clumps(50, 8)
     found = Index.from_vectors(vectors, labels).calibration
@@ -969,6 +971,7 @@ def test_a_model_that_was_given_is_checked_again_when_the_index_is_reloaded(phot
     assert len(index) == COUNT - 1
 
 
+@pytest.mark.slow
 def test_answers_of_four_threads_belong_to_one_generation_while_the_folder_is_replaced(tmp_path, photos, paths):
     """Odd and even generations have other models, ids and classes, so that a mixture of two would be seen."""
     folder = tmp_path / "index"

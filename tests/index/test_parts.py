@@ -112,6 +112,7 @@ def test_two_calls_that_write_one_index_do_not_mix_their_images(photos, tmp_path
     assert_array_equal(index.vectors, build(photos, tmp_path / "whole").vectors)
 
 
+@pytest.mark.slow
 def test_an_index_that_another_call_writes_is_neither_changed_replaced_merged_nor_exported_to(
     photos, tmp_path, monkeypatch
 ):

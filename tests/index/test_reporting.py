@@ -35,6 +35,7 @@ def test_a_report_on_vectors_alone_has_no_places_for_pictures(vectors, tmp_path,
     assert not (tmp_path / "report-pictures" / "random.png").exists()
 
 
+@pytest.mark.slow
 def test_images_of_vectors_are_shown_from_the_folder_that_is_given(vectors, tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(20):
@@ -43,6 +44,7 @@ def test_images_of_vectors_are_shown_from_the_folder_that_is_given(vectors, tmp_
     assert html.count("<img") > 20
 
 
+@pytest.mark.slow
 def test_missing_images_are_counted(vectors, tmp_path, caplog):
     paths = [f"{i}.png" for i in range(20)]
     html = page_of(Index.from_vectors(*vectors, paths=paths, root=tmp_path / "gone"), tmp_path)

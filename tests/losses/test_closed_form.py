@@ -443,6 +443,7 @@ def test_weights_of_the_reducer_reach_the_gradient():
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of a process from /proc")
 def test_memory_stays_far_below_the_matrix_of_scores():
     code = (

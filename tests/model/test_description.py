@@ -381,6 +381,7 @@ def check_loaded(model: Model, said: dict[str, Any], stored: StoredModel) -> boo
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("networks_are_made_once")
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_five_hundred_random_descriptions_each_is_refused_in_one_line_or_right(tmp_path, stored, kind):

@@ -181,6 +181,7 @@ def test_a_repository_names_no_folder_of_this_computer(hub):
     assert "Its weights are of the last checkpoint, step 7." in hub.files(MODELS)["README.md"].decode()
 
 
+@pytest.mark.slow
 def test_a_second_push_removes_the_files_of_the_first_and_keeps_those_of_others(hub):
     model_of(embedding_dim=DIMENSION, pooling="avg").push_to_hub(NAME)
     hub.commit(MODELS, {**hub.files(MODELS), "notes.txt": b"mine"})
@@ -202,6 +203,7 @@ def test_a_second_push_keeps_the_fields_of_the_card_that_were_filled_in(pushed):
     assert "# datasets: fill in" in card
 
 
+@pytest.mark.slow
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub):
     for seed in (0, 1):
         timm_model(seed).push_to_hub(NAME)

@@ -474,6 +474,7 @@ def test_a_network_of_another_precision_gets_images_of_its_own(dtype):
     np.testing.assert_allclose(vectors, expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_storing_a_network_does_not_move_or_change_it():
     pytest.importorskip("onnxscript")
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(3 * 16 * 16, 4)).double()

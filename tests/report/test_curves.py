@@ -94,6 +94,7 @@ def test_figures_between_95_and_100_are_no_flat_line():
     assert axes_of("validation-recall", found).get_ylim() == pytest.approx((94.5, 100))
 
 
+@pytest.mark.slow
 def test_test_figures_get_a_row_of_panels_below(tmp_path):
     found = rows()
     plot_training(found, {}, tmp_path / "one.png")
@@ -109,6 +110,7 @@ def test_test_figures_get_a_row_of_panels_below(tmp_path):
 GAUGE = {"score_spread": 0.1, "mean_intruders": 20.0, "perfect_queries": 0.25}
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_training_batches_are_a_row_of_charts(tmp_path):
     found = rows()
     plot_training(found, {}, tmp_path / "one.png")

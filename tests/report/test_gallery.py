@@ -89,6 +89,7 @@ def test_rows_of_different_length_and_more_neighbours_than_columns_are_drawn(tmp
     assert count(wide, GREEN) == pytest.approx(count(narrow, GREEN) * 9 / 5, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_picture_ends_after_a_hundred_rows(tmp_path, image):
     rows = [GalleryRow(tmp_path / "gone", "a", ())] * 130
     first = gallery(tmp_path / "out.png", rows[:100])
@@ -104,6 +105,7 @@ def test_a_query_without_neighbours_is_said_to_have_no_similar_image(tmp_path, i
     assert (beside < 128).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["noise", "photographs", "flat"])
 def test_a_picture_of_eight_rows_has_less_than_1_mb_whatever_the_images(tmp_path, content):
     generator = np.random.default_rng(0)

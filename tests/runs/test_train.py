@@ -553,6 +553,7 @@ def test_the_models_of_a_run_with_an_own_network_share_no_weights(whole):
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_index_of_a_run_of_own_images_gives_its_figures(whole, tmp_path):
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
@@ -663,6 +664,7 @@ def test_a_run_that_diverges_says_so_and_what_to_change(tmp_path, held_out):
     assert "ERROR epoch 1, step 1: training has diverged" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_whose_scores_collapse_says_so_once_and_what_to_change(tmp_path, caplog):
     def attract(embeddings, labels):
         return 1 - (embeddings @ embeddings.T).mean()

@@ -444,6 +444,7 @@ def test_a_full_disk_is_one_line_and_the_search_goes_on_later(tmp_path, training
     assert len(search(tmp_path / "out", 2).trials) == 2
 
 
+@pytest.mark.slow
 def test_real_trainings_are_stopped_by_a_signal_and_go_on_bit_for_bit(tmp_path, monkeypatch, caplog):
     options = {"training.epochs": 3}
     whole = search(tmp_path / "whole", 2, **options)

@@ -39,6 +39,7 @@ def test_an_index_is_timed_against_its_bare_parts_and_the_former_one(script, tmp
     assert_complete(tmp_path, run.stdout, "1600 x 1200")
 
 
+@pytest.mark.slow
 def test_an_index_in_bfloat16_is_timed_alike(script, tmp_path, monkeypatch, call_main):
     monkeypatch.setattr(script, "WIDTH", 160)
     monkeypatch.setattr(script, "HEIGHT", 120)

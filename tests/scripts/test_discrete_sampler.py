@@ -101,6 +101,7 @@ def all_subsets(size: int, k: int) -> torch.Tensor:
     return torch.tensor([[float(entry in chosen) for entry in range(size)] for chosen in combinations(range(size), k)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", ["gamma", "gumbel"])
 def test_the_probabilities_of_subsets_are_their_frequencies(script, noise):
     subsets, logits = all_subsets(6, 3), torch.tensor([0.3, -1.0, 0.0, 1.5, -0.4, 0.7])

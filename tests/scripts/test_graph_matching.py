@@ -75,6 +75,7 @@ def test_noise_keeps_the_costs_from_collapsing(script, tmp_path, call_main):
     assert at_step(rows, 24, "spread")[plain] < at_step(rows, 0, "spread")[plain] / 10
 
 
+@pytest.mark.slow
 def test_a_run_on_a_folder_of_images_writes_the_table_and_the_pictures(script, tmp_path, call_main):
     generator = np.random.default_rng(0)
     for number in range(8):
@@ -124,6 +125,7 @@ def test_what_cannot_be_run_is_an_error_of_one_line(script, arguments, says, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_quick_changes_what_is_left_out_and_nothing_that_is_given(script, tmp_path, monkeypatch):
     out = str(tmp_path / "new" / "out")
     quick = parse(script, monkeypatch, "--out", out, "--quick")

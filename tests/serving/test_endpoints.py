@@ -300,6 +300,7 @@ def test_a_network_that_onnxruntime_does_not_repeat_runs_on_torch(images, monkey
     assert "the network runs on torch: onnxruntime's vectors differ" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_network_of_torch_is_exported_and_runs_on_onnxruntime(images):
     index = retrieval.Index.build(make_torch_model(), images)
     files = sorted(images.glob("*/1.png"))

@@ -264,6 +264,7 @@ def receive_all(connection: socket.socket) -> bytes:
     return content
 
 
+@pytest.mark.slow
 def test_slow_senders_are_cut_off_and_others_are_answered_meanwhile(index, monkeypatch):
     monkeypatch.setattr("retrieval.serving.server._KEEP_ALIVE", 1)
     with running(index, timeout=0.5) as client:

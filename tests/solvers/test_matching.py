@@ -65,6 +65,7 @@ def test_a_single_row_of_costs_is_refused():
         match(torch.zeros(3))
 
 
+@pytest.mark.slow
 def test_importing_the_solvers_does_not_import_scipys_optimizers():
     program = "import sys, retrieval.solvers; sys.exit('scipy.optimize' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -288,6 +288,7 @@ def history(path: Path) -> list[dict[str, Any]]:
     return [values(record.history.item) for record in records(path) if record.WhichOneof("record_type") == "history"]
 
 
+@pytest.mark.slow
 def test_wandb_keeps_configuration_figures_and_results_of_a_finished_run(tmp_path, wandb, capfd):
     run = Run(tmp_path / "mine")
     run.path.mkdir()

@@ -36,6 +36,7 @@ def test_a_process_that_no_longer_beats_ends_this_one_with_a_line_that_names_it(
     assert line.message == "rank 1 ended, or does not respond; see its error message, and resume the run to go on"
 
 
+@pytest.mark.slow
 def test_processes_that_beat_or_have_left_are_not_missed(ended, monkeypatch):
     lost(monkeypatch, 1_000)
     store = HashStore()
